@@ -1,0 +1,158 @@
+"""The definition of every layer, in NumPy. Whatever else evaluates a model must give the same words.
+
+Bits are unpacked to the +1 and -1 they stand for and multiplied and added as the definition says; nothing
+here knows of XNOR or popcount, so the fast backends are checked against arithmetic, not against themselves.
+The matrix products run in float64, where sums of integers below 2**53 are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from bnn_perception import bits
+from bnn_perception.backends import StageTimer
+from bnn_perception.model import (
+    BinaryConv2d,
+    BinaryDense,
+    Conv2d,
+    InputConv2d,
+    Model,
+    OutputDense,
+    Pool,
+    Shape,
+    Thermometer,
+    iter_layers,
+)
+from bnn_perception.preprocess import Frame, prepare_reference
+
+
+def thermometer(layer: Thermometer, pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(height, width, channels) uint8 -> (height, width, words) uint32."""
+    reached = pixels[..., None] >= layer.thresholds  # (height, width, channels, levels)
+    return bits.pack(reached.reshape(*pixels.shape[:2], -1))
+
+
+def convolution(
+    values: NDArray[np.int32],
+    weights: NDArray[np.int32],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    padding_value: int,
+) -> NDArray[np.int32]:
+    """Plain integer convolution (as nets mean it: correlation).
+
+    Args:
+        values: (height, width, in_channels) int32.
+        weights: (out_channels, kernel y, kernel x, in_channels) int32.
+        stride, padding: (y, x).
+        padding_value: what lies outside.
+
+    Returns:
+        (output height, output width, out_channels) int32.
+    """
+    (pad_y, pad_x), (_, kernel_y, kernel_x, _) = padding, weights.shape
+    padded = np.pad(values, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), constant_values=padding_value)
+    windows = sliding_window_view(padded, (kernel_y, kernel_x), axis=(0, 1))[:: stride[0], :: stride[1]]
+    # windows: (output height, output width, in_channels, kernel y, kernel x)
+    sums = np.tensordot(windows.astype(np.float64), weights.astype(np.float64), axes=([3, 4, 2], [1, 2, 3]))
+    return sums.astype(np.int32)
+
+
+def max_pool(values: NDArray[np.int32], pool: Pool | None) -> NDArray[np.int32]:
+    """(height, width, channels) int32 -> maxima of square windows; ``None`` changes nothing."""
+    if pool is None:
+        return values
+    windows = sliding_window_view(values, (pool.size, pool.size), axis=(0, 1))
+    return windows[:: pool.stride, :: pool.stride].max(axis=(3, 4))
+
+
+def threshold(layer: Conv2d | BinaryDense, values: NDArray[np.int32]) -> NDArray[np.uint32]:
+    """(..., channels) int32 -> (..., words) uint32: ``bit = (value >= threshold) ^ flip``."""
+    return bits.pack((values >= layer.threshold) ^ layer.flip)
+
+
+def input_conv2d(layer: InputConv2d, pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(height, width, channels) uint8 -> (output height, output width, words) uint32."""
+    values = layer.levels[pixels].astype(np.int32)
+    sums = convolution(values, bits.signs(layer.weights, layer.in_channels), layer.stride, layer.padding, 0)
+    return threshold(layer, max_pool(sums, layer.pool))
+
+
+def binary_conv2d(layer: BinaryConv2d, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(height, width, words) uint32 -> (output height, output width, words) uint32."""
+    values = bits.signs(words, layer.in_channels)
+    weights = bits.signs(layer.weights, layer.in_channels)
+    sums = convolution(values, weights, layer.stride, layer.padding, layer.padding_value)
+    return threshold(layer, max_pool(sums, layer.pool))
+
+
+def dense(layer: BinaryDense | OutputDense, words: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """(height, width, words) uint32 -> (out_features,) int32 dot products."""
+    channels = layer.in_shape[2]
+    values = bits.signs(words, channels).reshape(-1)
+    weights = bits.signs(layer.weights.reshape(layer.out_features, -1, layer.pixel_words), channels)
+    products = weights.reshape(layer.out_features, -1).astype(np.float64) @ values.astype(np.float64)
+    return products.astype(np.int32)
+
+
+def binary_dense(layer: BinaryDense, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(height, width, words) uint32 -> (1, 1, words) uint32."""
+    return threshold(layer, dense(layer, words))[None, None, :]
+
+
+def output_dense(layer: OutputDense, words: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """(height, width, words) uint32 -> (out_features,) float32 logits."""
+    return dense(layer, words).astype(np.float32) * layer.scale + layer.bias
+
+
+EVALUATE: dict[type, Any] = {
+    Thermometer: thermometer,
+    InputConv2d: input_conv2d,
+    BinaryConv2d: binary_conv2d,
+    BinaryDense: binary_dense,
+    OutputDense: output_dense,
+}
+
+
+def random_input(shape: Shape, rng: np.random.Generator) -> NDArray[np.uint32]:
+    """Random words of an activation of ``shape``, spare bits 0; for tests and benchmarks."""
+    return bits.pack(rng.integers(0, 2, shape, dtype=np.uint8).astype(bool))
+
+
+class ReferenceBackend:
+    """Evaluates a model layer by layer with the functions of this module. Slow, and right by definition."""
+
+    name = "reference"
+    device_name = "NumPy"
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.times: dict[str, float] = {}
+
+    def logits(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        timer = StageTimer()
+        inputs = [prepare_reference(frame, self.model.input) for frame in frames]
+        timer.mark("preprocess")
+        rows = []
+        for value in inputs:
+            for layer, _, _ in iter_layers(self.model):
+                value = EVALUATE[type(layer)](layer, value)
+            rows.append(value)
+        timer.mark("inference")
+        self.times = timer.milliseconds
+        return np.stack(rows)
+
+    def activations(self, frame: Frame) -> Iterator[tuple[str, NDArray[Any]]]:
+        value: NDArray[Any] = prepare_reference(frame, self.model.input)
+        yield "input", value
+        for layer in self.model.layers:
+            value = EVALUATE[type(layer)](layer, value)
+            yield layer.name, value
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,52 @@
+"""From frames to labels: a backend's logits, softmax, top-k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_perception.backends import Backend
+from bnn_perception.model import Model
+from bnn_perception.preprocess import Frame
+
+
+class Prediction(NamedTuple):
+    """One class a frame may show."""
+
+    index: int
+    label: str
+    score: float
+
+
+def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Softmax of ``logits / temperature`` along the last axis; rows add up to 1."""
+    scaled = logits / np.float32(temperature)
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+class Classifier:
+    """Classifies frames with one backend. Used by one thread at a time, like the backend."""
+
+    def __init__(self, model: Model, backend: Backend) -> None:
+        self.model = model
+        self.backend = backend
+
+    def scores(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        """(len(frames), classes) float32; each row adds up to 1."""
+        return softmax(self.backend.logits(frames), self.model.temperature)
+
+    def classify(self, frames: Sequence[Frame], top_k: int = 1) -> list[list[Prediction]]:
+        """The ``top_k`` most likely classes of each frame, best first; equal scores in label order.
+
+        Raises:
+            BackendError: where the device fails.
+        """
+        labels = self.model.labels
+        return [
+            [Prediction(int(i), labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
+            for row in self.scores(frames)
+        ]
