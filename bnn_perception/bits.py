@@ -114,7 +114,9 @@ def fold_batch_norm(
     gamma, beta, mean, sigma = (np.asarray(v, dtype=np.float64) for v in (gamma, beta, mean, sigma))
     for name, value in (("gamma", gamma), ("beta", beta), ("mean", mean), ("sigma", sigma)):
         if not np.all(np.isfinite(value)):
-            raise ValueError(f"batch norm: {name} of channel {int(np.argmin(np.isfinite(value)))} is not finite")
+            raise ValueError(
+                f"batch norm: {name} of channel {int(np.argmin(np.isfinite(value)))} is not finite"
+            )
     if np.any(sigma <= 0):
         raise ValueError(f"batch norm: sigma of channel {int(np.argmax(sigma <= 0))} is not positive")
     constant = gamma == 0

@@ -176,10 +176,13 @@ class Conv2d:
         """Shape of the integers before the pool."""
         _expect(self, "in_channels", self.in_channels, shape[2])
         height, width = (
-            (shape[axis] + 2 * self.padding[axis] - self.kernel[axis]) // self.stride[axis] + 1 for axis in (0, 1)
+            (shape[axis] + 2 * self.padding[axis] - self.kernel[axis]) // self.stride[axis] + 1
+            for axis in (0, 1)
         )
         if height < 1 or width < 1:
-            raise ModelError(f"{self.name}: kernel {list(self.kernel)} is larger than its padded input {list(shape[:2])}")
+            raise ModelError(
+                f"{self.name}: kernel {list(self.kernel)} is larger than its padded input {list(shape[:2])}"
+            )
         return height, width, self.out_channels
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -255,12 +258,18 @@ class BinaryConv2d(Conv2d):
             )
         inside = []
         for axis, length in ((0, height), (1, width)):
-            tap = np.arange(length)[:, None] * self.stride[axis] - self.padding[axis] + np.arange(self.kernel[axis])
+            tap = (
+                np.arange(length)[:, None] * self.stride[axis]
+                - self.padding[axis]
+                + np.arange(self.kernel[axis])
+            )
             inside.append((tap >= 0) & (tap < shape[axis]))
         patterns_y, row = np.unique(inside[0], axis=0, return_inverse=True)
         patterns_x, column = np.unique(inside[1], axis=0, return_inverse=True)
         tap_sum = bits.signs(self.weights, self.in_channels).sum(axis=-1)  # (out, kernel y, kernel x)
-        window = np.einsum("oyx,ry,cx->rco", tap_sum, patterns_y.astype(np.int32), patterns_x.astype(np.int32))
+        window = np.einsum(
+            "oyx,ry,cx->rco", tap_sum, patterns_y.astype(np.int32), patterns_x.astype(np.int32)
+        )
         table = tap_sum.sum(axis=(1, 2)) - window
         return row.reshape(-1), column.reshape(-1), table.astype(np.int32)
 
@@ -277,7 +286,9 @@ class _DenseBase:
             _integer(f"{self.name}.in_shape", value, 1, MAX_CHANNELS)
         _integer(f"{self.name}.out_features", self.out_features, 1, MAX_CHANNELS)
         _check_arrays(self)
-        _check_spare(self.name, self.weights.reshape(self.out_features, -1, self.pixel_words), self.in_shape[2])
+        _check_spare(
+            self.name, self.weights.reshape(self.out_features, -1, self.pixel_words), self.in_shape[2]
+        )
 
     @property
     def pixel_words(self) -> int:
@@ -339,18 +350,39 @@ class OutputDense(_DenseBase):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("scale", "bias"):
-            if not np.all(np.isfinite(getattr(self, name))):
-                raise ModelError(f"{self.name}.{name} holds a value that is not finite")
+        _check_finite(self, "scale", "bias")
 
     def array_specs(self) -> dict[str, tuple[tuple[int, ...], type]]:
         row = (self.out_features,)
         return {**super().array_specs(), "scale": (row, np.float32), "bias": (row, np.float32)}
 
 
-Layer = Union[Thermometer, InputConv2d, BinaryConv2d, BinaryDense, OutputDense]
+@dataclass(frozen=True, eq=False)
+class OutputBits(BinaryDense):
+    """A last layer whose outputs are bits, as nets from elsewhere have: ``logit = scale * bit + bias``, bit 0 or 1.
+
+    The logit is ``bias`` for a 0 and the float32 sum ``scale + bias`` for a 1.
+
+    Attributes:
+        scale, bias: (out_features,) float32.
+    """
+
+    kind: ClassVar[str] = "output_bits"
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_finite(self, "scale", "bias")
+
+    def array_specs(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        row = (self.out_features,)
+        return {**super().array_specs(), "scale": (row, np.float32), "bias": (row, np.float32)}
+
+
+Layer = Union[Thermometer, InputConv2d, BinaryConv2d, BinaryDense, OutputDense, OutputBits]
 LAYER_KINDS: dict[str, type] = {
-    cls.kind: cls for cls in (Thermometer, InputConv2d, BinaryConv2d, BinaryDense, OutputDense)
+    cls.kind: cls for cls in (Thermometer, InputConv2d, BinaryConv2d, BinaryDense, OutputDense, OutputBits)
 }
 
 
@@ -362,7 +394,7 @@ class Model:
         name: of the model, as shown in logs and diagnostics.
         labels: one for each output, in order.
         input: size and preprocessing.
-        layers: in order; the last one is an :class:`OutputDense`, no other is.
+        layers: in order; the last one is an :class:`OutputDense` or :class:`OutputBits`, no other is.
         temperature: logits are divided by it before the softmax (calibration; 1 changes nothing).
         info: what else ``model.yaml`` states (description, training, accuracy), untouched.
         folder: where it was loaded from, None for a model made in memory.
@@ -386,21 +418,27 @@ class Model:
             if names.count(name) > 1:
                 raise ModelError(f"layers: the name '{name}' stands twice")
         last = self.layers[-1]
-        if not isinstance(last, OutputDense):
-            raise ModelError(f"{last.name}: the last layer must be an output_dense, not a {last.kind}")
+        if not isinstance(last, (OutputDense, OutputBits)):
+            raise ModelError(
+                f"{last.name}: the last layer must be an output_dense or output_bits, not a {last.kind}"
+            )
         for index, layer in enumerate(self.layers):
             if isinstance(layer, (Thermometer, InputConv2d)) != (index == 0):
                 raise ModelError(
                     f"{layer.name}: a {layer.kind} cannot stand at place {index + 1}; "
                     "the first layer, and no other, takes pixels (input_conv2d or thermometer)"
                 )
-            if isinstance(layer, OutputDense) and layer is not last:
-                raise ModelError(f"{layer.name}: an output_dense must be the last layer")
+            if isinstance(layer, (OutputDense, OutputBits)) and layer is not last:
+                raise ModelError(f"{layer.name}: a {layer.kind} must be the last layer")
         for layer, shape in zip(self.layers, self.shapes()[1:]):
             if math.prod(shape) > MAX_ACTIVATION_BITS:
-                raise ModelError(f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits")
+                raise ModelError(
+                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
+                )
         if len(self.labels) != last.out_features:
-            raise ModelError(f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs")
+            raise ModelError(
+                f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs"
+            )
         for label in self.labels:
             if not isinstance(label, str) or not label.strip() or len(label) > 200:
                 raise ModelError(f"labels: {label!r} is not a text of 1 to 200 characters")
@@ -493,7 +531,9 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     arrays = {
-        f"{layer.name}.{array}": getattr(layer, array) for layer in model.layers for array in layer.array_specs()
+        f"{layer.name}.{array}": getattr(layer, array)
+        for layer in model.layers
+        for array in layer.array_specs()
     }
     np.savez_compressed(folder / BINARY, **arrays)
     if float_twin is None:
@@ -542,7 +582,9 @@ def _read_description(path: Path) -> dict[str, Any]:
             raise ModelError(f"{path}: {size} bytes; a description has at most {MAX_DESCRIPTION_BYTES}")
         description = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}") from None
+        raise ModelError(
+            f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot be read: {error}") from None
     except (yaml.YAMLError, RecursionError) as error:
@@ -559,7 +601,9 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def _check_digest(path: Path, digest: object, limit: int) -> None:
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ModelError(f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits")
+        raise ModelError(
+            f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits"
+        )
     try:
         size = path.stat().st_size
         if size > limit:
@@ -570,7 +614,9 @@ def _check_digest(path: Path, digest: object, limit: int) -> None:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from None
     if actual != digest:
-        raise ModelError(f"{path}: its sha256 begins {actual[:12]}, {DESCRIPTION} says {digest[:12]}; the file was changed")
+        raise ModelError(
+            f"{path}: its sha256 begins {actual[:12]}, {DESCRIPTION} says {digest[:12]}; the file was changed"
+        )
 
 
 class _Arrays:
@@ -594,7 +640,9 @@ class _Arrays:
         wanted = f"{np.dtype(dtype).name} {list(shape)}"
         expected = math.prod(shape) * np.dtype(dtype).itemsize
         if expected > MAX_ARRAY_BYTES:
-            raise ModelError(f"{BINARY}: {name} would take {expected} bytes; at most {MAX_ARRAY_BYTES} are read")
+            raise ModelError(
+                f"{BINARY}: {name} would take {expected} bytes; at most {MAX_ARRAY_BYTES} are read"
+            )
         try:
             # The header of an npy file is at most 64 KiB; anything longer is not the array that is wanted.
             if self._zip.getinfo(f"{name}.npy").file_size > expected + (1 << 16):
@@ -609,7 +657,14 @@ class _Arrays:
                 array = np.frombuffer(stream.read(expected), dtype=dtype)
         except KeyError:
             raise ModelError(f"{BINARY}: the array {name} is missing") from None
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (
+            ValueError,
+            EOFError,
+            OSError,
+            zipfile.BadZipFile,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{BINARY}: {name} cannot be read: {error}") from None
@@ -710,8 +765,18 @@ def _check_arrays(layer: Any) -> None:
     for name, (shape, dtype) in layer.array_specs().items():
         array = getattr(layer, name)
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.dtype(dtype):
-            found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            found = (
+                f"{array.dtype} {list(array.shape)}"
+                if isinstance(array, np.ndarray)
+                else type(array).__name__
+            )
             raise ModelError(f"{layer.name}.{name} is {found}, not {np.dtype(dtype).name} {list(shape)}")
+
+
+def _check_finite(layer: Any, *names: str) -> None:
+    for name in names:
+        if not np.all(np.isfinite(getattr(layer, name))):
+            raise ModelError(f"{layer.name}.{name} holds a value that is not finite")
 
 
 def _check_spare(name: str, weights: NDArray[np.uint32], channels: int) -> None:

@@ -75,7 +75,9 @@ class Frame:
         if self.encoding not in ENCODINGS:
             raise ValueError(f"encoding '{self.encoding}' is not one of {', '.join(ENCODINGS)}")
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3:
-            raise ValueError(f"pixels are {self.pixels.dtype} of shape {self.pixels.shape}, not uint8 (height, width, channels)")
+            raise ValueError(
+                f"pixels are {self.pixels.dtype} of shape {self.pixels.shape}, not uint8 (height, width, channels)"
+            )
         height, width, channels = self.pixels.shape
         if channels != CHANNELS[self.encoding]:
             raise ValueError(f"{channels} channels in an image of encoding {self.encoding}")
@@ -96,7 +98,9 @@ def check_region(region: Sequence[float]) -> tuple[float, float, float, float]:
     if not all(np.isfinite((x, y, width, height))):
         raise ValueError(f"region {list(region)} holds a number that is not finite")
     if x < 0 or y < 0 or width <= 0 or height <= 0 or x + width > 1 + 1e-9 or y + height > 1 + 1e-9:
-        raise ValueError(f"region {list(region)} does not lie inside the image; x, y, width, height are fractions of it")
+        raise ValueError(
+            f"region {list(region)} does not lie inside the image; x, y, width, height are fractions of it"
+        )
     return x, y, width, height
 
 

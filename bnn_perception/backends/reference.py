@@ -22,6 +22,7 @@ from bnn_perception.model import (
     Conv2d,
     InputConv2d,
     Model,
+    OutputBits,
     OutputDense,
     Pool,
     Shape,
@@ -110,12 +111,19 @@ def output_dense(layer: OutputDense, words: NDArray[np.uint32]) -> NDArray[np.fl
     return dense(layer, words).astype(np.float32) * layer.scale + layer.bias
 
 
+def output_bits(layer: OutputBits, words: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """(height, width, words) uint32 -> (out_features,) float32 logits."""
+    fires = (dense(layer, words) >= layer.threshold) ^ layer.flip
+    return np.where(fires, layer.scale + layer.bias, layer.bias)
+
+
 EVALUATE: dict[type, Any] = {
     Thermometer: thermometer,
     InputConv2d: input_conv2d,
     BinaryConv2d: binary_conv2d,
     BinaryDense: binary_dense,
     OutputDense: output_dense,
+    OutputBits: output_bits,
 }
 
 
