@@ -1,0 +1,41 @@
+# Two commands for a fresh machine: `make demo` and `make test`.
+#
+#   PYTHON   the Python to make the environment with; with ROS sourced, that of the ROS installation
+#   ARGS     further arguments, e.g. make demo ARGS="--backend float --frames 300"
+#
+# A sourced ROS 2 installation is used, and gets an environment of its own beside the one without.
+
+PYTHON ?= python3
+VENV ?= .venv$(addprefix -,$(ROS_DISTRO))
+ARGS ?=
+RUN = $(VENV)/bin/python
+STAMP = $(VENV)/.made-by-make
+INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py msgs/build.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
+
+.PHONY: demo test test-train lint clean
+
+demo: $(STAMP)
+	$(RUN) -m bnn_perception demo $(ARGS)
+
+test: $(STAMP)
+	$(RUN) -m pytest $(ARGS)
+
+# The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
+test-train: $(VENV)/.made-for-training
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+$(STAMP): $(INPUTS)
+	$(PYTHON) scripts/make_venv.py $(VENV) test lint
+	@touch $@
+
+$(VENV)/.made-for-training: $(STAMP)
+	$(RUN) -m pip install --quiet --editable '.[train]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-* build install log

