@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 import numpy as np
 import yaml
@@ -176,8 +176,7 @@ class Conv2d:
         """Shape of the integers before the pool."""
         _expect(self, "in_channels", self.in_channels, shape[2])
         height, width = (
-            (shape[axis] + 2 * self.padding[axis] - self.kernel[axis]) // self.stride[axis] + 1
-            for axis in (0, 1)
+            (shape[axis] + 2 * self.padding[axis] - self.kernel[axis]) // self.stride[axis] + 1 for axis in (0, 1)
         )
         if height < 1 or width < 1:
             raise ModelError(
@@ -258,18 +257,12 @@ class BinaryConv2d(Conv2d):
             )
         inside = []
         for axis, length in ((0, height), (1, width)):
-            tap = (
-                np.arange(length)[:, None] * self.stride[axis]
-                - self.padding[axis]
-                + np.arange(self.kernel[axis])
-            )
+            tap = np.arange(length)[:, None] * self.stride[axis] - self.padding[axis] + np.arange(self.kernel[axis])
             inside.append((tap >= 0) & (tap < shape[axis]))
         patterns_y, row = np.unique(inside[0], axis=0, return_inverse=True)
         patterns_x, column = np.unique(inside[1], axis=0, return_inverse=True)
         tap_sum = bits.signs(self.weights, self.in_channels).sum(axis=-1)  # (out, kernel y, kernel x)
-        window = np.einsum(
-            "oyx,ry,cx->rco", tap_sum, patterns_y.astype(np.int32), patterns_x.astype(np.int32)
-        )
+        window = np.einsum("oyx,ry,cx->rco", tap_sum, patterns_y.astype(np.int32), patterns_x.astype(np.int32))
         table = tap_sum.sum(axis=(1, 2)) - window
         return row.reshape(-1), column.reshape(-1), table.astype(np.int32)
 
@@ -286,9 +279,7 @@ class _DenseBase:
             _integer(f"{self.name}.in_shape", value, 1, MAX_CHANNELS)
         _integer(f"{self.name}.out_features", self.out_features, 1, MAX_CHANNELS)
         _check_arrays(self)
-        _check_spare(
-            self.name, self.weights.reshape(self.out_features, -1, self.pixel_words), self.in_shape[2]
-        )
+        _check_spare(self.name, self.weights.reshape(self.out_features, -1, self.pixel_words), self.in_shape[2])
 
     @property
     def pixel_words(self) -> int:
@@ -380,7 +371,7 @@ class OutputBits(BinaryDense):
         return {**super().array_specs(), "scale": (row, np.float32), "bias": (row, np.float32)}
 
 
-Layer = Union[Thermometer, InputConv2d, BinaryConv2d, BinaryDense, OutputDense, OutputBits]
+Layer = Thermometer | InputConv2d | BinaryConv2d | BinaryDense | OutputDense | OutputBits
 LAYER_KINDS: dict[str, type] = {
     cls.kind: cls for cls in (Thermometer, InputConv2d, BinaryConv2d, BinaryDense, OutputDense, OutputBits)
 }
@@ -419,9 +410,7 @@ class Model:
                 raise ModelError(f"layers: the name '{name}' stands twice")
         last = self.layers[-1]
         if not isinstance(last, (OutputDense, OutputBits)):
-            raise ModelError(
-                f"{last.name}: the last layer must be an output_dense or output_bits, not a {last.kind}"
-            )
+            raise ModelError(f"{last.name}: the last layer must be an output_dense or output_bits, not a {last.kind}")
         for index, layer in enumerate(self.layers):
             if isinstance(layer, (Thermometer, InputConv2d)) != (index == 0):
                 raise ModelError(
@@ -432,13 +421,9 @@ class Model:
                 raise ModelError(f"{layer.name}: a {layer.kind} must be the last layer")
         for layer, shape in zip(self.layers, self.shapes()[1:]):
             if math.prod(shape) > MAX_ACTIVATION_BITS:
-                raise ModelError(
-                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
-                )
+                raise ModelError(f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits")
         if len(self.labels) != last.out_features:
-            raise ModelError(
-                f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs"
-            )
+            raise ModelError(f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs")
         for label in self.labels:
             if not isinstance(label, str) or not label.strip() or len(label) > 200:
                 raise ModelError(f"labels: {label!r} is not a text of 1 to 200 characters")
@@ -530,11 +515,7 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    arrays = {
-        f"{layer.name}.{array}": getattr(layer, array)
-        for layer in model.layers
-        for array in layer.array_specs()
-    }
+    arrays = {f"{layer.name}.{array}": getattr(layer, array) for layer in model.layers for array in layer.array_specs()}
     np.savez_compressed(folder / BINARY, **arrays)
     if float_twin is None:
         (folder / FLOAT_TWIN).unlink(missing_ok=True)
@@ -582,9 +563,7 @@ def _read_description(path: Path) -> dict[str, Any]:
             raise ModelError(f"{path}: {size} bytes; a description has at most {MAX_DESCRIPTION_BYTES}")
         description = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(
-            f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}"
-        ) from None
+        raise ModelError(f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot be read: {error}") from None
     except (yaml.YAMLError, RecursionError) as error:
@@ -601,9 +580,7 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def _check_digest(path: Path, digest: object, limit: int) -> None:
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ModelError(
-            f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits"
-        )
+        raise ModelError(f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits")
     try:
         size = path.stat().st_size
         if size > limit:
@@ -640,9 +617,7 @@ class _Arrays:
         wanted = f"{np.dtype(dtype).name} {list(shape)}"
         expected = math.prod(shape) * np.dtype(dtype).itemsize
         if expected > MAX_ARRAY_BYTES:
-            raise ModelError(
-                f"{BINARY}: {name} would take {expected} bytes; at most {MAX_ARRAY_BYTES} are read"
-            )
+            raise ModelError(f"{BINARY}: {name} would take {expected} bytes; at most {MAX_ARRAY_BYTES} are read")
         try:
             # The header of an npy file is at most 64 KiB; anything longer is not the array that is wanted.
             if self._zip.getinfo(f"{name}.npy").file_size > expected + (1 << 16):
@@ -765,11 +740,7 @@ def _check_arrays(layer: Any) -> None:
     for name, (shape, dtype) in layer.array_specs().items():
         array = getattr(layer, name)
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.dtype(dtype):
-            found = (
-                f"{array.dtype} {list(array.shape)}"
-                if isinstance(array, np.ndarray)
-                else type(array).__name__
-            )
+            found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
             raise ModelError(f"{layer.name}.{name} is {found}, not {np.dtype(dtype).name} {list(shape)}")
 
 

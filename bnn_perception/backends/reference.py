@@ -27,7 +27,6 @@ from bnn_perception.model import (
     Pool,
     Shape,
     Thermometer,
-    iter_layers,
 )
 from bnn_perception.preprocess import Frame, prepare_reference
 
@@ -146,21 +145,22 @@ class ReferenceBackend:
         timer = StageTimer()
         inputs = [prepare_reference(frame, self.model.input) for frame in frames]
         timer.mark("preprocess")
-        rows = []
-        for value in inputs:
-            for layer, _, _ in iter_layers(self.model):
-                value = EVALUATE[type(layer)](layer, value)
-            rows.append(value)
+        rows = [list(self._layers(value))[-1] for value in inputs]
         timer.mark("inference")
         self.times = timer.milliseconds
         return np.stack(rows)
 
     def activations(self, frame: Frame) -> Iterator[tuple[str, NDArray[Any]]]:
-        value: NDArray[Any] = prepare_reference(frame, self.model.input)
-        yield "input", value
-        for layer in self.model.layers:
-            value = EVALUATE[type(layer)](layer, value)
-            yield layer.name, value
+        pixels = prepare_reference(frame, self.model.input)
+        yield "input", pixels
+        yield from zip((layer.name for layer in self.model.layers), self._layers(pixels))
 
     def close(self) -> None:
         pass
+
+    def _layers(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[Any]]:
+        """The output of each layer in turn."""
+        value: NDArray[Any] = pixels
+        for layer in self.model.layers:
+            value = EVALUATE[type(layer)](layer, value)
+            yield value
