@@ -19,11 +19,11 @@ def manifest(field: str) -> str:
 
 def tree(folder: str) -> list[tuple[str, list[str]]]:
     """data_files entries that lay a folder as it is under share/bnn_perception."""
-    return [
-        (f"share/{PACKAGE}/{path}", files)
-        for path, _, names in os.walk(folder)
-        if (files := [os.path.join(path, name) for name in sorted(names) if not name.endswith((".pyc", ".pyo"))])
-    ]
+    entries = []
+    for path, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        entries.append((f"share/{PACKAGE}/{path}", [os.path.join(path, name) for name in sorted(names)]))
+    return entries
 
 
 # What the command line and the demo use besides OpenCV.
@@ -93,7 +93,7 @@ setup(
     description=manifest("description"),
     license=manifest("license"),
     maintainer=manifest("maintainer"),
-    maintainer_email=MANIFEST.find("maintainer").attrib["email"],
+    maintainer_email=MANIFEST.findall("maintainer")[0].get("email"),
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     # Only what apt and rosdep provide on a robot too; everything else is an extra.

@@ -64,10 +64,8 @@ def build(prefix: Path) -> int:
             f"-DPython3_EXECUTABLE={sys.executable}",
             f"-DPYTHON_INSTALL_DIR={site_packages.relative_to(prefix)}",
         ]
-        for command in (configure, ["cmake", "--build", scratch, "--parallel"], ["cmake", "--install", scratch]):
-            if not run(command, prefix):
-                return 1
-    return 0
+        steps = [configure, ["cmake", "--build", scratch, "--parallel"], ["cmake", "--install", scratch]]
+        return 0 if all(run(step, prefix) for step in steps) else 1
 
 
 def point_exports_at(share: Path, include: Path, site_packages: Path) -> None:
@@ -83,10 +81,10 @@ def run(command: list[str], prefix: Path) -> bool:
     """Run one step quietly; on failure print its output."""
     environment = dict(os.environ, AMENT_PREFIX_PATH=str(prefix))
     environment["PATH"] = f"{prefix / 'bin'}{os.pathsep}{environment.get('PATH', '')}"
-    step = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    step = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
     if step.returncode != 0:
-        print(step.stdout, file=sys.stderr)
-        print(f"msgs/build.py: '{' '.join(command)}' failed with exit code {step.returncode}", file=sys.stderr)
+        print(step.stdout, step.stderr, file=sys.stderr)
+        print(f"msgs/build.py: '{' '.join(command)}' ended with code {step.returncode}", file=sys.stderr)
     return step.returncode == 0
 
 

@@ -113,9 +113,10 @@ def python_of(target: Path) -> Path:
 
 def run(*command: str | Path) -> None:
     """Run one step; its own messages say what went wrong."""
-    step = subprocess.run([str(part) for part in command])
-    if step.returncode != 0:
-        raise SetupError(f"'{' '.join(str(part) for part in command)}' ended with exit code {step.returncode}")
+    line = [str(part) for part in command]
+    code = subprocess.run(line, check=False).returncode
+    if code != 0:
+        raise SetupError(f"'{' '.join(line)}' ended with exit code {code}")
 
 
 if __name__ == "__main__":
