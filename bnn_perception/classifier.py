@@ -16,7 +16,7 @@ from bnn_perception.preprocess import Frame
 class Prediction(NamedTuple):
     """One class a frame may show."""
 
-    index: int
+    class_id: int
     label: str
     score: float
 

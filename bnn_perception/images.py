@@ -53,7 +53,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
         raise ImageError(f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side are taken")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Path]:

@@ -629,7 +629,7 @@ class _Arrays:
                 actual_shape, fortran, actual_dtype = np.lib.format.read_array_header_1_0(stream)
                 if actual_shape != shape or actual_dtype != np.dtype(dtype) or fortran:
                     raise ModelError(f"{BINARY}: {name} is {actual_dtype} {list(actual_shape)}, not {wanted}")
-                array = np.frombuffer(stream.read(expected), dtype=dtype)
+                array: NDArray[Any] = np.frombuffer(stream.read(expected), dtype=dtype)
         except KeyError:
             raise ModelError(f"{BINARY}: the array {name} is missing") from None
         except (
@@ -670,7 +670,7 @@ def _layer_from_config(config: Mapping[str, Any], arrays: _Arrays) -> Layer:
         values["pool"] = Pool(**_known(f"{name}.pool", values["pool"], Pool))
     # The expected shapes follow from the scalar fields, so the layer itself is asked for them before its
     # arrays are there; __post_init__ then runs once, on the whole layer.
-    probe = object.__new__(cls)
+    probe: Any = object.__new__(cls)
     for key, value in values.items():
         object.__setattr__(probe, key, value)
     try:

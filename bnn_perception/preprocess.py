@@ -128,7 +128,7 @@ def area_weights(source: int, destination: int) -> NDArray[np.int64]:
 
 def prepare_reference(frame: Frame, spec: InputSpec) -> NDArray[np.uint8]:
     """The definition of the preprocessing, in NumPy: (height, width, channels) uint8 of the model's input."""
-    rect = source_rect(*frame.pixels.shape[:2], frame.region, spec)
+    rect = source_rect(frame.pixels.shape[0], frame.pixels.shape[1], frame.region, spec)
     pixels = frame.pixels[rect.y : rect.y + rect.height, rect.x : rect.x + rect.width].astype(np.int64)
     rows = np.tensordot(area_weights(rect.height, spec.height), pixels, axes=(1, 0))
     sums = np.einsum("xj,yjc->yxc", area_weights(rect.width, spec.width), rows)

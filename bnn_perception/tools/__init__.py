@@ -45,7 +45,7 @@ def execute(module: ModuleType, name: str, argv: Sequence[str]) -> int:
         return 1
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python would complain once more when it flushes at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 1
     except KeyboardInterrupt:
         return 130

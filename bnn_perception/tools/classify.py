@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         (predictions,) = classifier.classify([frame], args.top)
         if args.json:
-            results = [{"label": p.label, "index": p.index, "score": round(p.score, 6)} for p in predictions]
+            results = [{"label": p.label, "index": p.class_id, "score": round(p.score, 6)} for p in predictions]
             milliseconds = {stage: round(time, 3) for stage, time in classifier.backend.times.items()}
             print(json.dumps({"image": str(path), "results": results, "ms": milliseconds}, ensure_ascii=False))
         else:

@@ -80,8 +80,8 @@ def evaluate(model: Model, backend: Backend, dataset: Dataset) -> Evaluation:
         raise ImageError(f"none of the {len(dataset)} images could be read; the first: {dataset.refused[0]}")
     scores = np.concatenate(rows)
     answer = scores.argmax(axis=1)
-    index = np.asarray(indices)
-    return Evaluation(index, dataset.labels[index], answer, scores[np.arange(len(answer)), answer], len(model.labels))
+    read = np.asarray(indices, dtype=np.int64)
+    return Evaluation(read, dataset.labels[read], answer, scores[np.arange(len(answer)), answer], len(model.labels))
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
