@@ -1,7 +1,7 @@
 """The command line: ``python -m bnn_perception COMMAND``, also installed as the script ``bnn_perception``.
 
-Each command is a module with ``main(argv) -> exit code``, imported when it is asked for, so that a command needs
-only the dependencies of its own.
+Each command is a module, imported when it is asked for, so that a command needs only the dependencies of its own.
+Those under ``tools`` are run by :func:`bnn_perception.tools.execute`, the others have ``main(argv) -> exit code``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Command(NamedTuple):
 COMMANDS = {
     "classify": Command("tools.classify", "label image files", "tools"),
     "evaluate": Command("tools.evaluate", "accuracy and confusion matrix on a labelled set", "tools"),
-    "inspect": Command("tools.inspect", "the layers of a model", "tools"),
+    "inspect": Command("tools.inspect_", "the layers of a model", "tools"),
     "benchmark": Command("tools.benchmark", "time the backends layer by layer", "tools"),
     "train": Command("tools.train", "train a model from a configuration file", "train"),
-    "import": Command("tools.import_model", "make a model folder from a network of another tool", "train"),
+    "import": Command("tools.import_", "make a model folder from a network of another tool", "train"),
     "demo": Command("demo", "the node and a camera on this machine, with a live table", "standalone"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros"),
     "camera_node": Command("ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros"),
@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     try:
         module = importlib.import_module(f"bnn_perception.{command.module}")
+        if command.module.startswith("tools."):
+            from bnn_perception.tools import execute
+
+            return execute(module, name, arguments[1:])
         return int(module.main(arguments[1:]) or 0)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "bnn_perception":
