@@ -1,0 +1,56 @@
+"""Makes models of nets that other tools trained: one module a format, each with ``read(source) -> Model``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bnn_perception.model import Model, ModelError, save_model
+
+
+class ImporterError(ModelError):
+    """A net that cannot be imported; the message names the file or the layer and the reason."""
+
+
+def read(source: str | os.PathLike[str]) -> Model:
+    """Read a net of another tool, whose kind is told from its form.
+
+    Args:
+        source: a QONNX file (``.onnx``) or a BNN-PYNQ parameter folder (``*-weights.bin``).
+
+    Raises:
+        ImporterError: for a source of neither kind, or one that the model format cannot express.
+    """
+    source = Path(source)
+    if source.is_dir():
+        from bnn_perception.importers import bnn_pynq
+
+        return bnn_pynq.read(source)
+    if source.suffix.lower() == ".onnx" and source.is_file():
+        from bnn_perception.importers import qonnx
+
+        return qonnx.read(source)
+    found = "is neither" if source.exists() else "no such file or folder"
+    raise ImporterError(
+        f"{source}: {found}; what can be imported is an .onnx file or a folder of *-weights.bin"
+    )
+
+
+def import_model(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Model:
+    """Read a net of another tool and write it as a model folder.
+
+    Args:
+        source: as :func:`read` takes it.
+        out: the folder to write; made where it does not exist.
+
+    Returns:
+        The model as it is read back from ``out``.
+
+    Raises:
+        ImporterError: where the source cannot be imported or the folder cannot be written.
+    """
+    model = read(source)
+    try:
+        return save_model(model, out)
+    except OSError as error:
+        raise ImporterError(f"{out}: cannot be written: {error}") from None
