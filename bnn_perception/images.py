@@ -84,7 +84,7 @@ class Dataset:
     Attributes:
         labels: (n,) class index of each image.
         names: of each image, for messages.
-        refused: images that could not be read so far, with the reason; they are left out of the iteration.
+        refused: images that the last iteration left out because they could not be read, with the reason.
     """
 
     labels: NDArray[np.int64]
@@ -95,15 +95,23 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """(height, width, 3) uint8 RGB of one image.
+
+        Raises:
+            ImageError: where it cannot be read.
+        """
+        if self._arrays is None:
+            return read_image(self.names[index])
+        image = self._arrays[index]
+        return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image
+
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Index and (height, width, 3) uint8 RGB of every image that can be read."""
-        for index, name in enumerate(self.names):
-            if self._arrays is not None:
-                image = self._arrays[index]
-                yield index, np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image
-                continue
+        """Index and pixels of every image that can be read."""
+        self.refused.clear()
+        for index in range(len(self)):
             try:
-                yield index, read_image(name)
+                yield index, self.read(index)
             except ImageError as error:
                 self.refused.append(str(error))
 

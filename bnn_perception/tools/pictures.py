@@ -86,15 +86,13 @@ def mistakes(result: Evaluation, dataset: Dataset, labels: Sequence[str], path: 
     pyplot = _pyplot()
     wrong = np.flatnonzero(result.truth != result.answer)
     order = wrong[np.argsort(-result.score[wrong], kind="stable")][:most]
-    wanted = set(result.index[order].tolist())
-    images = {index: image for index, image in dataset if index in wanted}
     columns = 8
     rows = max(1, -(-len(order) // columns))
     figure, grid = pyplot.subplots(rows, columns, figsize=(columns * 1.5, rows * 1.95), squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, place in zip(grid.flat, order):
-        axes.imshow(images[int(result.index[place])], interpolation="nearest")
+        axes.imshow(dataset.read(int(result.index[place])), interpolation="nearest")
         answer, truth = labels[result.answer[place]], labels[result.truth[place]]
         axes.set_title(f"{_short(answer)} {result.score[place]:.2f}\nis {_short(truth)}", fontsize=6.5, color=INK)
     if not len(order):
