@@ -1,0 +1,1 @@
+"""The ROS 2 side of the package, and the only place that imports rclpy."""
