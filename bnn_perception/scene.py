@@ -4,9 +4,9 @@ The signs are those of the German Traffic Sign Recognition Benchmark (GTSRB; Sta
 computer: Benchmarking machine learning algorithms for traffic sign recognition", Neural Networks 32, 2012).
 Three levels build on each other:
 
-* `draw_sign` draws one sign, clean, with transparency;
-* `random_crop_image` makes one classifier-sized picture of it, as dull, blurred and dark as a real one;
-* `Scene` drives past one sign after another and renders what a camera behind the windscreen would see.
+* ``draw_sign`` draws one sign, clean, with transparency;
+* ``random_crop_image`` makes one classifier-sized picture of it, as dull, blurred and dark as a real one;
+* ``Scene`` drives past one sign after another and renders what a camera behind the windscreen would see.
 
 Coordinates of drawings are percent of the side of the square canvas, x to the right, y down.
 """
@@ -104,14 +104,14 @@ class _Canvas:
         cv2.fillPoly(self.pixels, [self._pixels_of(points)], (*colour, 255))
 
     def rounded_polygon(self, points: Sequence[Point], radius: float, colour: Colour) -> None:
-        """A polygon whose corners are arcs of `radius` about `points`: it reaches `radius` beyond them."""
+        """A polygon whose corners are arcs of ``radius`` about ``points``: it reaches ``radius`` beyond them."""
         outline = self._pixels_of(points)
         cv2.fillPoly(self.pixels, [outline], (*colour, 255))
         thickness = max(1, round(2 * radius * self._scale))
         cv2.polylines(self.pixels, [outline], True, (*colour, 255), thickness)
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour) -> None:
-        """A line of `width` through `points`, flat at its ends, round at its joints."""
+        """A line of ``width`` through ``points``, flat at its ends, round at its joints."""
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
             length = math.hypot(x1 - x0, y1 - y0)
             if length == 0:  # two arcs that meet repeat the point
@@ -123,7 +123,7 @@ class _Canvas:
             self.disc(joint, width / 2, colour)
 
     def arrow(self, points: Sequence[Point], width: float, colour: Colour, head: float = 20.0) -> None:
-        """A stroke with a head of two arms of length `head` at 45 degrees; its tip is the last point."""
+        """A stroke with a head of two arms of length ``head`` at 45 degrees; its tip is the last point."""
         (x0, y0), (x1, y1) = points[-2], points[-1]
         angle = math.atan2(y1 - y0, x1 - x0)
         back = width * 0.6  # the shaft ends inside the head, not at its tip
@@ -131,7 +131,9 @@ class _Canvas:
         self.stroke([*points[:-1], end], width, colour)
         for side in (-1, 1):
             arm = angle + math.pi - side * math.pi / 4
-            across = angle + side * math.pi / 4  # the arm's centre line moves in, so that its edge meets the tip
+            across = (
+                angle + side * math.pi / 4
+            )  # the arm's centre line moves in, so that its edge meets the tip
             tip = (x1 - width / 2 * math.cos(across), y1 - width / 2 * math.sin(across))
             outer = (tip[0] + head * math.cos(arm), tip[1] + head * math.sin(arm))
             start = (tip[0] + width / 2 * math.cos(across), tip[1] + width / 2 * math.sin(across))
@@ -147,7 +149,7 @@ class _Canvas:
 
 
 def _arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float) -> list[Point]:
-    """Points on an ellipse from angle `start` to `end` in degrees, 0 to the right, 90 downwards."""
+    """Points on an ellipse from angle ``start`` to ``end`` in degrees, 0 to the right, 90 downwards."""
     angles = np.radians(np.linspace(start, end, max(2, round(abs(end - start) / 9) + 1)))
     return [(cx + rx * math.cos(a), cy + ry * math.sin(a)) for a in angles]
 
@@ -197,7 +199,7 @@ def _text(
     colour: Colour,
     narrow: float = 1.0,
 ) -> None:
-    """Write `text` about `centre`; `height` includes the stroke, whose width is `weight * height`."""
+    """Write ``text`` about ``centre``; ``height`` includes the stroke, whose width is ``weight * height``."""
     thickness = weight * height
     tall = height - thickness
     glyphs = [_glyph(character) for character in text]
@@ -272,10 +274,10 @@ def _car(canvas: _Canvas, cx: float, colour: Colour) -> None:
 
 
 def _truck(canvas: _Canvas, cx: float, colour: Colour) -> None:
-    """A truck from behind, 24 percent wide, standing at y = 61."""
-    canvas.polygon([(cx - 11, 36), (cx + 11, 36), (cx + 11, 55), (cx - 11, 55)], colour)
-    for wheel in (cx - 8, cx + 8):
-        canvas.stroke([(wheel, 55), (wheel, 61)], 5, colour)
+    """A truck from behind, 28 percent wide, standing at y = 62."""
+    canvas.polygon([(cx - 14, 33), (cx + 14, 33), (cx + 14, 56), (cx - 14, 56)], colour)
+    for wheel in (cx - 10, cx + 10):
+        canvas.stroke([(wheel, 56), (wheel, 62)], 6, colour)
 
 
 def _no_passing(canvas: _Canvas) -> None:
@@ -286,7 +288,7 @@ def _no_passing(canvas: _Canvas) -> None:
 
 def _no_passing_for_trucks(canvas: _Canvas) -> None:
     _red_ring(canvas)
-    _truck(canvas, 34, RED)
+    _truck(canvas, 32.5, RED)
     _car(canvas, 66, BLACK)
 
 
@@ -453,7 +455,7 @@ def _end_of_no_passing(canvas: _Canvas) -> None:
 
 def _end_of_no_passing_for_trucks(canvas: _Canvas) -> None:
     _end_disc(canvas)
-    _truck(canvas, 34, GREY)
+    _truck(canvas, 32.5, GREY)
     _car(canvas, 66, GREY)
     _end_stripes(canvas)
 
@@ -499,7 +501,7 @@ _MIRRORED = {
 RENDERED_CLASSES: tuple[int, ...] = tuple(
     index for index, name in enumerate(ROAD_SIGNS) if name in _DRAWINGS or name in _MIRRORED
 )
-"""Class ids that `draw_sign` can draw."""
+"""Class ids that ``draw_sign`` can draw."""
 
 
 @lru_cache(maxsize=128)
@@ -517,8 +519,11 @@ def _drawn(class_id: int, size: int) -> Image:
 def draw_sign(class_id: int, size: int = 256) -> Image:
     """Draw one sign as it leaves the factory.
 
-    Returns (size, size, 4) uint8 RGBA with straight alpha; the sign touches or nearly touches the borders.
-    Raises ValueError for a class that is not in `RENDERED_CLASSES`.
+    Returns:
+        (size, size, 4) uint8 RGBA with straight alpha; the sign touches or nearly touches the borders.
+
+    Raises:
+        ValueError: for a class that is not in ``RENDERED_CLASSES``.
     """
     if class_id not in RENDERED_CLASSES:
         raise ValueError(f"class {class_id} has no drawing; RENDERED_CLASSES lists those that have")
@@ -528,8 +533,10 @@ def draw_sign(class_id: int, size: int = 256) -> Image:
 # ---------------------------------------------------------------------------------------------- one crop
 
 
-def _noise_texture(rng: np.random.Generator, height: int, width: int, grain: int, octaves: int) -> NDArray[np.float32]:
-    """Smooth noise about 0, (height, width) float32: a sum of `octaves`, the coarsest `grain` cells wide."""
+def _noise_texture(
+    rng: np.random.Generator, height: int, width: int, grain: int, octaves: int
+) -> NDArray[np.float32]:
+    """Smooth noise about 0, (height, width) float32: a sum of ``octaves``, the coarsest ``grain`` cells wide."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         cells = grain << octave
@@ -567,7 +574,7 @@ def _random_background(rng: np.random.Generator, size: int) -> NDArray[np.float3
 def _random_outline(
     rng: np.random.Generator, side: float, centre: Point, tilt: float, skew: float
 ) -> NDArray[np.float32]:
-    """Corners (4, 2) of a square of `side` about `centre`, turned by some `tilt` degrees, a little askew."""
+    """Corners (4, 2) of a square of ``side`` about ``centre``, turned by some ``tilt`` degrees, a little askew."""
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
     squeezed = corners * (1 - abs(rng.normal(0, skew)), 1.0) + rng.normal(0, skew / 3, (4, 2))
     angle = math.radians(rng.normal(0, tilt))
@@ -578,9 +585,14 @@ def _random_outline(
 def random_crop_image(class_id: int, rng: np.random.Generator, size: int = 32) -> Image:
     """One picture of a sign as a detector would cut it out of a camera image, in the manner of GTSRB.
 
-    Returns (size, size, 3) uint8 RGB. The sign fills 50 to 100 percent of the crop, not quite centred, in
-    light from dusk to overexposure, with the blur, noise and lost resolution of distance.
-    Raises ValueError for a class that is not in `RENDERED_CLASSES`.
+    The sign fills 50 to 100 percent of the crop, not quite centred, in light from dusk to overexposure, with the
+    blur, noise and lost resolution of distance.
+
+    Returns:
+        (size, size, 3) uint8 RGB.
+
+    Raises:
+        ValueError: for a class that is not in ``RENDERED_CLASSES``.
     """
     if class_id not in RENDERED_CLASSES:
         raise ValueError(f"class {class_id} has no drawing; RENDERED_CLASSES lists those that have")
@@ -640,12 +652,14 @@ class _Sprite:
     """A picture with transparency in several sizes, composed onto frames at any scale without aliasing."""
 
     def __init__(self, rgba: Image) -> None:
-        """`rgba` is (h, w, 4) uint8 with straight alpha."""
+        """``rgba`` is (h, w, 4) uint8 with straight alpha."""
         premultiplied = rgba.astype(np.float32)
         premultiplied[..., :3] *= premultiplied[..., 3:] / 255.0
         level = np.rint(premultiplied).astype(np.uint8)
         self.height, self.width = level.shape[:2]
-        self._levels: list[tuple[Image, Image]] = []  # premultiplied colour; what shines through, in three channels
+        self._levels: list[
+            tuple[Image, Image]
+        ] = []  # premultiplied colour; what shines through, in three channels
         while True:
             transparency = np.repeat(255 - level[..., 3:], 3, axis=2)
             self._levels.append((np.ascontiguousarray(level[..., :3]), transparency))
@@ -654,10 +668,12 @@ class _Sprite:
             half = (level.shape[1] // 2, level.shape[0] // 2)
             level = np.asarray(cv2.resize(level, half, interpolation=cv2.INTER_AREA), np.uint8)
 
-    def compose(self, frame: Image, centre: Point, scale: float, squeeze: float = 1.0, angle: float = 0.0) -> None:
-        """Lay the sprite over `frame` (H, W, 3) uint8, in place, its middle at `centre`.
+    def compose(
+        self, frame: Image, centre: Point, scale: float, squeeze: float = 1.0, angle: float = 0.0
+    ) -> None:
+        """Lay the sprite over ``frame`` (H, W, 3) uint8, in place, its middle at ``centre``.
 
-        A pixel of the sprite covers `scale` of the frame, `scale * squeeze` horizontally; `angle` in radians
+        A pixel of the sprite covers ``scale`` of the frame, ``scale * squeeze`` horizontally; ``angle`` in radians
         turns it clockwise.
         """
         level = min(len(self._levels) - 1, max(0, math.floor(-math.log2(scale))))
@@ -686,7 +702,9 @@ class _Sprite:
         size = (right - left, bottom - top)
         window = frame[top:bottom, left:right]
         over = cv2.warpAffine(colour, matrix, size, flags=cv2.INTER_LINEAR)
-        through = cv2.warpAffine(transparency, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(255, 255, 255))
+        through = cv2.warpAffine(
+            transparency, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(255, 255, 255)
+        )
         window[:] = cv2.add(cv2.multiply(window, through, scale=1 / 255), over)
 
 
@@ -757,7 +775,7 @@ class _Approach(NamedTuple):
 class Scene:
     """An endless drive towards one road sign after another, seen by a camera.
 
-    Two scenes with the same arguments give the same pictures. The sign is always inside `Scene.region`, the
+    Two scenes with the same arguments give the same pictures. The sign is always inside ``Scene.region``, the
     part of the picture to be classified: (x, y, width, height) as fractions of the picture, a square of
     288 x 288 pixels of the default 640 x 480. In 20 to 30 frames it grows from about one half of that square
     to nine tenths of it.
@@ -773,9 +791,14 @@ class Scene:
     _FAR = 48.0  # roadside objects start here, in camera heights
 
     def __init__(self, seed: int = 0, width: int = 640, height: int = 480) -> None:
-        """Pictures of `width` x `height` pixels; a part of a second goes into drawing in advance what can be.
+        """Draw in advance what can be, in a part of a second.
 
-        Raises ValueError when the picture is smaller than 64 x 48.
+        Args:
+            seed: of everything that is drawn by lot.
+            width, height: of the pictures, in pixels.
+
+        Raises:
+            ValueError: when the picture is smaller than 64 x 48.
         """
         if width < 64 or height < 48:
             raise ValueError(f"a scene of {width}x{height} is too small; the least is 64x48")
@@ -817,7 +840,9 @@ class Scene:
     def _render_sky(self) -> Image:
         rows, columns = self._horizon, self.width
         blend = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None]
-        sky = (1 - blend) * np.array([116, 156, 208], np.float32) + blend * np.array([212, 220, 226], np.float32)
+        sky = (1 - blend) * np.array([116, 156, 208], np.float32) + blend * np.array(
+            [212, 220, 226], np.float32
+        )
         clouds = np.clip(_noise_texture(self._rng, rows, columns, 4, 5)[..., None] - 0.5, 0, 1.2) / 1.2
         sky = sky + clouds * (244 - sky) * (1 - 0.5 * blend)
         hills = rows - 0.03 * rows * (1.8 + _noise_texture(self._rng, 2, columns, 9, 4)[0])
@@ -845,7 +870,9 @@ class Scene:
         for phase in range(self._PHASES):
             along = depth + phase * self._PERIOD / self._PHASES
             # The texture repeats with the lane marks, so that the pictures form a loop.
-            map_y = np.broadcast_to(along % self._PERIOD / self._PERIOD * 511, lateral.shape).astype(np.float32)
+            map_y = np.broadcast_to(along % self._PERIOD / self._PERIOD * 511, lateral.shape).astype(
+                np.float32
+            )
             map_x = (lateral * 96 % 511).astype(np.float32)
             grain = cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR) * near
             dash = (along % self._PERIOD < 0.45 * self._PERIOD) * between(-2.0, -1.9)
@@ -910,7 +937,9 @@ class Scene:
 
     def _draw_sign(self, frame: Image, approach: _Approach, progress: float) -> None:
         first, last = approach.sizes
-        side = self.height / ((1 - progress) / first + progress / last)  # constant speed: distance is linear in time
+        side = self.height / (
+            (1 - progress) / first + progress / last
+        )  # constant speed: distance is linear in time
         x, y, w, h = self.region
         shake_x, shake_y = self._rng.normal(0, 0.0015, 2) * self.height
         centre = (

@@ -43,7 +43,6 @@ _MAX_MESSAGE = 300_000_000
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
-
 _logger = logging.getLogger(__name__)
 
 
@@ -459,8 +458,8 @@ def open_source(
     if suffix in VIDEOS:
         return Video(uri, path, loop=loop, warn=warn)
     raise SourceError(
-        f"{path}: the ending '{suffix}' is none of an image, a video ({', '.join(sorted(VIDEOS))}) "
-        f"or a recording ({', '.join(sorted(RECORDINGS))})"
+        f"{path}: the ending '{suffix}' is not known for an image, a video or a recording; "
+        "convert it to .png, .mp4 or .mcap"
     )
 
 

@@ -1,0 +1,335 @@
+"""Frame sources on real files: made here, and the recordings of the development data where they are."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sqlite3
+
+import cv2
+import numpy as np
+import pytest
+
+from bnn_perception.scene import ROAD_SIGNS, Scene
+from bnn_perception.sources import CompressedImage, RawImage, SourceError, open_source
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def warnings():
+    return []
+
+
+def pixels(image: RawImage) -> np.ndarray:
+    return image.data.reshape(image.height, image.step)[:, : image.width * 3].reshape(
+        image.height, image.width, 3
+    )
+
+
+# -- folders
+
+
+def test_folder_is_sorted_and_recursive(tmp_path, picture):
+    for name in ("b/2.png", "b/1.png", "a.png", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("text") if path.suffix == ".txt" else cv2.imwrite(str(path), picture)
+    frames = list(open_source(str(tmp_path)))
+    assert [frame.name for frame in frames] == [
+        str(tmp_path / name) for name in ("a.png", "b/1.png", "b/2.png")
+    ]
+    assert [frame.stamp for frame in frames] == [0, 100_000_000, 200_000_000]
+    assert [frame.truth for frame in frames] == [None] * 3  # a.png lies beside the only folder: no classes
+    image = frames[0].image
+    assert (image.height, image.width, image.encoding, image.step) == (24, 32, "rgb8", 96)
+    assert np.array_equal(pixels(image), picture[..., ::-1])
+
+
+def test_class_folders_give_the_truth(tmp_path, picture):
+    for name in ("stop/1.png", "yield/1.png", "yield/wet/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), picture)
+    assert [frame.truth for frame in open_source(str(tmp_path))] == ["stop", "yield", "yield"]
+
+
+def test_one_image_is_a_source(tmp_path, picture):
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    assert len(list(open_source(str(tmp_path / "a.png")))) == 1
+
+
+def test_unreadable_image_costs_that_image(tmp_path, picture, warnings):
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    cv2.imwrite(str(tmp_path / "c.png"), picture)
+    source = open_source(str(tmp_path), warn=warnings.append)
+    assert len(list(source)) == 2
+    assert source.refused == 1
+    assert len(warnings) == 1
+    assert "b.png" in warnings[0]
+
+
+def test_loop_goes_on_with_rising_stamps(tmp_path, picture):
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
+    stamps = [frame.stamp for frame in itertools.islice(open_source(str(tmp_path), loop=True), 7)]
+    assert stamps == [index * 100_000_000 for index in range(7)]
+
+
+def test_folder_without_a_readable_image_ends_even_in_a_loop(tmp_path, warnings):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(SourceError, match="not one frame could be read"):
+        list(open_source(str(tmp_path), loop=True, warn=warnings.append))
+    assert len(warnings) == 1
+
+
+# -- videos
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 20.0, (64, 48))
+    assert writer.isOpened()
+    for level in range(0, 250, 10):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    return path
+
+
+def test_video_plays_at_its_rate(video):
+    frames = list(open_source(str(video)))
+    assert [frame.stamp for frame in frames] == [index * 50_000_000 for index in range(25)]
+    assert frames[0].image.encoding == "bgr8"
+    levels = [int(frame.image.data.mean()) for frame in frames]
+    assert levels == pytest.approx(list(range(0, 250, 10)), abs=4)  # JPEG keeps a uniform level to a few units
+
+
+def test_video_that_is_cut_short_plays_as_far_as_it_goes(video, warnings):
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) * 7 // 10])
+    source = open_source(str(video), warn=warnings.append)
+    assert 10 <= len(list(source)) < 20
+    assert source.refused == 1
+    assert "damaged or cut short" in warnings[0]
+
+
+def test_file_that_is_no_video_is_refused(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"no video" * 100)
+    with pytest.raises(SourceError, match=r"clip\.mp4: is not a video"):
+        open_source(str(path))
+
+
+# -- recordings
+
+TYPES = pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")
+STORE = TYPES.get_typestore(TYPES.Stores.ROS2_HUMBLE)
+
+
+def header():
+    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=7, nanosec=5)
+    return STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id="front")
+
+
+def raw_message(picture, encoding="bgr8", padding=5):
+    """An image whose rows end in padding, as some drivers send it."""
+    height, width, channels = picture.shape
+    rows = np.zeros((height, width * channels + padding), np.uint8)
+    rows[:, : width * channels] = picture.reshape(height, -1)
+    return STORE.types["sensor_msgs/msg/Image"](
+        header=header(),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=1,
+        step=rows.shape[1],
+        data=rows.reshape(-1),
+    )
+
+
+def compressed_message(picture):
+    ok, data = cv2.imencode(".png", picture)
+    assert ok
+    return STORE.types["sensor_msgs/msg/CompressedImage"](
+        header=header(), format="png", data=data.reshape(-1)
+    )
+
+
+def record(path, topics, storage="mcap", compress=None):
+    """Write a rosbag2 folder; ``topics`` maps a topic to its type and messages, raw bytes passing as they are."""
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    writer = Writer(path, version=9, storage_plugin=plugin)
+    if compress:
+        writer.set_compression(CompressionMode[compress], CompressionFormat.ZSTD)
+    with writer:
+        for topic, (kind, messages) in topics.items():
+            connection = writer.add_connection(topic, kind, typestore=STORE)
+            for index, message in enumerate(messages):
+                data = message if isinstance(message, bytes) else STORE.serialize_cdr(message, kind)
+                writer.write(connection, 1_000_000_000 + index * 40_000_000, data)
+    return path
+
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("compress", [None, "MESSAGE", "FILE"])
+def test_recorded_image_comes_back_bit_for_bit(tmp_path, picture, storage, compress):
+    message = raw_message(picture)
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [message, message])}, storage, compress)
+    frames = list(open_source(str(path)))
+    assert [frame.stamp for frame in frames] == [1_000_000_000, 1_040_000_000]
+    for frame in frames:
+        assert frame.frame_id == "front"
+        assert frame.truth is None
+        image = frame.image
+        assert (image.height, image.width, image.encoding) == (24, 32, "bgr8")
+        assert (image.is_bigendian, image.step) == (1, 101)
+        assert np.array_equal(image.data, message.data)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_file_without_its_folder_is_enough(tmp_path, picture, storage):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)])}, storage, "MESSAGE")
+    file = next(entry for entry in path.iterdir() if entry.suffix in (".mcap", ".db3"))
+    alone = file.rename(tmp_path / file.name)
+    frames = list(open_source(str(alone)))  # nothing but the bytes tells that messages are compressed
+    assert len(frames) == 1
+    assert frames[0].image.step == 101
+
+
+def test_compressed_images_stay_compressed_unless_asked(tmp_path, picture):
+    message = compressed_message(picture)
+    path = record(tmp_path / "bag", {"/camera/compressed": (COMPRESSED, [message])})
+    (frame,) = open_source(str(path))
+    assert isinstance(frame.image, CompressedImage)
+    assert frame.image.format == "png"
+    assert np.array_equal(frame.image.data, message.data)
+    (frame,) = open_source(str(path), decode=True)
+    assert isinstance(frame.image, RawImage)
+    assert frame.image.encoding == "bgr8"
+    assert np.array_equal(pixels(frame.image), picture)
+
+
+def test_topic_is_chosen_or_the_fullest_is_taken(tmp_path, picture, warnings):
+    raw, packed = raw_message(picture), compressed_message(picture)
+    path = record(tmp_path / "bag", {"/left": (IMAGE, [raw]), "/right": (COMPRESSED, [packed] * 2)})
+    assert len(list(open_source(str(path), topic="/left"))) == 1
+    assert warnings == []
+    assert len(list(open_source(str(path), warn=warnings.append))) == 2
+    assert "plays /right" in warnings[0]
+    assert "/left" in warnings[0]
+    with pytest.raises(SourceError, match=r"no images on '/middle'; it holds /left, /right"):
+        open_source(str(path), topic="/middle")
+
+
+def test_broken_message_costs_that_message(tmp_path, picture, warnings):
+    good = raw_message(picture)
+    whole = bytes(STORE.serialize_cdr(good, IMAGE))
+    path = record(
+        tmp_path / "bag", {"/camera": (IMAGE, [good, whole[:90], b"\x28\xb5\x2f\xfd" + bytes(30), good])}
+    )
+    source = open_source(str(path), warn=warnings.append)
+    assert [frame.stamp for frame in source] == [1_000_000_000, 1_120_000_000]
+    assert source.refused == 2
+    assert len(warnings) == 2
+    assert "/camera#1" in warnings[0]
+    assert "/camera#2" in warnings[1]
+
+
+def test_undecodable_image_costs_that_image(tmp_path, picture, warnings):
+    good, bad, empty = (compressed_message(picture) for _ in range(3))
+    bad.data = np.arange(50, dtype=np.uint8)
+    empty.data = np.zeros(0, np.uint8)
+    path = record(tmp_path / "bag", {"/camera": (COMPRESSED, [bad, empty, good])})
+    source = open_source(str(path), decode=True, warn=warnings.append)
+    assert len(list(source)) == 1
+    assert source.refused == 2
+
+
+def test_recording_that_is_cut_short_is_refused_with_the_remedy(tmp_path, picture):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)] * 3)})
+    (file,) = path.glob("*.mcap")
+    file.write_bytes(file.read_bytes()[:-200])
+    for uri in (path, file):
+        with pytest.raises(SourceError, match="mcap recover"):
+            open_source(str(uri))
+
+
+def test_damage_in_the_middle_ends_the_recording(tmp_path, picture, warnings):
+    """The index is whole, so that the recording opens; the data of its messages is not."""
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)] * 3)}, "sqlite3")
+    (file,) = path.glob("*.db3")
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("ALTER TABLE messages RENAME COLUMN data TO lost")
+    source = open_source(str(path), warn=warnings.append)
+    with pytest.raises(SourceError, match="not one frame could be read"):
+        list(source)
+    assert source.refused == 1
+    assert "ends after 0 images" in warnings[0]
+
+
+def test_recording_without_images_is_refused(tmp_path):
+    kind = "std_msgs/msg/Header"
+    path = record(tmp_path / "bag", {"/heartbeat": (kind, [header()])})
+    with pytest.raises(SourceError, match=r"holds no topic of sensor_msgs .* /heartbeat"):
+        open_source(str(path))
+
+
+def test_recording_folder_without_metadata_names_the_remedy(tmp_path, picture):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)])})
+    (path / "metadata.yaml").unlink()
+    with pytest.raises(SourceError, match="reindex"):
+        open_source(str(path))
+
+
+# -- the scene, and addresses
+
+
+def test_scene_knows_the_truth():
+    frames = list(itertools.islice(open_source("scene:4", width=160, height=120), 40))
+    scene = Scene(4, 160, 120)
+    for frame in frames:
+        expected, class_id = scene.next()
+        assert frame.truth == ROAD_SIGNS[class_id]
+        assert frame.image.encoding == "rgb8"
+        assert np.array_equal(pixels(frame.image), expected)
+    assert frames[30].stamp == 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("", "no such file or folder; a source is scene"),
+        ("nowhere", "'nowhere': no such file or folder"),
+        ("scene:", "the seed ''"),
+        ("scene:-1", "the seed '-1'"),
+        ("webcam:front", "the index 'front'"),
+        ("webcam:97", "camera 97 cannot be opened"),
+        ("/dev/video97", "camera 97 cannot be opened"),
+    ],
+)
+def test_address_that_leads_nowhere(uri, reason):
+    with pytest.raises(SourceError, match=reason) as refusal:
+        open_source(uri)
+    assert "\n" not in str(refusal.value)
+
+
+def test_other_files_are_refused(tmp_path):
+    for name, reason in (("a.bag", "ROS 1"), ("a.txt", r"ending '\.txt'"), ("a", "ending ''")):
+        (tmp_path / name).write_text("text")
+        with pytest.raises(SourceError, match=reason):
+            open_source(str(tmp_path / name))
+
+
+def test_empty_folder_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="holds no images"):
+        open_source(str(tmp_path))
