@@ -79,7 +79,7 @@ BLUE: Colour = (18, 78, 156)
 YELLOW: Colour = (244, 178, 24)
 WHITE: Colour = (240, 240, 238)
 BLACK: Colour = (24, 24, 26)
-GREY: Colour = (128, 130, 132)
+GREY: Colour = (112, 114, 116)
 GREEN: Colour = (30, 140, 80)
 
 _OVERSAMPLING = 4  # drawn this much larger and averaged down: smooth edges whatever OpenCV's primitive does
@@ -170,8 +170,8 @@ def _glyph(character: str) -> tuple[float, list[list[Point]]]:
         return w, [[(w, 0), (0.05, 0), (0.0, 0.45), *_arc(r, 0.68, r, 0.32, 225, 515)]]
     if character == "6":
         return w, [
-            [*_arc(r, 0.69, r, 0.31, 0, 360), (w, 0.7)],
-            [(0, 0.69), (0, 0.35), *_arc(r, 0.28, r, 0.28, 180, 335)],
+            [*_arc(r, 0.70, r, 0.30, 0, 360), (w, 0.71)],
+            [(0, 0.70), (0, 0.45), *_arc(r, 0.31, r, 0.31, 195, 300)],
         ]
     if character == "7":
         return w, [[(-0.04, 0), (w, 0), (w * 0.36, 1.06)]]
@@ -233,10 +233,10 @@ def _end_disc(canvas: _Canvas) -> None:
 
 def _end_stripes(canvas: _Canvas) -> None:
     """The bundle of five thin lines, from upper right to lower left, that lifts a restriction."""
-    for shift in (-11.0, -5.5, 0.0, 5.5, 11.0):
+    for shift in (-9.0, -4.5, 0.0, 4.5, 9.0):
         reach = math.sqrt(46.5**2 - shift**2) / math.sqrt(2)
         sx = sy = 50 + shift / math.sqrt(2)
-        canvas.stroke([(sx - reach, sy + reach), (sx + reach, sy - reach)], 2.8, BLACK)
+        canvas.stroke([(sx - reach, sy + reach), (sx + reach, sy - reach)], 2.4, BLACK)
 
 
 def _warning_triangle(canvas: _Canvas) -> None:
@@ -252,7 +252,7 @@ def _speed_limit(text: str) -> Callable[[_Canvas], None]:
     def draw(canvas: _Canvas) -> None:
         _red_ring(canvas)
         if len(text) == 2:
-            _text(canvas, text, (50, 50), height=42, weight=0.165, colour=BLACK)
+            _text(canvas, text, (50, 50), height=42, weight=0.15, colour=BLACK)
         else:
             _text(canvas, text, (50, 50), height=38, weight=0.15, colour=BLACK, narrow=0.84)
 
@@ -266,11 +266,13 @@ def _end_of_speed_limit_80(canvas: _Canvas) -> None:
 
 
 def _car(canvas: _Canvas, cx: float, colour: Colour) -> None:
-    """A car from behind, 26 percent wide, standing at y = 60."""
-    canvas.rounded_polygon([(cx - 7, 42), (cx + 7, 42), (cx + 9, 49), (cx - 9, 49)], 1, colour)
-    canvas.rounded_polygon([(cx - 11.5, 49), (cx + 11.5, 49), (cx + 11.5, 55), (cx - 11.5, 55)], 1.5, colour)
-    for wheel in (cx - 8, cx + 8):
-        canvas.stroke([(wheel, 55), (wheel, 60)], 5, colour)
+    """A car from behind, 26 percent wide, standing at y = 59."""
+    canvas.rounded_polygon([(cx - 6, 43), (cx + 6, 43), (cx + 9, 49), (cx - 9, 49)], 1, colour)
+    canvas.rounded_polygon(
+        [(cx - 11.5, 49.5), (cx + 11.5, 49.5), (cx + 11.5, 54), (cx - 11.5, 54)], 1.5, colour
+    )
+    for wheel in (cx - 9, cx + 9):
+        canvas.stroke([(wheel, 54), (wheel, 59)], 4.5, colour)
 
 
 def _truck(canvas: _Canvas, cx: float, colour: Colour) -> None:
@@ -344,19 +346,19 @@ def _general_caution(canvas: _Canvas) -> None:
 
 def _curve_to_the_left(canvas: _Canvas) -> None:
     _warning_triangle(canvas)
-    canvas.stroke([(56, 76), (56, 64), *_arc(46, 64, 10, 10, 0, -75), (43, 55)], 8, BLACK)
-    canvas.polygon([(44.5, 45), (44.5, 64.5), (33, 58)], BLACK)
+    canvas.stroke([(60, 76), (60, 66), *_arc(50, 66, 10, 10, 0, -80), (43, 55)], 8, BLACK)
+    canvas.polygon([(45, 46.5), (45, 64), (34, 54.5)], BLACK)
 
 
 def _double_curve(canvas: _Canvas) -> None:
     _warning_triangle(canvas)
-    canvas.stroke([(55, 77), (55, 68), (45, 60), (47, 52), (53, 47)], 7, BLACK)
-    canvas.polygon([(45, 46), (57, 54), (56, 38)], BLACK)
+    canvas.stroke([(57, 77), (57, 62), (45, 61), (45, 47)], 7, BLACK)
+    canvas.polygon([(45, 38), (51.5, 49), (38.5, 49)], BLACK)
 
 
 def _bumpy_road(canvas: _Canvas) -> None:
     _warning_triangle(canvas)
-    canvas.polygon([(27, 75), *_arc(40, 70, 9, 9, 180, 360), *_arc(60, 70, 9, 9, 180, 360), (73, 75)], BLACK)
+    canvas.polygon([(30, 76), *_arc(42, 72, 8, 8, 190, 360), *_arc(58, 72, 8, 8, 180, 350), (70, 76)], BLACK)
 
 
 def _road_narrows(canvas: _Canvas) -> None:
