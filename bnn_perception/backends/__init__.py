@@ -75,6 +75,22 @@ class StageTimer:
         self._last = now
 
 
+def check_choice(model: Model, backend: str, device: str) -> None:
+    """Check what can be known about a choice without making the backend.
+
+    Raises:
+        BackendError: where the choice cannot be met, with the remedy.
+    """
+    if backend not in BACKENDS:
+        raise BackendError(f"backend '{backend}' is not one of {', '.join(BACKENDS)}")
+    if device not in DEVICES:
+        raise BackendError(f"device '{device}' is not one of {', '.join(DEVICES)}")
+    if backend == "float" and model.float_twin is None:
+        raise BackendError(f"model '{model.name}' has no float twin (float.onnx); use backend binary")
+    if backend == "reference" and device == "cuda":
+        raise BackendError("backend reference runs on the CPU only; use device cpu")
+
+
 def make_backend(model: Model, backend: str = "binary", device: str = "auto", threads: int = 0) -> Backend:
     """Make the backend that the user asked for; there is no silent fallback.
 
@@ -88,15 +104,8 @@ def make_backend(model: Model, backend: str = "binary", device: str = "auto", th
     Raises:
         BackendError: where the choice cannot be met, with the remedy.
     """
-    if backend not in BACKENDS:
-        raise BackendError(f"backend '{backend}' is not one of {', '.join(BACKENDS)}")
-    if device not in DEVICES:
-        raise BackendError(f"device '{device}' is not one of {', '.join(DEVICES)}")
-    if backend == "float" and model.float_twin is None:
-        raise BackendError(f"model '{model.name}' has no float twin (float.onnx); use backend binary")
+    check_choice(model, backend, device)
     if backend == "reference":
-        if device == "cuda":
-            raise BackendError("backend reference runs on the CPU only; use device cpu")
         from bnn_perception.backends.reference import ReferenceBackend
 
         return ReferenceBackend(model)

@@ -12,8 +12,8 @@ from bnn_perception.resources import resource_folder
 #: Distributions with Fast DDS 2, which reads its profiles where the older variable says.
 FAST_DDS_2 = {"humble", "iron", "jazzy"}
 
-#: Blocks from 64 MiB on come from the system and go back to it at once; anything smaller is kept for the next image.
-KEEP_BELOW = 64 << 20
+#: Larger blocks come from the system and go back to it at once. 32 MiB is the most that every glibc takes.
+KEEP_BELOW = 32 << 20
 
 # mallopt(3) of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
