@@ -135,10 +135,12 @@ class Source:
         uri: what was opened.
         loop: start again at the end.
         live: frames come at a pace of their own, and reading one waits for it.
+        compressed: frames are :class:`CompressedImage`, otherwise :class:`RawImage`.
         refused: number of frames so far that could not be read.
     """
 
     live = False
+    compressed = False
 
     def __init__(self, uri: str, *, loop: bool, warn: Callable[[str], None]) -> None:
         self.uri = uri
@@ -303,7 +305,8 @@ class Recording(Source):
         self._path = path
         self._decode = decode
         with contextlib.closing(self._open()) as reader:
-            self._topic = self._choose(reader.connections, topic)
+            self._topic, self._type = self._choose(reader.connections, topic)
+        self.compressed = self._type.endswith("CompressedImage") and not decode
 
     def _open(self) -> Any:
         try:
@@ -322,26 +325,25 @@ class Recording(Source):
             ) from None
         return reader
 
-    def _choose(self, connections: list[Any], topic: str | None) -> str:
-        counts: dict[str, int] = {}
+    def _choose(self, connections: list[Any], topic: str | None) -> tuple[str, str]:
+        """The topic to play and the type of its messages."""
+        counts: dict[tuple[str, str], int] = {}
         for connection in connections:
-            if _message_type(connection) is not None:
-                counts[connection.topic] = counts.get(connection.topic, 0) + connection.msgcount
+            if (message_type := _message_type(connection)) is not None:
+                key = connection.topic, message_type
+                counts[key] = counts.get(key, 0) + connection.msgcount
         if not counts:
             held = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in connections})) or "nothing"
             raise SourceError(
                 f"{self._path}: holds no topic of sensor_msgs Image or CompressedImage; it holds {held}"
             )
-        if topic:
-            if topic not in counts:
-                raise SourceError(
-                    f"{self._path}: holds no images on '{topic}'; it holds {', '.join(sorted(counts))}"
-                )
-            return topic
-        chosen = max(counts, key=lambda name: counts[name])
-        if len(counts) > 1:
-            others = ", ".join(sorted(set(counts) - {chosen}))
-            self._warn(f"{self._path}: plays {chosen}; name a topic for another: {others}")
+        topics = sorted({name for name, _ in counts})
+        if topic and topic not in topics:
+            raise SourceError(f"{self._path}: holds no images on '{topic}'; it holds {', '.join(topics)}")
+        chosen = max((key for key in counts if not topic or key[0] == topic), key=lambda key: counts[key])
+        if not topic and len(topics) > 1:
+            others = ", ".join(name for name in topics if name != chosen[0])
+            self._warn(f"{self._path}: plays {chosen[0]}; name a topic for another: {others}")
         return chosen
 
     def _one_pass(self) -> Iterator[SourceFrame]:
@@ -350,13 +352,14 @@ class Recording(Source):
         # Image and CompressedImage have been the same since the first ROS 2.
         types = get_typestore(Stores.ROS2_HUMBLE)
         with contextlib.closing(self._open()) as reader:
-            of_topic = [connection for connection in reader.connections if connection.topic == self._topic]
-            message_types = {c.id: kind for c in of_topic if (kind := _message_type(c)) is not None}
-            messages = reader.messages([c for c in of_topic if c.id in message_types])
+            wanted = [
+                c for c in reader.connections if (c.topic, _message_type(c)) == (self._topic, self._type)
+            ]
+            messages = reader.messages(wanted)
             index = -1
             while True:
                 try:
-                    connection, stamp, data = next(messages)
+                    _, stamp, data = next(messages)
                 except StopIteration:
                     return
                 except Exception as error:  # as in _open
@@ -365,7 +368,7 @@ class Recording(Source):
                 index += 1
                 name = f"{self._path}:{self._topic}#{index}"
                 try:
-                    message: Any = types.deserialize_cdr(_uncompressed(data), message_types[connection.id])
+                    message: Any = types.deserialize_cdr(_uncompressed(data), self._type)
                     image = _image_of(message)
                     if self._decode and isinstance(image, CompressedImage):
                         image = image.decode()
