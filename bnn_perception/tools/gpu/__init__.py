@@ -1,0 +1,1 @@
+"""The GPU benchmark: nets, timing, peaks, the comparison with PyTorch, and the report."""
