@@ -120,10 +120,15 @@ def read(source: str | os.PathLike[str]) -> Model:
             f"{source}: holds files of {folder.layers} layers; what can be imported is {known}"
         )
     *hidden, last = (folder.read_layer(index, matrix) for index, matrix in enumerate(net.matrices))
-    labels = _read_labels(source / CLASSES, _outputs_in_use(last))
-    parameters = [*hidden, Parameters(last.weights[: len(labels)], last.thresholds[: len(labels)])]
+    outputs = _outputs_in_use(last)
+    if not outputs:
+        raise ImporterError(
+            f"{source}: layer {folder.layers - 1} has no output in use, only rows that pad it"
+        )
+    labels = _read_labels(source / CLASSES, outputs)
+    parameters = [*hidden, Parameters(last.weights[:outputs], last.thresholds[:outputs])]
     for index, (matrix, layer) in enumerate(zip(net.matrices, parameters)):
-        _check_thresholds(source, index, matrix, layer)
+        _check_thresholds(folder.file(index, "*", "thres"), matrix, layer)
     try:
         return Model(
             name=source.resolve().name or net.name,
@@ -170,30 +175,23 @@ class _Folder:
             )
         self.layers = max(layer for layer, _ in self._sizes) + 1
 
+    def file(self, index: int, element: int | str, kind: str) -> Path:
+        """The file of one element, or of all with an element of ``*``."""
+        return self._path / f"{index}-{element}-{kind}.bin"
+
     def read_layer(self, index: int, matrix: Matrix) -> Parameters:
+        """Read all files of a layer, whose folding is deduced from their number and size."""
         elements, weight_bytes = self._files(index, "weights")
         threshold_elements, threshold_bytes = self._files(index, "thres")
         if not elements:
-            raise ImporterError(f"{self._file(index, 0, 'weights')}: no such file")
+            raise ImporterError(f"{self.file(index, 0, 'weights')}: no such file")
         if threshold_elements != elements and (threshold_elements or matrix.threshold_bits):
             missing = "thres" if threshold_elements < elements else "weights"
-            element = min(threshold_elements, elements)
-            raise ImporterError(f"{self._file(index, element, missing)}: no such file")
-        thresholds = elements * threshold_bytes // WORD_BYTES
+            file = self.file(index, min(threshold_elements, elements), missing)
+            raise ImporterError(f"{file}: no such file")
+        thresholds = threshold_elements * threshold_bytes // WORD_BYTES
         rows = matrix.rows or thresholds or MAX_OUTPUTS
-        if rows > MAX_OUTPUTS and not matrix.rows:
-            raise ImporterError(
-                f"{self._path}: layer {index} has {rows} outputs; the last has at most {MAX_OUTPUTS}"
-            )
-        if matrix.threshold_bits and thresholds != rows:
-            if thresholds and thresholds % rows == 0:
-                raise ImporterError(
-                    f"{self._path}: layer {index} has {thresholds // rows} thresholds for each output, so its "
-                    "activations have more than 1 bit; only W1A1 nets can be imported"
-                )
-            raise ImporterError(
-                f"{self._path}: layer {index} has {thresholds} thresholds for its {rows} outputs"
-            )
+        self._check_rows(index, matrix, rows, thresholds)
         words = elements * weight_bytes // WORD_BYTES
         simd = rows * matrix.columns // words
         if (
@@ -203,51 +201,68 @@ class _Folder:
             or matrix.columns % simd
         ):
             raise ImporterError(
-                f"{self._path}: layer {index} has {elements} weight files of {weight_bytes} bytes, which is no "
-                f"way to fold its {rows} x {matrix.columns} weights"
-            )
-        packed = np.stack([self._array(index, element, "weights", "<u8") for element in range(elements)])
-        used = int(np.bitwise_or.reduce(packed, axis=None)).bit_length()
-        if used != simd:
-            raise ImporterError(
-                f"{self._path}: layer {index} has {used} bits in a word, but the size of its files stands for {simd}; "
-                "they are cut short, or of a net that is not W1A1"
-            )
-        in_words = np.unpackbits(
-            packed.view(np.uint8).reshape(*packed.shape, WORD_BYTES), axis=-1, bitorder="little"
-        )
-        # (element, row of the element, column) -> row of the element, element, column: the order of the rows
-        weights = in_words[..., :simd].reshape(elements, rows // elements, matrix.columns).swapaxes(0, 1)
-        values = np.zeros((0, elements), dtype=np.int64)
-        if matrix.threshold_bits:
-            values = np.stack(
-                [self._array(index, element, "thres", "<i8") for element in range(elements)], axis=1
+                f"{self.file(index, '*', 'weights')}: {elements} files of {weight_bytes} bytes; no PE and SIMD "
+                f"fold the {rows} x {matrix.columns} weights of layer {index} so"
             )
         return Parameters(
-            weights.reshape(rows, matrix.columns).astype(bool), values.reshape(-1).astype(np.int64)
+            self._weights(index, rows, elements, simd),
+            self._thresholds(index, elements) if matrix.threshold_bits else np.zeros(0, dtype=np.int64),
         )
+
+    def _check_rows(self, index: int, matrix: Matrix, rows: int, thresholds: int) -> None:
+        files = self.file(index, "*", "thres")
+        if not matrix.rows and rows > MAX_OUTPUTS:
+            raise ImporterError(
+                f"{files}: {rows} thresholds; the last layer has at most {MAX_OUTPUTS} outputs"
+            )
+        if not matrix.threshold_bits or thresholds == rows:
+            return
+        if thresholds % rows == 0:
+            raise ImporterError(
+                f"{files}: {thresholds // rows} thresholds for each output of layer {index}, so its activations "
+                "have more than 1 bit; only W1A1 nets can be imported"
+            )
+        raise ImporterError(f"{files}: {thresholds} thresholds for the {rows} outputs of layer {index}")
+
+    def _weights(self, index: int, rows: int, elements: int, simd: int) -> NDArray[np.bool_]:
+        """(rows, columns) bool."""
+        words = np.stack([self._array(index, element, "weights", "<u8") for element in range(elements)])
+        used = int(np.bitwise_or.reduce(words, axis=None)).bit_length()
+        if used != simd:
+            raise ImporterError(
+                f"{self.file(index, '*', 'weights')}: {used} bits are in use of a word, but the size of the files "
+                f"leaves {simd} to a word of layer {index}; they are damaged, or their weights have more than 1 bit"
+            )
+        in_words = np.unpackbits(
+            words.view(np.uint8).reshape(*words.shape, WORD_BYTES), axis=-1, bitorder="little"
+        )
+        # (element, row of the element, column) -> (row of the element, element, column): the order of the rows
+        weights = in_words[..., :simd].reshape(elements, rows // elements, -1).swapaxes(0, 1)
+        return weights.reshape(rows, -1).astype(bool)
+
+    def _thresholds(self, index: int, elements: int) -> NDArray[np.int64]:
+        """(rows,) int64."""
+        values = [self._array(index, element, "thres", "<i8") for element in range(elements)]
+        return np.stack(values, axis=1).reshape(-1).astype(np.int64)
 
     def _files(self, index: int, kind: str) -> tuple[int, int]:
         """How many elements have a file of this kind, and how many bytes each has; zeros where there is none."""
         sizes = self._sizes.get((index, kind), {})
         for element in range(len(sizes)):
-            file = self._file(index, element, kind)
+            file = self.file(index, element, kind)
             if element not in sizes:
                 raise ImporterError(f"{file}: no such file, but there is one of element {max(sizes)}")
             if sizes[element] == 0 or sizes[element] % WORD_BYTES:
                 raise ImporterError(f"{file}: {sizes[element]} bytes; it must hold whole numbers of 64 bits")
             if sizes[element] != sizes[0]:
                 raise ImporterError(
-                    f"{file}: {sizes[element]} bytes, but {self._file(index, 0, kind).name} has {sizes[0]}; "
+                    f"{file}: {sizes[element]} bytes, but {self.file(index, 0, kind).name} has {sizes[0]}; "
                     "the files of a layer are of one size"
                 )
         return len(sizes), sizes.get(0, 0)
 
-    def _file(self, index: int, element: int, kind: str) -> Path:
-        return self._path / f"{index}-{element}-{kind}.bin"
-
     def _array(self, index: int, element: int, kind: str, dtype: str) -> NDArray[np.generic]:
-        path = self._file(index, element, kind)
+        path = self.file(index, element, kind)
         size = self._sizes[index, kind][element]
         data = _read_bytes(path, size)
         if len(data) != size:
@@ -274,6 +289,8 @@ def _read_labels(path: Path, outputs: int) -> tuple[str, ...]:
     """The lines of ``classes.txt``, which must be as many as there are outputs; ``class_0`` and so on without it."""
     if not os.path.lexists(path):
         return tuple(f"class_{index}" for index in range(outputs))
+    if not path.is_file():
+        raise ImporterError(f"{path}: is not a file")
     data = _read_bytes(path, MAX_CLASSES_BYTES)
     if len(data) > MAX_CLASSES_BYTES:
         raise ImporterError(f"{path}: over {MAX_CLASSES_BYTES} bytes; it must hold a label a line")
@@ -288,12 +305,12 @@ def _read_labels(path: Path, outputs: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _check_thresholds(source: Path, index: int, matrix: Matrix, layer: Parameters) -> None:
+def _check_thresholds(files: Path, matrix: Matrix, layer: Parameters) -> None:
     bound = 1 << max(matrix.threshold_bits - 1, 0)
     outside = np.flatnonzero((layer.thresholds < -bound) | (layer.thresholds >= bound))
     if outside.size:
         raise ImporterError(
-            f"{source}: layer {index}: the threshold of output {outside[0]} is {layer.thresholds[outside[0]]}; "
+            f"{files}: the threshold of output {outside[0]} is {layer.thresholds[outside[0]]}; "
             f"it must fit {matrix.threshold_bits} bits"
         )
 
