@@ -1,0 +1,1 @@
+"""What the CUDA backends share: kernel geometry, weight layouts, compilation, memory and graphs."""

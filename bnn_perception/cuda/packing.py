@@ -1,0 +1,78 @@
+"""Weights and thresholds as the kernels read them: the 32 filters of a warp side by side, so that its lanes load 128
+adjacent bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_perception import bits
+from bnn_perception.cuda.specs import WARP, ConvTile, Dense, divide_up, level_offset, taps
+from bnn_perception.model import BinaryConv2d, BinaryDense, Conv2d, InputConv2d, OutputBits, OutputDense, Shape
+
+
+def _pad(values: NDArray[Any], filler: Any = 0) -> NDArray[Any]:
+    """Append ``filler`` to the first axis up to a whole number of warps."""
+    missing = -len(values) % WARP
+    return np.concatenate([values, np.full((missing, *values.shape[1:]), filler, dtype=values.dtype)])
+
+
+def _lanes_last(weights: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(filters, ...) -> (filter words, ..., 32), filters that do not exist being 0."""
+    groups = _pad(weights).reshape(-1, WARP, *weights.shape[1:])
+    return np.ascontiguousarray(np.moveaxis(groups, 1, -1))
+
+
+def thresholds(layer: Conv2d | BinaryDense, threshold: NDArray[np.int32] | None = None) -> list[NDArray[Any]]:
+    """threshold (filter words * 32,) int32, which filters that do not exist never reach, and flip (filter words,) uint32."""
+    return [_pad(layer.threshold if threshold is None else threshold, bits.NEVER), bits.pack(layer.flip)]
+
+
+def binary_conv2d(layer: BinaryConv2d, shape: Shape, tile: ConvTile) -> list[NDArray[Any]]:
+    """weights (filter words, chunks, kernel y, kernel x, chunk words, 32) uint32, threshold, flip, border int32."""
+    height, width = layer.kernel
+    chunked = layer.weights.reshape(layer.out_channels, height, width, -1, tile.chunk_words)
+    row, column, table = layer.border_correction(shape)
+    corrections = np.moveaxis(_pad(np.moveaxis(table, -1, 0)), 0, -1)
+    border = np.concatenate([row, column, corrections.reshape(-1)]).astype(np.int32)
+    return [_lanes_last(chunked.transpose(0, 3, 1, 2, 4)), *thresholds(layer), border]
+
+
+def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
+    """weights (filter words, kernel y, taps x, 32) uint32 of four signed bytes, threshold, flip, levels (256,) uint8."""
+    tap = taps(layer)
+    signs = bits.signs(layer.weights, layer.in_channels).astype(np.int8)  # (filters, kernel y, kernel x, channels)
+    # A tap's bytes are the channels of one pixel, or `step` grey pixels; what is missing is 0.
+    per_tap = signs.reshape(*signs.shape[:2], -1, layer.in_channels * tap.step) if tap.step == 1 else _grey_taps(signs)
+    four = np.zeros((*per_tap.shape[:3], 4), dtype=np.int8)
+    four[..., : per_tap.shape[3]] = per_tap
+    words = np.ascontiguousarray(four).view("<u4")[..., 0].astype(np.uint32)
+    offset = level_offset(layer)
+    # The staged levels are less by `offset`, and so are the sums by offset * sum(weights). Constant thresholds stay.
+    lowered = layer.threshold.astype(np.int64) - offset * signs.sum(axis=(1, 2, 3), dtype=np.int64)
+    constant = (layer.threshold == bits.NEVER) | (layer.threshold == bits.ALWAYS)
+    threshold = np.where(constant, layer.threshold, np.clip(lowered, bits.ALWAYS, bits.NEVER)).astype(np.int32)
+    levels = ((layer.levels.astype(np.int32) - offset) & 0xFF).astype(np.uint8)
+    return [_lanes_last(words), *thresholds(layer, threshold), levels]
+
+
+def _grey_taps(signs: NDArray[np.int8]) -> NDArray[np.int8]:
+    """(filters, kernel y, kernel x, 1) -> (filters, kernel y, taps, 4)."""
+    filters, height, width, _ = signs.shape
+    columns = divide_up(width, 4)
+    padded = np.zeros((filters, height, columns * 4), dtype=np.int8)
+    padded[..., :width] = signs[..., 0]
+    return padded.reshape(filters, height, columns, 4)
+
+
+def dense(layer: Dense) -> list[NDArray[Any]]:
+    """weights (output words, input words, 32) uint32, then by the kind of layer: threshold and flip; scale and bias
+    (output words * 32,) float32; or threshold, flip and the logits of a 1 and of a 0."""
+    weights = _lanes_last(layer.weights)
+    if isinstance(layer, OutputDense):
+        return [weights, _pad(layer.scale), _pad(layer.bias)]
+    if isinstance(layer, OutputBits):
+        return [weights, *thresholds(layer), _pad(layer.scale + layer.bias), _pad(layer.bias)]
+    return [weights, *thresholds(layer)]

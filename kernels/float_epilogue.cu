@@ -1,0 +1,81 @@
+// What follows a matrix product of the float twin: max pool, scale and shift, clip, and the next product's rows.
+// The geometry (block, grid, macros) is stated by epilogue() in bnn_perception/cuda/float_specs.py.
+//
+// Mapping  A thread makes VECTOR channels of one output pixel and writes them wherever one row of the next kernel reads
+//          them: im2col as a scatter. Entries of the next matrix that lie in the padding are nobody's; they are 0 from
+//          the start. A fully connected layer reads each pixel once: its taps are 1x1, its rows the pixels.
+// Grid     (blocks of (pixel, tap_y, vector), 1, frames).
+#include "float.cuh"
+
+#if !defined(CONV_HEIGHT) || !defined(CONV_WIDTH) || !defined(CHANNELS) || !defined(POOL_SIZE) || \
+    !defined(POOL_STRIDE) || !defined(OUT_HEIGHT) || !defined(OUT_WIDTH) || !defined(LOGITS) || !defined(THREADS)
+#error "a layer's shape is not stated; see bnn_perception/cuda/float_specs.py"
+#endif
+#if !LOGITS
+#if !defined(NEXT_TAPS_Y) || !defined(NEXT_TAPS_X) || !defined(NEXT_STRIDE_Y) || !defined(NEXT_STRIDE_X) || \
+    !defined(NEXT_PADDING_TOP) || !defined(NEXT_PADDING_LEFT) || !defined(NEXT_HEIGHT) || !defined(NEXT_WIDTH)
+#error "the next layer's shape is not stated; see bnn_perception/cuda/float_specs.py"
+#endif
+#define TAPS_Y NEXT_TAPS_Y
+#else
+#define TAPS_Y 1
+#endif
+
+// product  (frames, CONV_HEIGHT, CONV_WIDTH, CHANNELS) elements; CHANNELS is a multiple of VECTOR
+// scale    (CHANNELS); shift (CHANNELS); low and high bound the result
+// output   (frames, NEXT_HEIGHT, NEXT_WIDTH, NEXT_TAPS_Y, NEXT_TAPS_X, CHANNELS) elements    where LOGITS is 0
+//          (frames, LOGITS) floats                                                            where it is their number
+extern "C" __global__ void __launch_bounds__(THREADS)
+    float_epilogue(const Element* __restrict__ product, const float* __restrict__ scale, const float* __restrict__ shift,
+                   float low, float high,
+#if LOGITS
+                   float* __restrict__ output) {
+#else
+                   Element* __restrict__ output) {
+#endif
+  constexpr int vectors = CHANNELS / VECTOR;
+  const int i = blockIdx.x * THREADS + threadIdx.x;
+  if (i >= OUT_HEIGHT * OUT_WIDTH * TAPS_Y * vectors) return;
+  const int channel = i % vectors * VECTOR, tap_y = i / vectors % TAPS_Y, pixel = i / vectors / TAPS_Y;
+  const int y = pixel / OUT_WIDTH, x = pixel % OUT_WIDTH;
+
+#if !LOGITS
+  // Row `next_y` of the next convolution reads this pixel's row by its tap `tap_y`.
+  const int next_y = (y + NEXT_PADDING_TOP - tap_y) / NEXT_STRIDE_Y;
+  if (y + NEXT_PADDING_TOP - tap_y != next_y * NEXT_STRIDE_Y || next_y < 0 || next_y >= NEXT_HEIGHT) return;
+#endif
+
+  const Element* window = product + ((static_cast<size_t>(blockIdx.z) * CONV_HEIGHT + y * POOL_STRIDE) * CONV_WIDTH +
+                                     x * POOL_STRIDE) * CHANNELS + channel;
+  float best[VECTOR];
+  load_vector(best, window);
+#pragma unroll
+  for (int position = 1; position < POOL_SIZE * POOL_SIZE; ++position) {
+    float values[VECTOR];
+    load_vector(values, window + (position / POOL_SIZE * CONV_WIDTH + position % POOL_SIZE) * CHANNELS);
+#pragma unroll
+    for (int j = 0; j < VECTOR; ++j) best[j] = fmaxf(best[j], values[j]);
+  }
+#pragma unroll
+  for (int j = 0; j < VECTOR; ++j) {
+    const float value = fmaf(best[j], __ldg(scale + channel + j), __ldg(shift + channel + j));
+    best[j] = fminf(fmaxf(value, low), high);
+  }
+
+#if LOGITS
+#pragma unroll
+  for (int j = 0; j < VECTOR; ++j) {
+    if (channel + j < LOGITS) output[static_cast<size_t>(blockIdx.z) * LOGITS + channel + j] = best[j];
+  }
+#else
+  Element* rows = output + (static_cast<size_t>(blockIdx.z) * NEXT_HEIGHT + next_y) * NEXT_WIDTH *
+                               (NEXT_TAPS_Y * NEXT_TAPS_X * CHANNELS) + tap_y * NEXT_TAPS_X * CHANNELS + channel;
+#pragma unroll
+  for (int tap_x = 0; tap_x < NEXT_TAPS_X; ++tap_x) {
+    const int next_x = (x + NEXT_PADDING_LEFT - tap_x) / NEXT_STRIDE_X;
+    if (x + NEXT_PADDING_LEFT - tap_x == next_x * NEXT_STRIDE_X && next_x >= 0 && next_x < NEXT_WIDTH) {
+      store_vector(rows + static_cast<size_t>(next_x) * (NEXT_TAPS_Y * NEXT_TAPS_X * CHANNELS) + tap_x * CHANNELS, best);
+    }
+  }
+#endif
+}
