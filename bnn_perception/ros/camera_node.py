@@ -1,0 +1,179 @@
+"""A camera made of what is there: publishes the frames of a source, and the truth about them where it is known."""
+
+from __future__ import annotations
+
+import array
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Classification, ObjectHypothesis
+
+from bnn_perception.ros.parameters import Parameter, ParameterError, declare
+from bnn_perception.ros.process import prepare_process
+from bnn_perception.sources import RawImage, SourceError, SourceFrame, open_source
+
+PARAMETERS = (
+    Parameter(
+        "source",
+        "scene",
+        "where frames come from: scene or scene:SEED (rendered road signs), webcam:INDEX, or the path of a folder of "
+        "images, a video, an MCAP file or a rosbag2 folder",
+        read_only=True,
+    ),
+    Parameter("topic", "", "of a recording with several; empty takes the one with the most images", read_only=True),
+    Parameter("decode", False, "publish the images of a compressed recording raw", read_only=True),
+    Parameter("rate", 0.0, "frames a second; 0 keeps the pace of the source", bounds=(0.0, 1000.0)),
+    Parameter("loop", False, "start again at the end of the source", read_only=True),
+    Parameter("frames", 0, "end after so many; 0 goes on", bounds=(0, 2**62), read_only=True),
+    Parameter(
+        "frame_id", "", "of the headers; empty takes that of a recording, or else camera", read_only=True
+    ),
+)  # fmt: skip
+
+#: Seconds that the last frame has to reach its subscribers before the publisher goes.
+LINGER = 0.2
+
+
+class CameraNode(Node):
+    """Publishes ``image_raw``, or ``image_raw/compressed`` for a compressed recording, and ``truth``.
+
+    Frames are stamped when they are published, as a camera does, whatever time a recording is from.
+
+    Raises:
+        ParameterError, SourceError: where it cannot start, with the reason in one line.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("camera", **options)
+        values = {parameter.name: declare(self, parameter) for parameter in PARAMETERS}
+        self._frame_id = values["frame_id"]
+        self._limit = values["frames"]
+        self._source = open_source(
+            values["source"],
+            topic=values["topic"] or None,
+            decode=values["decode"],
+            loop=values["loop"],
+            warn=self.get_logger().warning,
+        )
+        compressed = self._source.compressed
+        self._images = self.create_publisher(
+            CompressedImage if compressed else Image,
+            "image_raw/compressed" if compressed else "image_raw",
+            qos_profile_sensor_data,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        # Small, and looked up by stamp later: it must not get lost.
+        self._truth = self.create_publisher(Classification, "truth", 100)
+
+    def run(self, executor: SingleThreadedExecutor) -> None:
+        """Publish every frame when it is due, and let the executor work while waiting.
+
+        Raises:
+            SourceError: where the source goes on no longer.
+        """
+        self.get_logger().info(f"publishing {self._source.uri} on {self._images.topic_name}")
+        count = 0
+        due = time.monotonic()
+        previous: int | None = None
+        for frame in self._source:
+            rate = self.get_parameter("rate").value
+            if previous is not None and not self._source.live:
+                due += 1 / rate if rate else (frame.stamp - previous) * 1e-9
+            previous = frame.stamp
+            due = max(due, time.monotonic())  # late frames are not caught up with
+            self._work_until(executor, due)
+            self.publish(frame)
+            count += 1
+            if count == self._limit:
+                break
+        self._work_until(executor, time.monotonic() + LINGER)
+        self.get_logger().info(f"the source ended: {count} frames published, {self._source.refused} refused")
+
+    def publish(self, frame: SourceFrame) -> None:
+        """Publish a frame, and the truth about it where it is known, with the same header."""
+        header = Header(frame_id=self._frame_id or frame.frame_id or "camera")
+        header.stamp = self.get_clock().now().to_msg()
+        image = frame.image
+        if isinstance(image, RawImage):
+            message = Image(
+                header=header,
+                height=image.height,
+                width=image.width,
+                encoding=image.encoding,
+                is_bigendian=image.is_bigendian,
+                step=image.step,
+            )
+        else:
+            message = CompressedImage(header=header, format=image.format)
+        # An array is taken as it is; of any other type rclpy looks at every single byte.
+        data = array.array("B")
+        data.frombytes(image.data.data)
+        message.data = data
+        self._images.publish(message)
+        if frame.truth is not None:
+            results = [ObjectHypothesis(class_id=frame.truth, score=1.0)]
+            self._truth.publish(Classification(header=header, results=results))
+
+    @staticmethod
+    def _work_until(executor: SingleThreadedExecutor, due: float) -> None:
+        while True:
+            remaining = due - time.monotonic()
+            executor.spin_once(timeout_sec=max(remaining, 0.0))
+            if remaining <= 0:
+                return
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the node until its source ends or it is told to stop.
+
+    Args:
+        argv: arguments after the program's name, ``--ros-args`` and what follows it included.
+
+    Returns:
+        0 at the end of the source and after Ctrl-C or SIGTERM, 1 where the source cannot be read, 2 for an unknown
+        argument.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    unknown = remove_ros_args(["camera_node", *arguments])[1:]
+    if unknown:
+        print(f"camera_node: '{unknown[0]}' is no argument; parameters follow --ros-args -p", file=sys.stderr)
+        return 2
+    prepare_process()
+    node = None
+    try:
+        rclpy.init(args=arguments)
+        node = CameraNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        node.run(executor)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (SourceError, ParameterError) as error:
+        print(f"camera_node: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        # SIGTERM makes the context invalid at any moment, and whatever rclpy does next then fails.
+        if node is None or node.context.ok():
+            raise
+    finally:
+        # Ctrl-C reaches a process group twice, once through the launcher. The second must not break the ending.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
