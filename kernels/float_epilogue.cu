@@ -36,11 +36,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   constexpr int vectors = CHANNELS / VECTOR;
   const int i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= OUT_HEIGHT * OUT_WIDTH * TAPS_Y * vectors) return;
-  const int channel = i % vectors * VECTOR, tap_y = i / vectors % TAPS_Y, pixel = i / vectors / TAPS_Y;
+  const int channel = i % vectors * VECTOR, pixel = i / vectors / TAPS_Y;
   const int y = pixel / OUT_WIDTH, x = pixel % OUT_WIDTH;
 
 #if !LOGITS
   // Row `next_y` of the next convolution reads this pixel's row by its tap `tap_y`.
+  const int tap_y = i / vectors % TAPS_Y;
   const int next_y = (y + NEXT_PADDING_TOP - tap_y) / NEXT_STRIDE_Y;
   if (y + NEXT_PADDING_TOP - tap_y != next_y * NEXT_STRIDE_Y || next_y < 0 || next_y >= NEXT_HEIGHT) return;
 #endif

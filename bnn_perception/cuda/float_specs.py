@@ -1,4 +1,4 @@
-"""The geometry of the float twin's kernels, stated once, as :mod:`bnn_perception.cuda.specs` does for the binary ones."""
+"""The geometry of the float twin's kernels, stated once; the binary kernels' is in :mod:`bnn_perception.cuda.specs`."""
 
 from __future__ import annotations
 
@@ -85,4 +85,6 @@ def _vector(half: bool) -> int:
 
 def _spec(kernel: str, defines: dict[str, int], threads: int, frames: int) -> KernelSpec:
     """``threads`` threads for each frame."""
-    return KernelSpec(kernel, defines, (THREADS, 1, 1), (divide_up(threads, THREADS), 1, frames), shared_bytes=0)
+    return KernelSpec(
+        kernel, defines, (THREADS, 1, 1), (divide_up(threads, THREADS), 1, frames), shared_bytes=0
+    )
