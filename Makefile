@@ -10,7 +10,7 @@ VENV ?= .venv$(addprefix -,$(ROS_DISTRO))
 ARGS ?=
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
-INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py msgs/build.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
+INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
 .PHONY: demo test test-train lint clean
 

@@ -47,7 +47,7 @@ ROS = [
     "ros-sensor-msgs>=5.5,<6",
     "ros-std-msgs>=5.5,<6",
 ]
-# What msgs/build.py needs to generate vision_msgs; several are undeclared dependencies of one another.
+# What scripts/build_messages.py needs to generate vision_msgs; several are undeclared dependencies of one another.
 MESSAGES = [
     "catkin-pkg",
     "cmake>=3.22",

@@ -13,23 +13,29 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """Where a command is, what it does, and the extra that holds what it needs."""
+    """Where a command is, what it does, and the extra that holds what it needs.
+
+    A tool's module has ``add_parser`` and ``run``; a node's has ``main(argv)``, for its arguments belong to ROS.
+    """
 
     module: str
     summary: str
     extra: str
+    is_node: bool = False
 
 
 COMMANDS = {
-    "classify": Command("tools.classify", "label image files", "tools"),
-    "evaluate": Command("tools.evaluate", "accuracy and confusion matrix on a labelled set", "tools"),
-    "inspect": Command("tools.inspect_", "the layers of a model", "tools"),
-    "benchmark": Command("tools.benchmark", "time the backends layer by layer", "tools"),
+    "classify": Command("tools.classify", "label image files", "standalone"),
+    "evaluate": Command("tools.evaluate", "accuracy and confusion matrix on a labelled set", "standalone"),
+    "inspect": Command("tools.inspect_", "the layers of a model", "standalone"),
+    "benchmark": Command("tools.benchmark", "time the backends layer by layer", "standalone"),
     "train": Command("tools.train", "train a model from a configuration file", "train"),
     "import": Command("tools.import_", "make a model folder from a network of another tool", "train"),
-    "demo": Command("demo", "the node and a camera on this machine, with a live table", "standalone"),
-    "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros"),
-    "camera_node": Command("ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros"),
+    "demo": Command("ros.demo", "the node and a camera on this machine, with a live table", "ros"),
+    "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),
+    "camera_node": Command(
+        "ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros", True
+    ),
 }
 
 
@@ -46,17 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     try:
         module = importlib.import_module(f"bnn_perception.{command.module}")
-        if command.module.startswith("tools."):
-            from bnn_perception.tools import execute
-
-            return execute(module, name, arguments[1:])
-        return int(module.main(arguments[1:]) or 0)
+        if command.is_node:
+            return module.main(arguments[1:])
+        return importlib.import_module("bnn_perception.tools").execute(module, name, arguments[1:])
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "bnn_perception":
             raise
         remedy = f"pip install 'bnn_perception[{command.extra}]'"
         print(f"bnn_perception {name}: the module {error.name} is not installed: {remedy}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def usage() -> str:

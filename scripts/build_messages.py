@@ -18,7 +18,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent / "vision_msgs"
+PACKAGE = Path(__file__).resolve().parent.parent / "msgs" / "vision_msgs"
 
 # The wheels' CMake exports name the interpreter of the container in which they were built.
 _BUILD_INCLUDE = re.compile(r"/opt/python/[^/;\"]+/include/python[\d.]+")
@@ -30,7 +30,7 @@ def main(check_only: bool) -> int:
     if problem is None and not check_only and sys.prefix == sys.base_prefix:
         problem = "run it with the python of a virtual environment"
     if problem is not None:
-        print(f"msgs/build.py: {problem}", file=sys.stderr)
+        print(f"scripts/build_messages.py: {problem}", file=sys.stderr)
         return 1
     return 0 if check_only else build(Path(sys.prefix))
 
@@ -84,7 +84,10 @@ def run(command: list[str], prefix: Path) -> bool:
     step = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
     if step.returncode != 0:
         print(step.stdout, step.stderr, file=sys.stderr)
-        print(f"msgs/build.py: '{' '.join(command)}' ended with code {step.returncode}", file=sys.stderr)
+        print(
+            f"scripts/build_messages.py: '{' '.join(command)}' ended with code {step.returncode}",
+            file=sys.stderr,
+        )
     return step.returncode == 0
 
 

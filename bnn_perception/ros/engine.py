@@ -1,0 +1,245 @@
+"""Loads engines in a thread of its own, so that neither a callback nor a frame ever waits for one.
+
+An engine is a model on a backend, warmed up. A new one is asked for by a parameter, or after a fault of the
+running one; it is delivered whole, or the reason why there is none is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bnn_perception.backends import Backend, BackendError, make_backend
+from bnn_perception.classifier import Classifier
+from bnn_perception.model import Model
+from bnn_perception.preprocess import Frame
+
+#: Seconds from a fault to the first new try; doubled at each failure up to the last.
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class EngineSpec:
+    """What the user asked for.
+
+    Attributes:
+        model_name: value of the parameter ``model`` that named the model.
+    """
+
+    model_name: str
+    model: Model
+    backend: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A classifier that is ready to answer.
+
+    Attributes:
+        degraded: why this is not what ``spec`` asks for, empty where it is.
+    """
+
+    spec: EngineSpec
+    classifier: Classifier
+    degraded: str = ""
+
+    @property
+    def backend(self) -> Backend:
+        return self.classifier.backend
+
+    @property
+    def name(self) -> str:
+        """For logs: ``road_signs on cpu_binary (AMD Ryzen 7)``."""
+        return f"{self.spec.model.name} on {self.backend.name} ({self.backend.device_name})"
+
+    def close(self) -> None:
+        """Give back what the backend holds."""
+        self.backend.close()
+
+
+def build_engine(spec: EngineSpec, device: str | None = None, degraded: str = "") -> Engine:
+    """Make and warm up an engine: compilation and allocation happen here and not in the first frame.
+
+    Args:
+        spec: what is wanted.
+        device: instead of the one in ``spec``.
+        degraded: see :class:`Engine`.
+
+    Raises:
+        BackendError: where it cannot be made, with the reason.
+    """
+    backend = None
+    try:
+        backend = make_backend(spec.model, spec.backend, device or spec.device, spec.threads)
+        backend.logits([Frame(np.zeros((480, 640, 3), np.uint8))])
+    except Exception as error:
+        if backend is not None:
+            backend.close()
+        if isinstance(error, BackendError):
+            raise
+        # The runtimes below raise types of their own. What they say is all that can be said.
+        raise BackendError(f"backend {spec.backend}: {type(error).__name__}: {error}") from error
+    return Engine(spec, Classifier(spec.model, backend), degraded)
+
+
+@dataclass(frozen=True)
+class _Retry:
+    """A new try after a fault.
+
+    Attributes:
+        failed: name of the backend that failed.
+        substitute: name of the backend that answers meanwhile, empty where none does.
+        at: time.monotonic() of the try.
+        delay: seconds that it was put off.
+    """
+
+    spec: EngineSpec
+    failed: str
+    substitute: str
+    at: float
+    delay: float
+
+
+class EngineLoader:
+    """The loading thread.
+
+    Args:
+        current: what runs at the start.
+        deliver: called in this thread with each engine that is ready.
+        reject: called in this thread with a wish that could not be met, and the reason.
+        report: called in this thread with a line about faults and recovery.
+        first_retry: seconds from a fault to the first new try.
+    """
+
+    def __init__(
+        self,
+        current: EngineSpec,
+        deliver: Callable[[Engine], None],
+        reject: Callable[[EngineSpec, str], None],
+        report: Callable[[str], None],
+        first_retry: float = FIRST_RETRY,
+    ) -> None:
+        #: The last wish that was met.
+        self.current = current
+        self._deliver = deliver
+        self._reject = reject
+        self._report = report
+        self._first_retry = first_retry
+        self._condition = threading.Condition()
+        self._wish: EngineSpec | None = None
+        self._fault: tuple[Engine, str] | None = None
+        self._retired: list[Engine] = []
+        self._retry: _Retry | None = None
+        self._next_delay = first_retry
+        self._last_fault = 0.0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine_loader", daemon=True)
+        self._thread.start()
+
+    def request(self, spec: EngineSpec) -> None:
+        """Ask for an engine; a wish that has not been begun is forgotten over a newer one."""
+        with self._condition:
+            self._wish = spec
+            self._condition.notify()
+
+    def fault(self, engine: Engine, reason: str) -> None:
+        """An engine failed while it ran: close it and make it anew, with growing pauses.
+
+        With device auto the CPU answers meanwhile.
+        """
+        with self._condition:
+            self._fault = (engine, reason)
+            self._condition.notify()
+
+    def retire(self, engine: Engine) -> None:
+        """Close an engine that is used no longer."""
+        with self._condition:
+            self._retired.append(engine)
+            self._condition.notify()
+
+    def close(self) -> None:
+        """End the thread after what it is doing now."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not self._is_due():
+                    pause = None if self._retry is None else max(0.0, self._retry.at - time.monotonic())
+                    self._condition.wait(pause)
+                retired, self._retired = self._retired, []
+                fault, self._fault = self._fault, None
+                wish, self._wish = self._wish, None
+                closed = self._closed
+            for engine in retired:
+                engine.close()
+            if closed:
+                return
+            if fault is not None:
+                self._recover(*fault)
+            if wish is not None:
+                self._fulfil(wish)
+            elif self._retry is not None and time.monotonic() >= self._retry.at:
+                self._try_again(self._retry)
+
+    def _is_due(self) -> bool:
+        waiting = self._closed or self._wish is not None or self._fault is not None or bool(self._retired)
+        return waiting or (self._retry is not None and time.monotonic() >= self._retry.at)
+
+    def _fulfil(self, spec: EngineSpec) -> None:
+        try:
+            engine = build_engine(spec)
+        except BackendError as error:
+            self._reject(spec, str(error))
+            return
+        self.current = spec
+        self._retry = None
+        self._deliver(engine)
+
+    def _recover(self, engine: Engine, reason: str) -> None:
+        failed, spec = engine.backend.name, engine.spec
+        engine.close()
+        if spec is not self.current:  # its successor has been delivered already
+            return
+        self._report(f"{failed} failed: {reason}")
+        substitute = ""
+        if spec.device == "auto" and failed.startswith("cuda"):
+            try:
+                standing_in = build_engine(spec, "cpu", f"the CPU answers because {failed} failed: {reason}")
+            except BackendError as error:
+                self._report(f"the CPU cannot stand in: {error}")
+            else:
+                substitute = standing_in.backend.name
+                self._report(standing_in.degraded)
+                self._deliver(standing_in)
+        now = time.monotonic()
+        # An engine that ran well for as long as the longest pause starts over.
+        if now - self._last_fault > LAST_RETRY:
+            self._next_delay = self._first_retry
+        self._last_fault = now
+        self._retry = _Retry(spec, failed, substitute, now + self._next_delay, self._next_delay)
+        self._next_delay = min(2 * self._next_delay, LAST_RETRY)
+
+    def _try_again(self, retry: _Retry) -> None:
+        try:
+            engine = build_engine(retry.spec)
+            if engine.backend.name == retry.substitute:
+                engine.close()
+                raise BackendError(f"device auto still gives {retry.substitute}")
+        except BackendError as error:
+            delay = min(2 * retry.delay, LAST_RETRY)
+            self._retry = replace(retry, at=time.monotonic() + delay, delay=delay)
+            self._report(f"{retry.failed} cannot be used yet, next try in {delay:g} s: {error}")
+            return
+        self._retry = None
+        self._report(f"{engine.backend.name} works again")
+        self._deliver(engine)

@@ -1,0 +1,71 @@
+"""How a node of this package starts and ends as a process."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
+
+from bnn_perception.ros.process import prepare_process
+
+AnyNode = TypeVar("AnyNode", bound=Node)
+
+
+def run_node(
+    name: str,
+    argv: Sequence[str] | None,
+    make: Callable[[], AnyNode],
+    work: Callable[[AnyNode, SingleThreadedExecutor], None],
+    expected: tuple[type[Exception], ...],
+) -> int:
+    """Run a node until its work is done or it is told to stop.
+
+    Args:
+        name: of the executable, for messages.
+        argv: arguments after the program's name, ``--ros-args`` and what follows it included; None takes sys.argv.
+        make: makes the node.
+        work: spins the executor, which the node has been added to.
+        expected: exceptions that say in one line why the node cannot start or go on.
+
+    Returns:
+        0 at the end and after Ctrl-C or SIGTERM, 1 after an expected exception, 2 for arguments that make no sense.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_process()
+    try:
+        unknown = remove_ros_args([name, *arguments])[1:]
+        if unknown:
+            print(f"{name}: '{unknown[0]}' is no argument; parameters follow --ros-args -p", file=sys.stderr)
+            return 2
+        rclpy.init(args=arguments)
+    except RuntimeError as error:  # what rclpy says of arguments that it cannot parse
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    node = None
+    try:
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        work(node, executor)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except expected as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        if rclpy.ok():
+            raise
+        # Otherwise a signal has ended ROS between two calls into it, and the second of them said so.
+    finally:
+        # Ctrl-C reaches a process group twice, once through the launcher. The second must not break the ending.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,190 @@
+"""The inference thread: takes the newest frame of every waiting camera as one batch and answers it.
+
+Frames come from the executor's thread, engines from the loading thread; both are taken here, between two batches,
+so that no frame is lost over a new engine and none is answered by half of one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bnn_perception.backends import BackendError
+from bnn_perception.classifier import Prediction
+from bnn_perception.preprocess import Frame
+from bnn_perception.ros.engine import Engine
+from bnn_perception.ros.image_msg import RefusedFrame
+from bnn_perception.ros.latency import LatencyWindow
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A message as it came.
+
+    Attributes:
+        camera: its place in ``image_topics``.
+        message: sensor_msgs Image or CompressedImage.
+        received: time.perf_counter() at the entry of the callback.
+        age: milliseconds from the header's stamp to ``received``; None where stamp and clock have nothing in common.
+    """
+
+    camera: int
+    message: Any
+    received: float
+    age: float | None
+
+
+class Sink(Protocol):
+    """What the inference thread asks of the node, all of it in the inference thread."""
+
+    def read(self, message: Any) -> Frame:
+        """The frame in a message; raises RefusedFrame."""
+
+    def top_k(self) -> int:
+        """How many labels to publish for a frame."""
+
+    def publish(self, arrival: Arrival, predictions: Sequence[Prediction]) -> None:
+        """Publish the answer to a frame."""
+
+    def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
+        """A frame cannot be used."""
+
+    def engine_started(self, engine: Engine) -> None:
+        """From now on this engine answers."""
+
+    def engine_failed(self, engine: Engine, reason: str) -> None:
+        """This engine is not used any longer; its frames got no answer."""
+
+
+@dataclass
+class Counts:
+    """Frames since the start. Each number is written by one thread.
+
+    ``received`` = ``classified`` + ``stale`` + ``failed`` + all of ``refused`` + those on their way.
+    """
+
+    received: int = 0
+    classified: int = 0
+    stale: int = 0
+    failed: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class Pipeline:
+    """The thread and what it shares with the others.
+
+    Args:
+        engine: answers from the start.
+        sink: the node.
+        retire: called with each engine that was replaced.
+    """
+
+    def __init__(self, engine: Engine, sink: Sink, retire: Callable[[Engine], None]) -> None:
+        self.counts = Counts()
+        self.latency = LatencyWindow()
+        #: What answers now; None after a fault until a new one comes.
+        self.engine: Engine | None = engine
+        self._sink = sink
+        self._retire = retire
+        self._condition = threading.Condition()
+        self._waiting: dict[int, Arrival] = {}
+        self._next_engine: Engine | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def put(self, arrival: Arrival) -> None:
+        """Hand over a message. One of the same camera that still waits is stale and is dropped."""
+        with self._condition:
+            self.counts.received += 1
+            self.counts.stale += arrival.camera in self._waiting
+            self._waiting[arrival.camera] = arrival
+            self._condition.notify()
+
+    def swap(self, engine: Engine) -> None:
+        """Let ``engine`` answer from the next batch on."""
+        with self._condition:
+            passed_over, self._next_engine = self._next_engine, engine
+            self._condition.notify()
+        if passed_over is not None:
+            self._retire(passed_over)
+
+    def stop(self) -> None:
+        """End the thread after the batch that it works on."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def close_engines(self) -> None:
+        """Close what :meth:`stop` left and what came after it."""
+        for engine in (self.engine, self._next_engine):
+            if engine is not None:
+                engine.close()
+        self.engine = self._next_engine = None
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._closed or self._waiting or self._next_engine):
+                    self._condition.wait()
+                if self._closed:
+                    return
+                batch, self._waiting = list(self._waiting.values()), {}
+                engine, self._next_engine = self._next_engine, None
+            if engine is not None:
+                replaced, self.engine = self.engine, engine
+                self._sink.engine_started(engine)
+                if replaced is not None:
+                    self._retire(replaced)
+            if batch:
+                self._answer(batch)
+
+    def _answer(self, batch: Sequence[Arrival]) -> None:
+        taken = time.perf_counter()
+        accepted, frames, decode_times = [], [], []
+        for arrival in batch:
+            start = time.perf_counter()
+            try:
+                frames.append(self._sink.read(arrival.message))
+            except RefusedFrame as error:
+                self.counts.refused[error.reason] += 1
+                self._sink.refused(arrival, error)
+                continue
+            accepted.append(arrival)
+            decode_times.append((time.perf_counter() - start) * 1e3)
+        engine = self.engine
+        if engine is None:
+            self.counts.failed += len(frames)
+        if not frames or engine is None:
+            return
+        try:
+            answers = engine.classifier.classify(frames, self._sink.top_k())
+        except Exception as error:  # whatever a device or its runtime raises, the node lives on and says so
+            self.counts.failed += len(frames)
+            self.engine = None
+            reason = str(error) if isinstance(error, BackendError) else f"{type(error).__name__}: {error}"
+            self._sink.engine_failed(engine, reason)
+            return
+        backend_times = engine.backend.times
+        for arrival, predictions, decode_time in zip(accepted, answers, decode_times):
+            start = time.perf_counter()
+            self._sink.publish(arrival, predictions)
+            end = time.perf_counter()
+            self.counts.classified += 1
+            node = (end - arrival.received) * 1e3
+            times = {
+                "wait": (taken - arrival.received) * 1e3,
+                "decode": decode_time,
+                **backend_times,
+                "publish": (end - start) * 1e3,
+                "node": node,
+                "overhead": node - sum(backend_times.values()),
+            }
+            if arrival.age is not None:
+                times = {"receive": arrival.age, **times, "total": arrival.age + node}
+            self.latency.add(times)
