@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import sqlite3
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -105,7 +107,9 @@ def test_video_plays_at_its_rate(video):
     assert [frame.stamp for frame in frames] == [index * 50_000_000 for index in range(25)]
     assert frames[0].image.encoding == "bgr8"
     levels = [int(frame.image.data.mean()) for frame in frames]
-    assert levels == pytest.approx(list(range(0, 250, 10)), abs=4)  # JPEG keeps a uniform level to a few units
+    assert levels == pytest.approx(
+        list(range(0, 250, 10)), abs=4
+    )  # JPEG keeps a uniform level to a few units
 
 
 def test_video_that_is_cut_short_plays_as_far_as_it_goes(video, warnings):
@@ -289,6 +293,46 @@ def test_recording_folder_without_metadata_names_the_remedy(tmp_path, picture):
     (path / "metadata.yaml").unlink()
     with pytest.raises(SourceError, match="reindex"):
         open_source(str(path))
+
+
+# -- recordings and clips of real cameras
+
+
+@pytest.fixture
+def camera_data():
+    root = Path(os.environ.get("BNN_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+    if not (root / "camera").is_dir():
+        pytest.skip(f"no camera in {root}; set BNN_DATA to the folder that holds it")
+    return root / "camera"
+
+
+@pytest.mark.parametrize("name", ["bag_09747_mcap", "bag_09747_mcap/bag_09747_mcap.mcap"])
+def test_recording_of_a_traffic_camera(camera_data, name):
+    frames = list(open_source(str(camera_data / name)))
+    assert len(frames) == 115
+    assert all(frame.image.format == "jpeg" for frame in frames)
+    assert frames[-1].stamp - frames[0].stamp == 9_120_000_000
+    image = frames[57].image.decode()
+    assert (image.height, image.width) == (288, 352)
+    assert image.data.std() > 20  # a picture, not a grey field
+
+
+def test_recording_of_a_robot(camera_data):
+    """Its messages are compressed one by one, and its type is written without /msg."""
+    frames = list(open_source(str(camera_data / "soccer_goal_12.mcap")))
+    assert [(frame.image.width, frame.image.height, frame.image.encoding) for frame in frames] == [
+        (640, 480, "rgb8")
+    ] * 2
+    assert all(frame.image.data.size == frame.image.step * 480 for frame in frames)
+
+
+def test_clip_of_a_traffic_camera(camera_data):
+    clip = sorted((camera_data / "clips").glob("*.mp4"))[0]
+    source = open_source(str(clip))
+    frames = list(source)
+    assert source.refused == 0
+    assert len(frames) > 150
+    assert frames[1].stamp == 40_000_000  # 25 frames a second
 
 
 # -- the scene, and addresses
