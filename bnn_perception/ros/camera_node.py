@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import array
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Classification, ObjectHypothesis
 
+from bnn_perception.ros.entry import run_node
 from bnn_perception.ros.parameters import Parameter, ParameterError, declare
-from bnn_perception.ros.process import prepare_process
 from bnn_perception.sources import RawImage, SourceError, SourceFrame, open_source
 
 PARAMETERS = (
@@ -135,44 +132,10 @@ class CameraNode(Node):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the node until its source ends or it is told to stop.
-
-    Args:
-        argv: arguments after the program's name, ``--ros-args`` and what follows it included.
-
-    Returns:
-        0 at the end of the source and after Ctrl-C or SIGTERM, 1 where the source cannot be read, 2 for an unknown
-        argument.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    unknown = remove_ros_args(["camera_node", *arguments])[1:]
-    if unknown:
-        print(f"camera_node: '{unknown[0]}' is no argument; parameters follow --ros-args -p", file=sys.stderr)
-        return 2
-    prepare_process()
-    node = None
-    try:
-        rclpy.init(args=arguments)
-        node = CameraNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        node.run(executor)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (SourceError, ParameterError) as error:
-        print(f"camera_node: {error}", file=sys.stderr)
-        return 1
-    except Exception:
-        # SIGTERM makes the context invalid at any moment, and whatever rclpy does next then fails.
-        if node is None or node.context.ok():
-            raise
-    finally:
-        # Ctrl-C reaches a process group twice, once through the launcher. The second must not break the ending.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    """Run the node until its source ends or it is told to stop; see :func:`~bnn_perception.ros.entry.run_node`."""
+    return run_node(
+        "camera_node", argv, make=CameraNode, work=CameraNode.run, expected=(SourceError, ParameterError)
+    )
 
 
 if __name__ == "__main__":
