@@ -299,10 +299,12 @@ def level_offset(layer: InputConv2d) -> int:
 
 
 def border_columns(layer: BinaryConv2d, shape: Shape) -> int:
-    """Columns of the table that corrects the border, 0 where padding is by -1 and nothing has to be corrected."""
+    """Columns of the table of :meth:`BinaryConv2d.border_correction`, 0 where nothing has to be corrected."""
     if layer.padding_value == -1 or layer.padding == (0, 0):
         return 0
-    return layer.border_correction(shape)[2].shape[1]
+    width = layer.conv_shape(shape)[1]
+    tap = np.arange(width)[:, None] * layer.stride[1] - layer.padding[1] + np.arange(layer.kernel[1])
+    return len(np.unique((tap >= 0) & (tap < shape[1]), axis=0))
 
 
 def conv_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[ConvTile]:
