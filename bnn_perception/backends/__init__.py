@@ -109,6 +109,14 @@ def make_backend(model: Model, backend: str = "binary", device: str = "auto", th
         from bnn_perception.backends.reference import ReferenceBackend
 
         return ReferenceBackend(model)
+    if device == "cuda" or (device == "auto" and _cuda_is_usable()):
+        if backend == "binary":
+            from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+
+            return CudaBinaryBackend(model)
+        from bnn_perception.backends.cuda_float import CudaFloatBackend
+
+        return CudaFloatBackend(model)
     if backend == "binary":
         from bnn_perception.backends.cpu_binary import CpuBinaryBackend
 
@@ -116,3 +124,9 @@ def make_backend(model: Model, backend: str = "binary", device: str = "auto", th
     from bnn_perception.backends.cpu_float import CpuFloatBackend
 
     return CpuFloatBackend(model, threads)
+
+
+def _cuda_is_usable() -> bool:
+    from bnn_perception.cuda.device import why_unusable
+
+    return why_unusable() is None
