@@ -49,19 +49,21 @@ def load_library() -> ctypes.CDLL:
         BackendError: where CuPy has none.
     """
     try:
-        from cupy.cuda import cublas  # noqa: F401  # importing it loads the library
+        from cupy.cuda import cublas, runtime  # noqa: F401  # importing cublas loads the library
     except ImportError as error:
-        raise BackendError(f"cuBLAS cannot be loaded ({error}); install it: pip install nvidia-cublas-cu12") from None
-    for major in (13, 12, 11):
-        try:
-            library = ctypes.CDLL(f"libcublas.so.{major}", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
-        except OSError:
-            continue
-        for name, arguments in _PROTOTYPES.items():
-            function = getattr(library, name)
-            function.argtypes, function.restype = arguments, ctypes.c_int
-        return library
-    raise BackendError("CuPy has loaded a cuBLAS that is none of libcublas.so.11 to .13; install CuPy 13 or 14")
+        raise BackendError(
+            f"cuBLAS cannot be loaded ({error}); install it: pip install nvidia-cublas-cu12"
+        ) from None
+    # The library's major version is CUDA's. RTLD_NOLOAD: the one that is loaded, wherever CuPy has found it.
+    name = f"libcublas.so.{runtime.runtimeGetVersion() // 1000}"
+    try:
+        library = ctypes.CDLL(name, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+    except OSError as error:
+        raise BackendError(f"CuPy has not loaded {name} ({error}); install CuPy 13 or 14") from None
+    for function, arguments in _PROTOTYPES.items():
+        getattr(library, function).argtypes = arguments
+        getattr(library, function).restype = ctypes.c_int
+    return library
 
 
 class Cublas:
@@ -76,7 +78,7 @@ class Cublas:
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         # Setting the stream resets the workspace, so in this order.
         self._call("cublasSetStream_v2", self._handle, stream.ptr)
-        self._workspace = gpu.cupy.empty(_WORKSPACE_BYTES, "uint8")
+        self._workspace = gpu.cupy.empty((_WORKSPACE_BYTES,), "uint8")
         self._call("cublasSetWorkspace_v2", self._handle, self._workspace.data.ptr, _WORKSPACE_BYTES)
         self._one, self._zero = ctypes.c_float(1.0), ctypes.c_float(0.0)
 

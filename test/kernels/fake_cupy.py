@@ -143,6 +143,9 @@ class Array:
     def __getitem__(self, key: Any) -> Array:
         return Array(self.world, self.host[key], self.memory)
 
+    def reshape(self, *shape: int) -> Array:
+        return Array(self.world, self.host.reshape(*shape), self.memory)
+
     def get(self) -> np.ndarray:
         self.world.stream.synchronize()
         return self.host.copy()
@@ -194,7 +197,9 @@ class FakeCupy:
         captures, graph_launches, waits, modules: how often that happened.
     """
 
-    def __init__(self, mode: str = "plain", sm: int = 87, multiprocessors: int = 16, integrated: bool = False) -> None:
+    def __init__(
+        self, mode: str = "plain", sm: int = 87, multiprocessors: int = 16, integrated: bool = False
+    ) -> None:
         self.mode = mode
         self.faults: dict[str, Exception] = {}
         self.error: Exception | None = None
@@ -203,7 +208,11 @@ class FakeCupy:
         self.captures = self.graph_launches = self.waits = self.modules = 0
         self.device_count = 1
         self.seeds = itertools.cycle((0, 1, 7))
-        attributes = {"MultiProcessorCount": multiprocessors, "Integrated": int(integrated), "CanMapHostMemory": 1}
+        attributes = {
+            "MultiProcessorCount": multiprocessors,
+            "Integrated": int(integrated),
+            "CanMapHostMemory": 1,
+        }
         self.RawModule = lambda code, options=(), backend="nvrtc": RawModule(self, code, options, backend)
         self.cuda = SimpleNamespace(
             Device=lambda index: _Device(self, index, attributes, sm),
@@ -253,6 +262,9 @@ class FakeCupy:
         self.stream.enqueue(lambda: array.host.fill(0))
         return array
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.ndarray(shape, dtype, self._allocate(int(np.prod(shape)) * np.dtype(dtype).itemsize))
+
     def asarray(self, values: np.ndarray) -> Array:
         array = self.ndarray(values.shape, values.dtype, self._allocate(values.nbytes))
         array.host[...] = values
@@ -275,13 +287,21 @@ class FakeCupy:
             raise CUDARuntimeError("cudaErrorInvalidResourceHandle: an event was not recorded")
         return (after.time - before.time) * 1e3
 
+    def covers(self, pointer: int, size: int) -> bool:
+        """Whether these bytes are the GPU's."""
+        return any(
+            m.device and m.ptr <= pointer and pointer + size <= m.ptr + m.size for m in self.allocations
+        )
+
     def _memcpy_async(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
         self.check("copy")
         sides = {1: (True, False), 2: (False, True)}[kind]
         for pointer, device in zip((to, source), sides):
             inside = [m for m in self.allocations if m.ptr <= pointer and pointer + size <= m.ptr + m.size]
             if not inside or inside[0].device != device:
-                raise CUDARuntimeError("cudaErrorInvalidValue: a copy leaves its allocation or is on the wrong side")
+                raise CUDARuntimeError(
+                    "cudaErrorInvalidValue: a copy leaves its allocation or is on the wrong side"
+                )
         _objects[stream].enqueue(lambda: ctypes.memmove(to, source, size))
 
 
@@ -306,6 +326,13 @@ class FakeDriver:
             return 1  # CUDA_ERROR_INVALID_VALUE: an external event outside of a capture
         _objects[event].record(_objects[stream])
         return 0
+
+
+def find_stream(ptr: int) -> Stream:
+    """The stream of a handle."""
+    stream = _objects[ptr]
+    assert isinstance(stream, Stream)
+    return stream
 
 
 _handles = itertools.count(0x1000)

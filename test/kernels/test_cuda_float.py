@@ -1,0 +1,115 @@
+"""The float twin's backend against ONNX Runtime: its own kernels and launches, cuBLAS replaced by NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_cublas import FakeCublas
+from fake_cupy import CUDARuntimeError, FakeCupy
+
+from bnn_perception.backends import BackendError
+from bnn_perception.backends.cuda_float import CudaFloatBackend
+from bnn_perception.cuda import cublas
+from bnn_perception.model import Model
+from bnn_perception.preprocess import Frame, prepare_reference
+from bnn_perception.tools.gpu.nets import Convolutions, Topology, random_net
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+# As the road-sign net, but small: pools from an odd size, channels that fill no vector.
+SMALL = Topology("small", 18, Convolutions((12, 20), 3), (30, 5))
+
+# Half an ulp of a half is 2**-11 of the value. An activation is rounded once a layer and a weight once; the errors of a
+# sum of products add up like a random walk, so that the relative error of a logit stays a few ulp over five layers.
+HALF = 8 * 2**-11
+# The same for float32, where both sides also sum in an order of their own: 2**-24 by the square root of 180 terms.
+SINGLE = 1e-5
+
+
+@pytest.fixture
+def library(fake_gpu: Callable[..., FakeCupy], monkeypatch: pytest.MonkeyPatch) -> FakeCublas:
+    library = FakeCublas(fake_gpu())
+    monkeypatch.setattr(cublas, "load_library", lambda: library)
+    return library
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return random_net(SMALL, tmp_path_factory.mktemp("model"), seed=5)
+
+
+def random_frames(count: int, side: int = 40) -> list[Frame]:
+    rng = np.random.default_rng(count)
+    return [Frame(rng.integers(0, 256, (side, side + 7, 3), dtype=np.uint8), "bgr8") for _ in range(count)]
+
+
+def onnx_runtime(model: Model, frames: list[Frame]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(model.float_twin), providers=["CPUExecutionProvider"])
+    pixels = np.stack([prepare_reference(frame, model.input) for frame in frames])
+    (logits,) = session.run(
+        None, {"image": pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)}
+    )
+    return logits
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", SINGLE), ("fp16", HALF)])
+@pytest.mark.parametrize("graph", [True, False])
+def test_equals_onnx_runtime(
+    library: FakeCublas, model: Model, precision: str, tolerance: float, graph: bool
+) -> None:
+    backend = CudaFloatBackend(model, precision, graph)
+    for count in (3, 1, 3):
+        frames = random_frames(count)
+        logits, expected = backend.logits(frames), onnx_runtime(model, frames)
+        assert logits.shape == expected.shape
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+        assert list(backend.times) == ["upload", "preprocess", "inference", "download"]
+    assert library.world.captures == (2 if graph else 0)
+    assert library.world.graph_launches == (3 if graph else 0)
+    names = [name for name, _ in backend.activations(random_frames(1)[0])]
+    assert names == ["input", "dense2"]
+    backend.close()
+    backend.close()
+    assert not library.streams  # the handle was given back
+    with pytest.raises(BackendError, match="the backend is closed"):
+        backend.logits(random_frames(1))
+
+
+def test_a_graph_calls_no_cublas(library: FakeCublas, model: Model) -> None:
+    backend = CudaFloatBackend(model)
+    backend.logits(random_frames(1))
+    products = library.products
+    backend.logits(random_frames(1))
+    assert library.products == products
+
+
+def test_a_failure_of_cublas_is_named(
+    library: FakeCublas, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "cublasGemmEx", lambda *args: 14)
+    with pytest.raises(BackendError, match="cublasGemmEx failed with status 14"):
+        CudaFloatBackend(model)
+
+
+def test_a_sticky_error_is_a_backend_error(library: FakeCublas, model: Model) -> None:
+    backend = CudaFloatBackend(model)
+    library.world.faults["graph"] = CUDARuntimeError("cudaErrorIllegalAddress")
+    for _ in range(2):
+        with pytest.raises(BackendError, match="make the backend anew"):
+            backend.logits(random_frames(1))
+
+
+def test_refuses_an_unknown_precision(library: FakeCublas, model: Model) -> None:
+    with pytest.raises(BackendError, match="precision 'int4' is not one of fp32, fp16"):
+        CudaFloatBackend(model, "int4")
+
+
+def test_a_model_without_a_twin_is_refused(library: FakeCublas, model: Model, tmp_path: Path) -> None:
+    from bnn_perception.model import save_model
+
+    with pytest.raises(BackendError, match="has no float twin"):
+        CudaFloatBackend(save_model(model, tmp_path))
