@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bnn_perception.model import Model, ModelError, save_model
@@ -36,12 +38,19 @@ def read(source: str | os.PathLike[str]) -> Model:
     )
 
 
-def import_model(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Model:
+def import_model(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    labels: Sequence[str] = (),
+    name: str = "",
+) -> Model:
     """Read a net of another tool and write it as a model folder.
 
     Args:
         source: as :func:`read` takes it.
         out: the folder to write; made where it does not exist.
+        labels: of the classes; empty: those that the source states, otherwise class_0 and so on.
+        name: of the model; empty: that of the source.
 
     Returns:
         The model as it is read back from ``out``.
@@ -50,6 +59,10 @@ def import_model(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
         ImporterError: where the source cannot be imported or the folder cannot be written.
     """
     model = read(source)
+    try:
+        model = replace(model, labels=tuple(labels) or model.labels, name=name or model.name)
+    except ModelError as error:
+        raise ImporterError(f"{source}: {error}") from None
     try:
         return save_model(model, out)
     except OSError as error:

@@ -1,0 +1,146 @@
+"""Imports QONNX graphs of binary nets (W1A1), as Brevitas exports them (QONNX: arXiv 2206.07527).
+
+The graph is walked once, node by node. What flows along it is either a constant, evaluated as the graph would, or the
+one *signal* that began as the image: an integer tensor (pixel levels, signs, or sums of products) and, for each
+channel, an affine map ``value = scale * integer + offset``. Scales, biases and batch norms only change the map. It is
+kept in exact rational numbers, so the one rounding is that of a batch norm's square root. A sign closes a layer: where
+the map crosses zero becomes the integer threshold (:func:`bnn_perception.bits.fold_batch_norm`).
+
+====================================================  =============================================================
+Conv, Gemm, MatMul                                    weights of one magnitude an output: BipolarQuant, Sign or ±c
+BipolarQuant, Sign, Quant of 1 bit, MultiThreshold    one threshold a channel
+BatchNormalization, Add, Sub, Mul, Div, Neg           with scalars or one constant a channel
+MaxPool                                               square and unpadded, before or after the sign, any sign of gamma
+Pad, padding of Conv                                  by the value of -1 or 0 (signs), by one level (pixels)
+Quant of at most 8 bits on the image                  a table of levels
+Unsqueeze, Sub, sign, Reshape on the image            a thermometer code
+Transpose, Flatten, Reshape, Identity, Dropout, Cast  no arithmetic; Softmax at the end is left out
+====================================================  =============================================================
+
+Everything else is refused with the node's name, its op and the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from bnn_perception.importers import ImporterError
+from bnn_perception.importers.qonnx_graph import Walk
+from bnn_perception.importers.quantizers import quant_operators
+from bnn_perception.model import InputSpec, Model, ModelError
+from bnn_perception.preprocess import Frame, prepare_reference
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Metadata that the training of this package writes: name, labels (one a line), fit (crop or stretch).
+METADATA = "bnn_perception."
+
+MAX_BYTES = 1 << 30
+
+
+def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> Model:
+    """Read a QONNX file.
+
+    Labels are those that the file's metadata hold, otherwise class_0 and so on.
+
+    Args:
+        source: the ``.onnx`` file.
+        pixel_maximum: what the graph takes for a pixel of 255; None: 255 where it begins by dividing by 255,
+            otherwise 1.
+
+    Raises:
+        ImporterError: naming the node, its op and the reason.
+    """
+    source = Path(source)
+    proto = _load(source)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    try:
+        walk = Walk(proto, pixel_maximum)
+        walk.run()
+        labels = metadata.get(f"{METADATA}labels", "").split("\n")
+        if labels == [""]:
+            labels = [f"class_{index}" for index in range(len(walk.signal.scale))]
+        sizes = walk.image_sizes
+        fit = metadata.get(f"{METADATA}fit", "crop")
+        return Model(
+            name=metadata.get(f"{METADATA}name", source.stem),
+            labels=tuple(labels),
+            input=InputSpec(sizes["H"], sizes["W"], sizes["C"], fit),
+            layers=tuple(walk.layers),
+            info={
+                "source": {
+                    "format": "QONNX",
+                    "file": source.name,
+                    "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+                    "pixel_maximum": walk.pixel_maximum,
+                }
+            },
+        )
+    except ModelError as error:
+        raise ImporterError(f"{source}: {error}") from None
+
+
+def _load(source: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        size = source.stat().st_size
+        if size > MAX_BYTES:
+            raise ImporterError(f"{source}: {size} bytes; at most {MAX_BYTES} are read")
+        return onnx.load(str(source), load_external_data=False)
+    except OSError as error:
+        raise ImporterError(f"{source}: cannot be read: {error.strerror or error}") from None
+    except DecodeError:
+        raise ImporterError(f"{source}: is not an ONNX file") from None
+
+
+class Parity(NamedTuple):
+    """How an imported model compares with its source graph on some images.
+
+    Attributes:
+        images: how many.
+        same_class: on how many both give the same class.
+        difference: largest difference between two logits.
+        magnitude: largest logit of the source, to judge it by.
+    """
+
+    images: int
+    same_class: int
+    difference: float
+    magnitude: float
+
+
+def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame]) -> Parity:
+    """Evaluate the source graph in float32 (with ``onnx.reference``) and the model by the reference backend.
+
+    Args:
+        source: the file that ``model`` was read from.
+        frames: 1 or more images.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    from bnn_perception.backends.reference import ReferenceBackend
+
+    proto = _load(Path(source))
+    evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
+    walk = Walk(proto, float(model.info["source"]["pixel_maximum"]))
+    rows = []
+    for frame in frames:
+        pixels = prepare_reference(frame, model.input)
+        image = pixels.astype(np.float32) * np.float32(walk.pixel_maximum) / np.float32(255)
+        if walk.image_axes == "CHW":
+            image = image.transpose(2, 0, 1)
+        rows.append(np.asarray(evaluator.run(None, {walk.tensor: image[None]})[0]).reshape(-1))
+    expected = np.stack(rows)
+    actual = ReferenceBackend(model).logits(frames)
+    same = expected.argmax(axis=1) == actual.argmax(axis=1)
+    difference, magnitude = np.abs(expected - actual).max(), np.abs(expected).max()
+    return Parity(len(frames), int(same.sum()), float(difference), float(magnitude))

@@ -1,0 +1,776 @@
+"""Turns a QONNX graph into layers; :mod:`bnn_perception.importers.qonnx` says which graphs and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_perception import bits
+from bnn_perception.importers import ImporterError
+from bnn_perception.importers.quantizers import QUANT_DOMAINS, RefusalError, evaluate_node
+from bnn_perception.model import (
+    BinaryConv2d,
+    BinaryDense,
+    Conv2d,
+    InputConv2d,
+    Layer,
+    ModelError,
+    OutputBits,
+    OutputDense,
+    Pool,
+    Thermometer,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+Exact = NDArray[np.object_]
+"""Rational numbers (:class:`fractions.Fraction`)."""
+
+
+@dataclass(frozen=True)
+class _Products:
+    """A layer whose sums have not met their threshold yet.
+
+    Attributes:
+        weights: (out, height, width, in) int8, ±1.
+        outside: the integer that a convolution's padding counts as.
+        levels: (256,) int16, of a convolution of pixels; None for one of signs.
+    """
+
+    weights: NDArray[np.int8]
+    dense: bool
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    outside: int = 0
+    pool: Pool | None = None
+    levels: NDArray[np.int16] | None = None
+
+    def reaches(self, value: int) -> bool:
+        """Whether the sum can be ``value``: sums of signs have the parity of their number."""
+        fan_in = math.prod(self.weights.shape[1:])
+        parity_varies = self.levels is not None or (self.padding != (0, 0) and self.outside == 0)
+        return parity_varies or (abs(value) <= fan_in and (value - fan_in) % 2 == 0)
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """What the image has become; ``value = scale * integer + offset`` in each channel.
+
+    Attributes:
+        kind: ``pixels``, ``signs`` or ``sums``.
+        axes: meaning of the axes after the batch: C, H and W, behind C also L, the levels of a thermometer.
+        sizes: of each axis.
+        scale, offset: (C * L,) rational numbers.
+        flat: whether the axes were flattened, in their order, to one.
+        levels: (256,) int16, the integers that pixels stand for.
+        products: of sums.
+        pad: (y, x, value outside) of a Pad that has not met its Conv.
+    """
+
+    kind: str
+    axes: str
+    sizes: dict[str, int]
+    scale: Exact
+    offset: Exact
+    flat: bool = False
+    levels: NDArray[np.int16] | None = None
+    products: _Products | None = None
+    pad: tuple[int, int, Fraction] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the graph sees it, for one image."""
+        sizes = [self.sizes[axis] for axis in self.axes]
+        return (1, math.prod(sizes)) if self.flat else (1, *sizes)
+
+    def one_scale(self) -> Fraction:
+        """The scale, where all channels share one and it is positive."""
+        if any(scale != self.scale[0] for scale in self.scale):
+            raise RefusalError("its input channels are scaled differently")
+        if self.scale[0] <= 0:
+            raise RefusalError("its input is scaled by zero or a negative number")
+        return Fraction(self.scale[0])
+
+
+def exact(values: Any) -> Exact:
+    """Floats as the rational numbers that they are; a value that is not finite is refused."""
+    array = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(array)):
+        raise RefusalError("a constant is not finite")
+    result = np.empty(array.shape, dtype=object)
+    for index, value in np.ndenumerate(array):
+        result[index] = Fraction(float(value))
+    return result
+
+
+class Walk:
+    """Turns a graph into layers."""
+
+    def __init__(self, model: onnx.ModelProto, pixel_maximum: float | None) -> None:
+        from onnx import numpy_helper
+
+        self.graph = model.graph
+        self.opset = next(
+            (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 13
+        )
+        self.constants: dict[str, NDArray[Any]] = {}
+        for tensor in self.graph.initializer:
+            if tensor.external_data:
+                raise ImporterError(
+                    f"'{tensor.name}' lies in another file; save the graph with its data inside"
+                )
+            self.constants[tensor.name] = numpy_helper.to_array(tensor)
+        inputs = [value for value in self.graph.input if value.name not in self.constants]
+        outputs = list(self.graph.output)
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ImporterError(
+                f"the graph has {len(inputs)} inputs and {len(outputs)} outputs; it must have one each"
+            )
+        self.tensor, self.output = inputs[0].name, outputs[0].name
+        shape = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
+        self.pixel_maximum = pixel_maximum if pixel_maximum is not None else self._guess_pixel_maximum()
+        self.signal = self._image(shape)
+        self.image_axes, self.image_sizes = self.signal.axes, self.signal.sizes
+        self.layers: list[Layer] = []
+
+    def _image(self, shape: list[int]) -> _Signal:
+        axes = "CHW" if len(shape) == 4 and shape[1] in (1, 3) else "HWC"
+        sizes = dict(zip(axes, shape[1:]))
+        if len(shape) != 4 or sizes["C"] not in (1, 3) or min(sizes.values()) < 1:
+            raise ImporterError(
+                f"input '{self.tensor}' has shape {shape} (0: any); expected is (N, channels, height, width) or "
+                "(N, height, width, channels) with 1 or 3 channels and a fixed height and width"
+            )
+        scale = np.full(sizes["C"], Fraction(self.pixel_maximum) / 255, dtype=object)
+        offset = np.full(sizes["C"], Fraction(0), dtype=object)
+        return _Signal("pixels", axes, sizes, scale, offset, levels=np.arange(256, dtype=np.int16))
+
+    def _guess_pixel_maximum(self) -> float:
+        """255 where the graph begins by dividing by 255; otherwise 1, as QONNX nets take their images."""
+        for node in self.graph.node:
+            if (
+                node.op_type in ("Div", "Mul")
+                and node.input[0] == self.tensor
+                and node.input[1] in self.constants
+            ):
+                value = self.constants[node.input[1]]
+                if value.size == 1 and value.item() != 0:
+                    factor = value.item() if node.op_type == "Mul" else 1 / value.item()
+                    return 255.0 if math.isclose(factor, 1 / 255, rel_tol=1e-6) else 1.0
+        return 1.0
+
+    # -- the walk
+
+    def run(self) -> None:
+        for node in self.graph.node:
+            try:
+                self._step(node)
+            except (RefusalError, ModelError) as error:
+                raise ImporterError(
+                    f"node '{node.name or node.output[0]}' ({node.op_type}): {error}"
+                ) from None
+        if self.tensor != self.output:
+            raise ImporterError(
+                f"the output '{self.output}' is not what the last operation on the image gives"
+            )
+        self._finish()
+
+    def _step(self, node: onnx.NodeProto) -> None:
+        if node.domain not in ("", "ai.onnx", *QUANT_DOMAINS):
+            raise RefusalError(f"its domain '{node.domain}' is unknown")
+        used = [name for name in node.input if name]
+        if all(name in self.constants for name in used):
+            values = [self.constants.get(name) for name in node.input]
+            self.constants.update(zip(node.output, evaluate_node(node, values, self.opset)))
+            return
+        for name in used:
+            if name not in self.constants and name != self.tensor:
+                raise RefusalError(
+                    f"takes '{name}', which the next operation has used up; the format has no branches"
+                )
+        if node.op_type == "Shape":
+            self.constants[node.output[0]] = np.asarray(self.signal.shape, dtype=np.int64)
+            return
+        if node.op_type not in _HANDLERS:
+            raise RefusalError("the model format has no such operation")
+        if used.count(self.tensor) > 1:
+            raise RefusalError("combines two activations; the format has no branches")
+        if self.signal.pad is not None and node.op_type != "Conv":
+            raise RefusalError("stands between a Pad and its Conv")
+        self.signal = _HANDLERS[node.op_type](self, node)
+        self.tensor = node.output[0]
+
+    def _finish(self) -> None:
+        signal = self.signal
+        if signal.kind == "sums" and signal.products is not None and signal.products.dense:
+            scale, bias = _floats(signal.scale), _floats(signal.offset)
+            in_shape, weights = _dense(signal.products)
+            self.layers.append(OutputDense("output", in_shape, len(scale), weights, scale, bias))
+        elif signal.kind == "signs" and self.layers and isinstance(self.layers[-1], BinaryDense):
+            last = self.layers.pop()
+            assert isinstance(last, BinaryDense)
+            scale, bias = _floats(2 * signal.scale), _floats(signal.offset - signal.scale)
+            shape = last.in_shape, last.out_features, last.weights, last.threshold, last.flip
+            self.layers.append(OutputBits("output", *shape, scale, bias))
+        else:
+            raise ImporterError(f"the output '{self.output}' does not come from a Gemm or MatMul")
+
+    def _constant(self, node: onnx.NodeProto, index: int) -> NDArray[Any]:
+        if index >= len(node.input) or node.input[index] not in self.constants:
+            raise RefusalError(f"input {index + 1} is missing or not a constant")
+        return self.constants[node.input[index]]
+
+    # -- affine maps
+
+    def _per_channel(self, values: NDArray[Any]) -> Exact:
+        """A constant that meets the signal, as one number a channel; a new size of L spreads the signal over it."""
+        signal = self.signal
+        if values.size == 1:
+            return np.full(len(signal.scale), exact(values.reshape(()))[()], dtype=object)
+        mismatch = f"a constant of shape {list(values.shape)} on an activation of {list(signal.shape)}"
+        if signal.flat:
+            if (
+                values.size != signal.shape[1]
+                or values.shape[-1] != values.size
+                or len(signal.scale) != values.size
+            ):
+                raise RefusalError(f"{mismatch} is not one number a channel")
+            return exact(values.reshape(-1))
+        if values.ndim > len(signal.shape):
+            raise RefusalError(mismatch)
+        shape = (1,) * (len(signal.shape) - values.ndim) + values.shape
+        sizes = dict(zip("N" + signal.axes, shape))
+        if sizes["N"] != 1 or sizes["H"] != 1 or sizes["W"] != 1:
+            raise RefusalError(f"{mismatch} is not one number a channel")
+        levels = sizes.get("L", 1)
+        if sizes["C"] not in (1, signal.sizes["C"]) or signal.sizes.get("L", 1) not in (1, levels):
+            raise RefusalError(mismatch)
+        channels = values.reshape(sizes["C"], levels)  # where there is an L, it stands behind C
+        if levels > signal.sizes.get("L", 1):
+            self.signal = replace(
+                signal,
+                sizes={**signal.sizes, "L": levels},
+                scale=np.repeat(signal.scale, levels),
+                offset=np.repeat(signal.offset, levels),
+            )
+        return exact(np.broadcast_to(channels, (signal.sizes["C"], levels)).reshape(-1))
+
+    def _other(self, node: onnx.NodeProto) -> Exact:
+        """The constant of a node that combines it with the signal."""
+        return self._per_channel(self._constant(node, 1 if node.input[0] == self.tensor else 0))
+
+    def _map(self, scale: Exact, offset: Exact) -> _Signal:
+        return replace(self.signal, scale=scale, offset=offset)
+
+    def add(self, node: onnx.NodeProto) -> _Signal:
+        other = self._other(node)
+        return self._map(self.signal.scale, self.signal.offset + other)
+
+    def sub(self, node: onnx.NodeProto) -> _Signal:
+        other = self._other(node)
+        if node.input[0] == self.tensor:
+            return self._map(self.signal.scale, self.signal.offset - other)
+        return self._map(-self.signal.scale, other - self.signal.offset)
+
+    def mul(self, node: onnx.NodeProto) -> _Signal:
+        other = self._other(node)
+        return self._map(self.signal.scale * other, self.signal.offset * other)
+
+    def div(self, node: onnx.NodeProto) -> _Signal:
+        if node.input[0] != self.tensor:
+            raise RefusalError("divides by the activation")
+        other = self._other(node)
+        if np.any(other == 0):
+            raise RefusalError("divides by zero")
+        return self._map(self.signal.scale / other, self.signal.offset / other)
+
+    def negate(self, node: onnx.NodeProto) -> _Signal:
+        return self._map(-self.signal.scale, -self.signal.offset)
+
+    def batch_norm(self, node: onnx.NodeProto) -> _Signal:
+        if _attribute(node, "training_mode", 0):
+            raise RefusalError("is in training mode; export the net in evaluation mode")
+        if not self.signal.flat and self.signal.axes[0] != "C":
+            raise RefusalError("normalizes along another axis than the channels")
+        gamma, beta, mean, variance = (self._constant(node, index).reshape(-1) for index in (1, 2, 3, 4))
+        if not len(gamma) == len(beta) == len(mean) == len(variance) == len(self.signal.scale):
+            raise RefusalError(f"has {len(gamma)} channels, its input {len(self.signal.scale)}")
+        epsilon = _attribute(node, "epsilon", 1e-5)
+        if np.any(variance.astype(np.float64) + epsilon <= 0):
+            raise RefusalError("a variance is not positive")
+        factor = exact(gamma) / exact(np.sqrt(variance.astype(np.float64) + epsilon))
+        return self._map(
+            self.signal.scale * factor, (self.signal.offset - exact(mean)) * factor + exact(beta)
+        )
+
+    # -- signs
+
+    def bipolar(self, node: onnx.NodeProto) -> _Signal:
+        magnitude = self._per_channel(self._constant(node, 1))
+        if any(value <= 0 for value in magnitude):
+            raise RefusalError("its scale is not positive")
+        return self._threshold(0 * magnitude, magnitude, 0 * magnitude)
+
+    def sign(self, node: onnx.NodeProto) -> _Signal:
+        signal = self.signal
+        if signal.kind == "sums" and signal.products is not None:
+            for scale, offset in zip(signal.scale, signal.offset):
+                zero = -offset / scale if scale != 0 else Fraction(0) if offset == 0 else Fraction(1, 2)
+                if zero.denominator == 1 and signal.products.reaches(int(zero)):
+                    raise RefusalError(
+                        "its input can be 0, where Sign gives 0; use a quantizer that gives +1 or -1"
+                    )
+        one = np.full(len(signal.scale), Fraction(1), dtype=object)
+        return self._threshold(0 * one, one, 0 * one)
+
+    def multi_threshold(self, node: onnx.NodeProto) -> _Signal:
+        thresholds = self._constant(node, 1)
+        if thresholds.ndim != 2 or thresholds.shape[1] != 1:
+            raise RefusalError(
+                f"has thresholds of shape {list(thresholds.shape)}; one a channel can be expressed"
+            )
+        if not self.signal.flat and self.signal.axes != (
+            "HWC" if _attribute(node, "data_layout", b"") == b"NHWC" else "CHW"
+        ):
+            raise RefusalError("its data layout is another one than its input's")
+        if len(thresholds) not in (1, len(self.signal.scale)):
+            raise RefusalError(f"has {len(thresholds)} thresholds for {len(self.signal.scale)} channels")
+        at = exact(np.broadcast_to(thresholds[:, 0], len(self.signal.scale)))
+        step = Fraction(_attribute(node, "out_scale", 1.0))
+        if step <= 0:
+            raise RefusalError("its out_scale is not positive")
+        low = np.full(len(at), Fraction(_attribute(node, "out_bias", 0.0)), dtype=object)
+        return self._threshold(at, low * 0 + step / 2, low + step / 2)
+
+    def quant(self, node: onnx.NodeProto) -> _Signal:
+        scale, zero_point, bit_width = (self._constant(node, index) for index in (1, 2, 3))
+        signed, narrow = bool(_attribute(node, "signed", 1)), bool(_attribute(node, "narrow", 0))
+        mode = _attribute(node, "rounding_mode", b"ROUND")
+        if scale.size != 1 or float(scale.item()) <= 0 or np.any(zero_point != 0) or mode.upper() != b"ROUND":
+            raise RefusalError(
+                "takes one positive scale, zero point 0 and rounding mode ROUND to be expressed"
+            )
+        step = Fraction(float(scale.item()))
+        width = float(bit_width.item()) if bit_width.size == 1 else math.nan
+        if self.signal.kind == "pixels" and width in range(2, 9):
+            return self._quantize_pixels(step, int(width), signed, narrow)
+        if width != 1 or (signed and narrow):
+            raise RefusalError(
+                f"quantizes to {width:g} bits; activations must have 1 bit (the image up to 8)"
+            )
+        # One bit: 0 and 1 (unsigned), or -1 and 0 (signed), times the scale. ROUND rounds a half to even, here to 0.
+        ones = np.full(len(self.signal.scale), step, dtype=object)
+        middle = (-ones if signed else ones) / 2
+        return self._threshold(middle, ones / 2, middle, strict=not signed)
+
+    def _quantize_pixels(self, step: Fraction, width: int, signed: bool, narrow: bool) -> _Signal:
+        signal = self.signal
+        if any(offset != signal.offset[0] for offset in signal.offset):
+            raise RefusalError("quantizes channels of different offsets")
+        scale, offset = signal.one_scale() / step, Fraction(signal.offset[0]) / step
+        low = -(2 ** (width - 1)) + narrow if signed else 0
+        high = 2 ** (width - 1) - 1 if signed else 2**width - 1 - narrow
+        assert signal.levels is not None
+        levels = []
+        for level in signal.levels.tolist():
+            value = scale * level + offset
+            # The graph computes in float32; closer to a half than this it may round either way.
+            if low < value < high and abs(abs(value - math.floor(value)) - Fraction(1, 2)) < Fraction(
+                1, 10**4
+            ):
+                raise RefusalError(f"a pixel of level {level} lies on the border of two quantization steps")
+            levels.append(min(max(math.floor(value + Fraction(1, 2)), low), high))
+        ones = np.full(len(signal.scale), step, dtype=object)
+        return replace(signal, levels=np.asarray(levels, dtype=np.int16), scale=ones, offset=0 * ones)
+
+    def _threshold(self, at: Exact, scale: Exact, offset: Exact, strict: bool = False) -> _Signal:
+        """Close the layer: signs of ``value - at``, which count as ``scale * sign + offset`` from here on.
+
+        Args:
+            strict: whether +1 takes ``value > at`` instead of ``value >= at``.
+        """
+        signal = replace(self.signal, offset=self.signal.offset - at)
+        result = replace(signal, kind="signs", scale=scale, offset=offset, products=None, levels=None)
+        if signal.kind == "signs":
+            high, low = signal.offset + abs(signal.scale), signal.offset - abs(signal.scale)
+            if (
+                any(signal.scale <= 0)
+                or not all(low < 0)
+                or not all((high > 0) | ((high == 0) & (not strict)))
+            ):
+                raise RefusalError("changes activations that are signs already")
+            return result
+        threshold, flip = _fold(signal.scale, signal.offset, strict)
+        if signal.kind == "pixels":
+            self.layers.append(self._thermometer(signal, threshold, flip))
+        else:
+            assert signal.products is not None
+            self.layers.append(self._layer(signal.products, threshold, flip))
+        return result
+
+    def _thermometer(
+        self, signal: _Signal, threshold: NDArray[np.int32], flip: NDArray[np.bool_]
+    ) -> Thermometer:
+        assert signal.levels is not None
+        if signal.axes not in ("CHW", "CLHW") or np.any(flip):
+            raise RefusalError("a sign of pixels takes channels first and a positive scale")
+        if np.any(np.diff(signal.levels) < 0):
+            raise RefusalError("a sign of pixels whose levels do not ascend")
+        pixels = np.searchsorted(signal.levels, threshold)  # the first pixel that reaches it
+        if np.any(pixels > 255):
+            raise RefusalError("no pixel reaches a threshold")
+        channels, levels = signal.sizes["C"], signal.sizes.get("L", 1)
+        thresholds = pixels.reshape(channels, levels).astype(np.uint8)
+        return Thermometer("thermometer", channels, levels, thresholds)
+
+    def _layer(self, products: _Products, threshold: NDArray[np.int32], flip: NDArray[np.bool_]) -> Layer:
+        outputs = len(threshold)
+        if products.dense:
+            name = f"dense{sum(isinstance(layer, BinaryDense) for layer in self.layers) + 1}"
+            in_shape, weights = _dense(products)
+            return BinaryDense(name, in_shape, outputs, weights, threshold, flip)
+        name = f"conv{sum(isinstance(layer, Conv2d) for layer in self.layers) + 1}"
+        _, height, width, channels = products.weights.shape
+        geometry = channels, outputs, (height, width), products.stride, products.padding, products.pool
+        weights = bits.pack(products.weights > 0)
+        if products.levels is not None:
+            return InputConv2d(name, *geometry, weights, threshold, flip, products.levels)
+        return BinaryConv2d(
+            name, *geometry, weights, threshold, flip, products.outside if products.padding != (0, 0) else -1
+        )
+
+    # -- products
+
+    def _weights(self, values: NDArray[Any]) -> tuple[NDArray[np.int8], Exact]:
+        """(out, ...) floats of one magnitude an output -> ±1 and the magnitudes."""
+        magnitude = np.abs(values).reshape(len(values), -1)
+        if (
+            np.any(magnitude != magnitude[:, :1])
+            or np.any(magnitude == 0)
+            or not np.all(np.isfinite(magnitude))
+        ):
+            raise RefusalError(
+                "its weights are not +c and -c with one c an output; only binary weights can be expressed"
+            )
+        return np.where(values > 0, 1, -1).astype(np.int8), exact(magnitude[:, 0])
+
+    def _sums(self, products: _Products, magnitude: Exact, bias: Exact) -> _Signal:
+        """The signal of ``magnitude * sum(weight * value) + bias``."""
+        signal = self.signal
+        scale = signal.one_scale()
+        # weights * (scale * integer + offset): the offsets add up to a constant, the same at the border, where
+        # `outside` stands for the integer whose value is the padding.
+        taps = products.weights.astype(object).sum(axis=(1, 2)) if not products.dense else None
+        if taps is None:
+            if any(offset != signal.offset[0] for offset in signal.offset):
+                raise RefusalError("its input channels have different offsets")
+            constant = (
+                products.weights.reshape(len(products.weights), -1).astype(object).sum(axis=1)
+                * signal.offset[0]
+            )
+        else:
+            constant = (taps * signal.offset).sum(axis=1)
+        sizes = {"C": len(magnitude), "H": 1, "W": 1}
+        return replace(
+            signal,
+            kind="sums",
+            axes="CHW",
+            sizes=sizes,
+            scale=magnitude * scale,
+            offset=magnitude * constant + bias,
+            flat=products.dense,
+            levels=None,
+            products=products,
+            pad=None,
+        )
+
+    def conv(self, node: onnx.NodeProto) -> _Signal:
+        signal = self.signal
+        weights, magnitude = self._weights(self._constant(node, 1))
+        if weights.ndim != 4 or signal.flat or signal.axes != "CHW":
+            raise RefusalError("is not a two-dimensional convolution of (N, channels, height, width)")
+        if signal.kind == "sums":
+            raise RefusalError("its input is not binary; a quantizer must stand before it")
+        if _attribute(node, "group", 1) != 1 or any(d != 1 for d in _attribute(node, "dilations", [1, 1])):
+            raise RefusalError("has groups or dilations; the format supports group=1 and dilations=1")
+        if _attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+            raise RefusalError("uses auto_pad; export it with explicit pads")
+        if weights.shape[1] != signal.sizes["C"]:
+            raise RefusalError(f"takes {weights.shape[1]} channels, its input has {signal.sizes['C']}")
+        padding, value = self._padding(_attribute(node, "pads", [0, 0, 0, 0]))
+        stride = tuple(_attribute(node, "strides", [1, 1]))
+        outside, levels, offset = self._outside(padding, value)
+        bias = exact(self._constant(node, 2)) if len(node.input) > 2 and node.input[2] else 0 * magnitude
+        products = _Products(weights.transpose(0, 2, 3, 1), False, stride, padding, outside, None, levels)
+        self.signal = replace(signal, offset=offset)
+        result = self._sums(products, magnitude, bias)
+        height, width = (
+            (signal.sizes[axis] + 2 * pad - kernel) // step + 1
+            for axis, pad, kernel, step in zip("HW", padding, weights.shape[2:], stride)
+        )
+        if height < 1 or width < 1:
+            raise RefusalError("its kernel is larger than its input")
+        return replace(result, sizes={**result.sizes, "H": height, "W": width})
+
+    def _padding(self, pads: Sequence[int]) -> tuple[tuple[int, int], Fraction]:
+        """What a Pad before and the Conv itself add: (y, x) and the value there."""
+        if list(pads[:2]) != list(pads[2:]):
+            raise RefusalError(f"pads {list(pads)} are not symmetric")
+        if self.signal.pad is None:
+            return (pads[0], pads[1]), Fraction(0)
+        if any(pads):
+            raise RefusalError("pads what a Pad has padded already")
+        return self.signal.pad[:2], self.signal.pad[2]
+
+    def _outside(
+        self, padding: tuple[int, int], value: Fraction
+    ) -> tuple[int, NDArray[np.int16] | None, Exact]:
+        """The integer whose value is the padding; of pixels, the levels and offsets that make it 0."""
+        signal = self.signal
+        if padding == (0, 0):
+            return 0, signal.levels, signal.offset
+        integers = {(value - offset) / signal.one_scale() for offset in signal.offset}
+        outside = integers.pop()
+        if signal.levels is None:
+            if integers or outside not in (-1, 0):
+                raise RefusalError(
+                    f"pads with {float(value):g}; only the values of -1 and of 0 can be expressed"
+                )
+            return int(outside), None, signal.offset
+        shifted = signal.levels.astype(np.int64) - int(outside)
+        fits = (shifted.min() >= 0 and shifted.max() <= 255) or (
+            shifted.min() >= -128 and shifted.max() <= 127
+        )
+        if integers or outside.denominator != 1 or not fits:
+            raise RefusalError(
+                f"pads pixels with {float(value):g}, which is no level that 8-bit integers can count as 0"
+            )
+        offset = signal.offset + signal.one_scale() * outside
+        return 0, shifted.astype(np.int16), offset
+
+    def pad(self, node: onnx.NodeProto) -> _Signal:
+        signal = self.signal
+        pads = [int(p) for p in self._constant(node, 1).reshape(-1)]
+        value = self._constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(())
+        if _attribute(node, "mode", b"constant") != b"constant" or (len(node.input) > 3 and node.input[3]):
+            raise RefusalError("only constant padding of all axes can be expressed")
+        if not any(pads):
+            return signal
+        if (
+            len(pads) != 8
+            or signal.axes != "CHW"
+            or any(pads[i] for i in (0, 1, 4, 5))
+            or pads[2:4] != pads[6:8]
+        ):
+            raise RefusalError(f"pads {pads} are not symmetric in height and width alone")
+        if min(pads) < 0 or signal.kind == "sums":
+            raise RefusalError("crops, or pads sums")
+        return replace(signal, pad=(pads[2], pads[3], Fraction(float(value.item()))))
+
+    def gemm(self, node: onnx.NodeProto) -> _Signal:
+        if _attribute(node, "transA", 0):
+            raise RefusalError("transposes its input")
+        matrix = self._constant(node, 1)
+        if not _attribute(node, "transB", 0):
+            matrix = matrix.T
+        bias = self._constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+        return self._dense(matrix * _attribute(node, "alpha", 1.0), bias * _attribute(node, "beta", 1.0))
+
+    def matmul(self, node: onnx.NodeProto) -> _Signal:
+        if node.input[0] != self.tensor:
+            raise RefusalError("multiplies from the left")
+        return self._dense(self._constant(node, 1).T, np.zeros(1))
+
+    def _dense(self, matrix: NDArray[Any], bias: NDArray[Any]) -> _Signal:
+        signal = self.signal
+        if signal.kind != "signs":
+            raise RefusalError("its input is not binary; a quantizer must stand before it")
+        if matrix.ndim != 2 or not signal.flat or matrix.shape[1] != signal.shape[1]:
+            raise RefusalError(f"a matrix of {list(matrix.T.shape)} on an activation of {list(signal.shape)}")
+        weights, magnitude = self._weights(matrix)
+        ordered = weights.reshape(len(weights), *(signal.sizes[axis] for axis in signal.axes))
+        ordered = ordered.transpose(0, *(1 + signal.axes.index(axis) for axis in "HWC"))
+        return self._sums(
+            _Products(ordered, True), magnitude, exact(np.broadcast_to(bias.reshape(-1), len(weights)))
+        )
+
+    def max_pool(self, node: onnx.NodeProto) -> _Signal:
+        signal = self.signal
+        kernel, strides = _attribute(node, "kernel_shape", []), _attribute(node, "strides", [1, 1])
+        plain = not any(_attribute(node, "pads", [0])) and all(
+            d == 1 for d in _attribute(node, "dilations", [1])
+        )
+        square = len(kernel) == 2 and kernel[0] == kernel[1] and strides[0] == strides[1]
+        if not (plain and square) or _attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+            raise RefusalError("only square windows without padding and dilation can be expressed")
+        if signal.flat or signal.axes != "CHW":
+            raise RefusalError("does not pool height and width")
+        pool = Pool(kernel[0], strides[0])
+        if _attribute(node, "ceil_mode", 0) and any(
+            (signal.sizes[a] - pool.size) % pool.stride for a in "HW"
+        ):
+            raise RefusalError("its windows reach over the edge (ceil_mode)")
+        sizes = {**signal.sizes, "H": pool.length(signal.sizes["H"]), "W": pool.length(signal.sizes["W"])}
+        if sizes["H"] < 1 or sizes["W"] < 1:
+            raise RefusalError("its window is larger than its input")
+        if signal.kind == "sums" and signal.products is not None and signal.products.pool is None:
+            # Where the scale is negative the largest value is that of the smallest sum: negate weights and scale.
+            negative = signal.scale < 0
+            sign = np.where(negative, -1, 1)
+            weights = (signal.products.weights * sign[:, None, None, None]).astype(np.int8)
+            products = replace(signal.products, weights=weights, pool=pool)
+            return replace(signal, sizes=sizes, products=products, scale=signal.scale * sign)
+        last = self.layers[-1] if self.layers else None
+        if signal.kind == "signs" and isinstance(last, Conv2d) and last.pool is None:
+            signal.one_scale()  # positive, so that the largest value is +1
+            self.layers[-1] = _pool_after_sign(last, pool)
+            return replace(signal, sizes=sizes)
+        raise RefusalError("pools what is not the output of a convolution, or was pooled already")
+
+    # -- no arithmetic
+
+    def keep(self, node: onnx.NodeProto) -> _Signal:
+        return self.signal
+
+    def cast(self, node: onnx.NodeProto) -> _Signal:
+        if _attribute(node, "to", 1) not in (1, 10, 11):  # float32, float16, double
+            raise RefusalError("casts to integers")
+        return self.signal
+
+    def softmax(self, node: onnx.NodeProto) -> _Signal:
+        if node.output[0] != self.output:
+            raise RefusalError("stands before the end of the graph")
+        return self.signal
+
+    def transpose(self, node: onnx.NodeProto) -> _Signal:
+        signal = self.signal
+        permutation = _attribute(node, "perm", list(range(len(signal.shape)))[::-1])
+        if signal.flat or permutation[0] != 0 or "L" in signal.axes:
+            raise RefusalError("moves the batch axis, or transposes a matrix of activations")
+        return replace(signal, axes="".join(signal.axes[axis - 1] for axis in permutation[1:]))
+
+    def flatten(self, node: onnx.NodeProto) -> _Signal:
+        if _attribute(node, "axis", 1) not in (1, 1 - len(self.signal.shape)):
+            raise RefusalError("does not flatten to (N, features)")
+        return self._flat()
+
+    def _flat(self) -> _Signal:
+        if "L" in self.signal.axes:
+            raise RefusalError("flattens a thermometer whose levels are no channels yet")
+        return replace(self.signal, flat=True)
+
+    def reshape(self, node: onnx.NodeProto) -> _Signal:
+        signal = self.signal
+        asked = [int(size) for size in self._constant(node, 1).reshape(-1)]
+        kept = [
+            signal.shape[i] if size == 0 and i < len(signal.shape) else size for i, size in enumerate(asked)
+        ]
+        total = math.prod(signal.shape)
+        if kept.count(-1) == 1:
+            known = -math.prod(kept)
+            kept[kept.index(-1)] = total // known if known else 0
+        shape = tuple(kept)
+        if shape == signal.shape:
+            return signal
+        if shape == (1, total):
+            return self._flat()
+        if signal.axes == "CLHW" and shape == (1, signal.shape[1] * signal.shape[2], *signal.shape[3:]):
+            return replace(signal, axes="CHW", sizes={"C": shape[1], "H": shape[2], "W": shape[3]})
+        raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
+
+    def unsqueeze(self, node: onnx.NodeProto) -> _Signal:
+        axes = self._constant(node, 1).tolist() if len(node.input) > 1 else _attribute(node, "axes", [])
+        if self.signal.kind != "pixels" or self.signal.axes != "CHW" or axes != [2]:
+            raise RefusalError(
+                "only the axis of a thermometer's levels, behind the channels of the image, can be added"
+            )
+        return replace(self.signal, axes="CLHW", sizes={**self.signal.sizes, "L": 1})
+
+
+_HANDLERS: dict[str, Callable[[Walk, Any], _Signal]] = {
+    "Add": Walk.add,
+    "Sub": Walk.sub,
+    "Mul": Walk.mul,
+    "Div": Walk.div,
+    "Neg": Walk.negate,
+    "BatchNormalization": Walk.batch_norm,
+    "BipolarQuant": Walk.bipolar,
+    "Sign": Walk.sign,
+    "MultiThreshold": Walk.multi_threshold,
+    "Quant": Walk.quant,
+    "IntQuant": Walk.quant,
+    "Conv": Walk.conv,
+    "Pad": Walk.pad,
+    "Gemm": Walk.gemm,
+    "MatMul": Walk.matmul,
+    "MaxPool": Walk.max_pool,
+    "Identity": Walk.keep,
+    "Dropout": Walk.keep,
+    "Cast": Walk.cast,
+    "Softmax": Walk.softmax,
+    "LogSoftmax": Walk.softmax,
+    "Transpose": Walk.transpose,
+    "Flatten": Walk.flatten,
+    "Reshape": Walk.reshape,
+    "Unsqueeze": Walk.unsqueeze,
+}
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    from onnx import helper
+
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return helper.get_attribute_value(attribute)
+    return default
+
+
+def _floats(values: Exact) -> NDArray[np.float32]:
+    return values.astype(np.float64).astype(np.float32)
+
+
+def _dense(products: _Products) -> tuple[tuple[int, int, int], NDArray[np.uint32]]:
+    """Input shape and packed rows of a matrix."""
+    _, height, width, channels = products.weights.shape
+    return (height, width, channels), bits.pack(products.weights > 0).reshape(len(products.weights), -1)
+
+
+def _fold(scale: Exact, offset: Exact, strict: bool) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Threshold and flip of ``scale * x + offset >= 0``, or ``> 0`` where strict, of an integer x."""
+    if strict:  # v > 0 is not(-v >= 0)
+        threshold, flip = _fold(-scale, -offset, strict=False)
+        return threshold, ~flip
+    # Only the sign of the scale matters once it is known where zero is crossed. Beyond 2**40 no sum can reach.
+    sign = np.array([(value > 0) - (value < 0) for value in scale], dtype=np.float64)
+    crossing = [-o / s if s != 0 else Fraction(0) for s, o in zip(scale, offset)]
+    mean = np.array([float(min(max(value, Fraction(-(2**40))), Fraction(2**40))) for value in crossing])
+    beta = np.array([float((o > 0) - (o < 0)) if s == 0 else 0.0 for s, o in zip(scale, offset)])
+    return bits.fold_batch_norm(sign, beta, mean, np.ones(len(mean)))
+
+
+def _pool_after_sign(layer: Conv2d, pool: Pool) -> Conv2d:
+    """The layer whose bits are the OR over windows of ``layer``'s bits.
+
+    Where flip is 0 the OR is the threshold of the largest sum, as the format has it. Where it is 1 the bit is
+    ``sum < t``, the same as ``-sum >= 1 - t``: negated weights bring it to flip 0.
+    """
+    constant = (layer.threshold == bits.ALWAYS) | (layer.threshold == bits.NEVER)
+    turned = layer.flip & ~constant
+    words = np.where(
+        turned[:, None, None, None], ~layer.weights & bits.spare_mask(layer.in_channels), layer.weights
+    )
+    threshold = np.where(turned, 1 - layer.threshold.astype(np.int64), layer.threshold)
+    return replace(
+        layer,
+        pool=pool,
+        weights=words,
+        threshold=np.clip(threshold, bits.ALWAYS, bits.NEVER).astype(np.int32),
+        flip=layer.flip & constant,
+    )

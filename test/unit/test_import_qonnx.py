@@ -1,0 +1,481 @@
+"""The QONNX importer against the graph itself, evaluated in float by ``onnx.reference``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bnn_perception import bits
+from bnn_perception.backends.reference import ReferenceBackend
+from bnn_perception.importers import ImporterError, import_model
+from bnn_perception.importers.qonnx import Parity, compare, read
+from bnn_perception.importers.quantizers import quant_operators
+from bnn_perception.model import (
+    BinaryConv2d,
+    BinaryDense,
+    Conv2d,
+    InputConv2d,
+    Model,
+    OutputBits,
+    OutputDense,
+    Thermometer,
+)
+from bnn_perception.preprocess import Frame
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
+ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
+
+DOMAIN = "qonnx.custom_op.general"
+
+
+class Graph:
+    """Writes a small QONNX graph, one node after the other; random numbers come from one seed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.input_shape: Sequence[int | str] = ["N", 3, 8, 10]
+        self.tensor = "image"
+        self.unit = 255  # of a pixel: 255 where the graph takes [0, 1], 1 where it takes 0..255
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
+        return name
+
+    def node(self, op: str, *inputs: str, domain: str = "", name: str = "", **attributes: Any) -> Graph:
+        output = f"t{len(self.nodes)}"
+        self.nodes.append(
+            onnx.helper.make_node(
+                op, [self.tensor, *inputs], [output], name or f"n{len(self.nodes)}_{op}", **attributes
+            )
+        )
+        self.nodes[-1].domain = domain
+        self.tensor = output
+        return self
+
+    def weights(self, *shape: int, scale: Any = 1.0) -> str:
+        """Latent weights behind a BipolarQuant, as Brevitas writes them."""
+        latent = self.constant(self.rng.normal(size=shape))
+        name = f"w{len(self.nodes)}"
+        node = onnx.helper.make_node("BipolarQuant", [latent, self.constant(scale)], [name], domain=DOMAIN)
+        self.nodes.append(node)
+        return name
+
+    def conv(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        pads: int = 0,
+        stride: int = 1,
+        scale: Any = 1.0,
+        bias: bool = False,
+    ) -> Graph:
+        weights = self.weights(outputs, inputs, kernel, kernel, scale=scale)
+        more = [self.constant(self.rng.normal(size=outputs))] if bias else []
+        return self.node(
+            "Conv", weights, *more, pads=[pads] * 4, strides=[stride] * 2, kernel_shape=[kernel] * 2
+        )
+
+    def pad(self, width: int, value: float) -> Graph:
+        return self.node(
+            "Pad", self.constant([0, 0, width, width, 0, 0, width, width], np.int64), self.constant(value)
+        )
+
+    def norm(self, channels: int) -> Graph:
+        """Batch norm about the statistics of the test images, so that bits vary; gammas of both signs and zero."""
+        gamma = self.rng.normal(size=channels)
+        gamma[0] = 0.0
+        output = onnx.helper.make_empty_tensor_value_info(self.tensor)
+        evaluator = ReferenceEvaluator(self.model(output), new_ops=quant_operators())
+        batch = np.concatenate([evaluator.run(None, {"image": image})[0] for image in self.images()])
+        axes = (0, 2, 3) if batch.ndim == 4 else (0,)
+        mean, deviation = batch.mean(axis=axes), batch.std(axis=axes) + 0.1
+        mean += deviation * self.rng.normal(size=channels) / 4
+        values = (gamma, self.rng.normal(size=channels) / 4, mean, deviation**2)
+        return self.node("BatchNormalization", *map(self.constant, values), epsilon=1e-5)
+
+    def images(self) -> list[NDArray[np.float32]]:
+        """The test images as the graph takes them."""
+        axes = (2, 0, 1) if self.input_shape[1] in (1, 3) else (0, 1, 2)
+        return [frame.pixels.transpose(axes)[None].astype(np.float32) / self.unit for frame in frames(8, 10)]
+
+    def bipolar(self, scale: Any = 1.0) -> Graph:
+        return self.node("BipolarQuant", self.constant(scale), domain=DOMAIN)
+
+    def pool(self, size: int = 2, **attributes: Any) -> Graph:
+        return self.node("MaxPool", kernel_shape=[size] * 2, strides=[size] * 2, **attributes)
+
+    def matmul(self, inputs: int, outputs: int) -> Graph:
+        return self.node("MatMul", self.weights(inputs, outputs))
+
+    def model(self, output: Any) -> Any:
+        image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, self.input_shape)
+        graph = onnx.helper.make_graph(self.nodes, "net", [image], [output], self.constants)
+        opsets = [onnx.helper.make_opsetid("", 13), onnx.helper.make_opsetid(DOMAIN, 1)]
+        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+    def save(self, path: Path, **metadata: str) -> Path:
+        model = self.model(onnx.helper.make_empty_tensor_value_info(self.tensor))
+        onnx.helper.set_model_props(
+            model, {f"bnn_perception.{key}": value for key, value in metadata.items()}
+        )
+        onnx.save(model, str(path))
+        return path
+
+
+def frames(height: int, width: int, count: int = 4) -> list[Frame]:
+    rng = np.random.default_rng(1)
+    lows = np.linspace(0, 150, count)
+    return [Frame(rng.integers(low, low + 100, (height, width, 3), dtype=np.uint8)) for low in lows]
+
+
+def check(graph: Graph, tmp_path: Path) -> Model:
+    """Import a graph and compare all logits with the source.
+
+    A wrong bit changes a logit by 2 times its scale, which is at least 0.01 in these nets; 1e-3 is far below that
+    and far above what float32 loses in the source graph (1e-5).
+    """
+    path = graph.save(tmp_path / "net.onnx")
+    model = import_model(path, tmp_path / "model")
+    parity = compare(path, model, frames(8, 10))
+    assert parity.same_class == parity.images == 4
+    assert parity.difference < 1e-3, parity
+    logits = ReferenceBackend(model).logits(frames(8, 10))
+    assert np.ptp(logits, axis=0).max() > 0.1  # or nothing would be compared
+    return model
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("pool_after_sign", [False, True])
+def test_conv_pool_norm_sign(tmp_path: Path, seed: int, pool_after_sign: bool) -> None:
+    g = Graph(seed)
+    g.conv(3, 5, pads=1)
+    if pool_after_sign:
+        g.norm(5).bipolar().pool()
+    else:
+        g.pool().norm(5).bipolar()
+    g.pad(1, -1.0).conv(5, 33)
+    if pool_after_sign:
+        g.norm(33).bipolar().pool()
+    else:
+        g.pool().norm(33).bipolar()
+    g.node("Flatten", axis=1).matmul(33 * 2 * 2, 7).norm(7).bipolar()
+    g.matmul(7, 4).norm(4)
+    model = check(g, tmp_path)
+    assert [type(layer) for layer in model.layers] == [InputConv2d, BinaryConv2d, BinaryDense, OutputDense]
+    assert model.layers[1].padding_value == -1  # type: ignore[union-attr]
+    assert model.labels == ("class_0", "class_1", "class_2", "class_3")
+
+
+def test_pool_before_norm_of_negative_gamma_takes_the_largest_sum(tmp_path: Path) -> None:
+    """The format pools sums; a graph that pools after a negative scale needs its weights negated."""
+    g = Graph().conv(3, 4)
+    g.node("Mul", g.constant(np.asarray([-1.0, 2.0, -0.5, 0.25]).reshape(1, 4, 1, 1))).pool()
+    g.node("Add", g.constant(np.asarray([0.3, -2.0, 0.1, 0.2]).reshape(4, 1, 1))).bipolar()
+    g.node("Flatten").matmul(4 * 3 * 4, 3)
+    model = check(g, tmp_path)
+    assert not np.any(model.layers[0].flip)  # type: ignore[union-attr]
+
+
+def test_zero_padding_of_signs(tmp_path: Path) -> None:
+    g = Graph().conv(3, 6, pads=1).norm(6).bipolar()
+    g.conv(6, 9, kernel=5, pads=2, stride=2).norm(9).bipolar()
+    g.node("Flatten").matmul(9 * 4 * 5, 3)
+    model = check(g, tmp_path)
+    assert model.layers[1].padding_value == 0  # type: ignore[union-attr]
+
+
+def test_scales_and_biases_fold(tmp_path: Path) -> None:
+    g = Graph()
+    g.conv(3, 5, scale=np.linspace(0.1, 0.5, 5).reshape(5, 1, 1, 1), bias=True).norm(5).bipolar(0.25)
+    g.node("Div", g.constant(0.5)).conv(5, 6, scale=0.3, bias=True)
+    g.node("Sub", g.constant(np.linspace(-1, 1, 6).reshape(6, 1, 1))).node("Neg").bipolar()
+    g.node("Flatten")
+    g.node(
+        "Gemm",
+        g.weights(4, 6 * 4 * 6, scale=0.05),
+        g.constant(g.rng.normal(size=4)),
+        transB=1,
+        alpha=0.5,
+        beta=2.0,
+    )
+    check(g, tmp_path)
+
+
+@pytest.mark.parametrize("steps", ["div255", "twice_minus_one", "mean_std"])
+def test_input_scaling(tmp_path: Path, steps: str) -> None:
+    g = Graph()
+    if steps == "div255":
+        g.unit = 1
+        g.node("Div", g.constant(255.0)).conv(3, 5, pads=1)
+    elif steps == "twice_minus_one":
+        g.node("Mul", g.constant(2.0)).node("Sub", g.constant(1.0)).conv(3, 5)
+    else:
+        g.node("Sub", g.constant(np.asarray([0.4, 0.5, 0.3]).reshape(1, 3, 1, 1))).node(
+            "Div", g.constant(0.25)
+        ).conv(3, 5)
+    g.norm(5).bipolar().node("Flatten")
+    g.matmul(5 * (80 if steps == "div255" else 48), 3)
+    model = check(g, tmp_path)
+    assert model.info["source"]["pixel_maximum"] == (255.0 if steps == "div255" else 1.0)
+
+
+def test_image_quantized_as_cnv_does(tmp_path: Path) -> None:
+    """2x - 1, then 8 bits of step 1/128; a pixel of level 0 pads."""
+    graph = Graph()
+    graph.node("Mul", graph.constant(2.0)).node("Sub", graph.constant(1.0))
+    graph.node(
+        "Quant",
+        graph.constant(1 / 128),
+        graph.constant(0.0),
+        graph.constant(8.0),
+        domain=DOMAIN,
+        signed=1,
+        narrow=0,
+    )
+    graph.conv(3, 5, pads=1).norm(5).bipolar().node("Flatten").matmul(5 * 80, 3)
+    model = check(graph, tmp_path)
+    levels = model.layers[0].levels  # type: ignore[union-attr]
+    expected = np.clip(np.rint(128 * (2 * np.arange(256) / 255 - 1)), -128, 127)
+    np.testing.assert_array_equal(levels, expected)
+
+
+def test_thermometer(tmp_path: Path) -> None:
+    g = Graph()
+    g.node("Unsqueeze", g.constant([2], np.int64))
+    offsets = (np.asarray([40, 128, 200]) - 0.5) / 255
+    g.node("Sub", g.constant(offsets.reshape(1, 1, 3, 1, 1))).bipolar()
+    g.node("Reshape", g.constant([1, -1, 8, 10], np.int64)).pad(1, -1.0)
+    g.conv(9, 5).norm(5).bipolar().node("Flatten").matmul(5 * 80, 3)
+    model = check(g, tmp_path)
+    thermometer = model.layers[0]
+    assert isinstance(thermometer, Thermometer)
+    np.testing.assert_array_equal(thermometer.thresholds, np.tile([40, 128, 200], (3, 1)))
+
+
+def test_one_threshold_a_channel(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.node("Sub", graph.constant(np.asarray([0.3, 0.5, 0.7]).reshape(3, 1, 1))).bipolar()
+    graph.conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 3)
+    model = check(graph, tmp_path)
+    # 0.3 * 255 = 76.5, 0.5 * 255 = 127.5, 0.7 * 255 = 178.5: the next whole pixel reaches it
+    np.testing.assert_array_equal(model.layers[0].thresholds, [[77], [128], [179]])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["multi_threshold", "multi_threshold_01", "quant_unsigned", "quant_signed"])
+def test_other_ways_to_write_a_threshold(tmp_path: Path, kind: str) -> None:
+    g = Graph().conv(3, 6, pads=1).norm(6)
+    one_bit = [g.constant(0.5), g.constant(0.0), g.constant(1.0)]
+    if kind == "multi_threshold":
+        thresholds = g.constant(g.rng.normal(size=(6, 1)) / 2)
+        g.node("MultiThreshold", thresholds, domain=DOMAIN, out_scale=2.0, out_bias=-1.0)
+    elif kind == "multi_threshold_01":
+        g.node("MultiThreshold", g.constant(g.rng.normal(size=(6, 1)) / 2), domain=DOMAIN)
+    else:
+        g.node("Quant", *one_bit, domain=DOMAIN, signed=int(kind == "quant_signed"), narrow=0)
+    # 0 and 1 (or -1 and 0) padded with 0 is a sign of -1 (or +1, which the format cannot pad with)
+    g.conv(6, 7, pads=0 if kind == "quant_signed" else 1).norm(7).bipolar().pool()
+    g.node("Flatten").matmul(7 * (12 if kind == "quant_signed" else 20), 3)
+    model = check(g, tmp_path)
+    if kind in ("multi_threshold_01", "quant_unsigned"):
+        assert model.layers[1].padding_value == -1  # type: ignore[union-attr]
+
+
+def test_unsigned_quant_rounds_a_half_to_even(tmp_path: Path) -> None:
+    """x = 0.5 quantizes to 0: the comparison is strict. All sums of this net are whole, so that halves occur."""
+    graph = Graph()
+    graph.node("Sub", graph.constant(0.5)).bipolar().conv(3, 8, kernel=1)  # sums -3, -1, 1, 3
+    graph.node("Mul", graph.constant(np.asarray([0.5, -0.5] * 4).reshape(8, 1, 1)))
+    graph.node(
+        "Quant",
+        graph.constant(1.0),
+        graph.constant(0.0),
+        graph.constant(1.0),
+        domain=DOMAIN,
+        signed=0,
+        narrow=0,
+    )
+    graph.node("Flatten").matmul(8 * 80, 3)
+    check(graph, tmp_path)
+
+
+def test_channels_last_and_flatten_orders(tmp_path: Path) -> None:
+    g = Graph()
+    g.input_shape = ["N", 8, 10, 3]
+    g.node("Transpose", perm=[0, 3, 1, 2]).conv(3, 5).norm(5).bipolar()
+    g.node("Transpose", perm=[0, 2, 3, 1]).node("Reshape", g.constant([1, -1], np.int64)).matmul(5 * 48, 3)
+    check(g, tmp_path)
+
+
+def test_softmax_and_output_bits(tmp_path: Path) -> None:
+    g = Graph().conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 3).norm(3).bipolar(0.5)
+    assert isinstance(check(g, tmp_path).layers[-1], OutputBits)
+    g = Graph().conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 3).node("Softmax")
+    path = g.save(tmp_path / "softmax.onnx")
+    assert isinstance(read(path).layers[-1], OutputDense)
+
+
+def test_labels_and_name_come_from_metadata_or_the_caller(tmp_path: Path) -> None:
+    g = Graph().conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 2)
+    path = g.save(tmp_path / "net.onnx", labels="left\nstraße", name="arrows", fit="stretch")
+    model = read(path)
+    assert (model.labels, model.name, model.input.fit) == (("left", "straße"), "arrows", "stretch")
+    model = import_model(path, tmp_path / "model", labels=["a", "b"], name="ab")
+    assert (model.labels, model.name) == (("a", "b"), "ab")
+    with pytest.raises(ImporterError, match=r"net\.onnx: labels: 3 of them"):
+        import_model(path, tmp_path / "model", labels=["a", "b", "c"])
+
+
+def test_spare_bits_are_zero(tmp_path: Path) -> None:
+    g = (
+        Graph()
+        .conv(3, 33)
+        .norm(33)
+        .bipolar()
+        .pool()
+        .conv(33, 65)
+        .norm(65)
+        .bipolar()
+        .node("Flatten")
+        .matmul(130, 3)
+    )
+    for layer in check(g, tmp_path).layers:
+        channels = layer.in_channels if isinstance(layer, Conv2d) else layer.in_shape[2]  # type: ignore[union-attr]
+        words = layer.weights.reshape(-1, bits.words_for(channels))  # type: ignore[union-attr]
+        assert not np.any(words & ~bits.spare_mask(channels))
+
+
+def first() -> Graph:
+    return Graph().conv(3, 5)
+
+
+def signs() -> Graph:
+    return first().norm(5).bipolar()
+
+
+def with_constant(g: Graph, op: str, value: Any, name: str = "", **attributes: Any) -> Graph:
+    return g.node(op, g.constant(value), name=name, **attributes)
+
+
+def ternary() -> Graph:
+    g = Graph()
+    return with_constant(g, "Conv", np.sign(np.round(g.rng.normal(size=(5, 3, 3, 3)))), name="first")
+
+
+def shortcut() -> Graph:
+    g = signs()
+    before = g.tensor
+    g.pad(1, -1.0).conv(5, 5).norm(5).bipolar()
+    return g.node("Add", before, name="shortcut")
+
+
+def grouped() -> Graph:
+    g = Graph().conv(3, 4).norm(4).bipolar()
+    return g.node("Conv", g.weights(4, 2, 3, 3), group=2, name="grouped")
+
+
+def four_bits() -> Graph:
+    g = first()
+    return g.node("Quant", g.constant(0.5), g.constant(0.0), g.constant(4.0), domain=DOMAIN)
+
+
+def padded_after_offset() -> Graph:
+    return with_constant(with_constant(Graph(), "Mul", 2.0), "Sub", 1.0).conv(3, 5, pads=1)
+
+
+def sign_of_even_sums() -> Graph:
+    return with_constant(Graph(), "Sub", 0.5).bipolar().conv(3, 5, kernel=2).node("Sign")
+
+
+THREE = np.asarray([0.2, 0.3, 0.4]).reshape(3, 1, 1)
+REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
+    "ternary weights": (ternary, r"node 'first' \(Conv\): its weights are not \+c and -c"),
+    "shortcut": (shortcut, r"node 'shortcut' \(Add\): takes 't\d+', which the next operation has used up"),
+    "groups": (grouped, r"node 'grouped' \(Conv\): has groups or dilations; the format supports group=1"),
+    "unknown op": (lambda: first().node("Tanh", name="tanh"), r"node 'tanh' \(Tanh\): .* no such operation"),
+    "average pool": (
+        lambda: first().node("AveragePool", kernel_shape=[2, 2], name="mean"),
+        r"node 'mean' \(AveragePool\): the model format has no such operation",
+    ),
+    "no sign": (lambda: first().conv(5, 5), r"\(Conv\): its input is not binary"),
+    "4-bit activations": (four_bits, r"\(Quant\): quantizes to 4 bits"),
+    "padding after an offset": (padded_after_offset, r"\(Conv\): pads pixels with 0, which is no level"),
+    "a scale for each input channel": (
+        lambda: with_constant(Graph(), "Div", THREE).conv(3, 5),
+        r"\(Conv\): its input channels are scaled differently",
+    ),
+    "padding with +1": (
+        lambda: signs().pad(1, 1.0).conv(5, 5),
+        r"\(Conv\): pads with 1; only the values of -1",
+    ),
+    "two pads": (
+        lambda: signs().pad(1, -1.0).conv(5, 5, pads=1),
+        r"\(Conv\): pads what a Pad has padded already",
+    ),
+    "padded pool": (
+        lambda: first().pool(pads=[1, 1, 1, 1]),
+        r"\(MaxPool\): only square windows without padding",
+    ),
+    "two pools": (lambda: first().pool().pool(), r"\(MaxPool\): pools .* was pooled already"),
+    "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),
+    "no end": (signs, r"does not come from a Gemm or MatMul"),
+    "several thresholds": (
+        lambda: with_constant(first(), "MultiThreshold", np.zeros((5, 3)), domain=DOMAIN),
+        r"\(MultiThreshold\): has thresholds of shape \[5, 3\]; one a channel",
+    ),
+    "a constant for each pixel": (
+        lambda: with_constant(first(), "Add", np.zeros((1, 5, 6, 8))),
+        r"\(Add\): a constant of shape \[1, 5, 6, 8\] .* is not one number a channel",
+    ),
+    "NaN": (lambda: with_constant(first(), "Mul", np.nan), r"\(Mul\): a constant is not finite"),
+    "float matrix": (
+        lambda: with_constant(
+            signs().node("Flatten"), "MatMul", np.linspace(-1, 1, 720).reshape(240, 3), name="head"
+        ),
+        r"node 'head' \(MatMul\): its weights are not",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_name_the_node_its_op_and_the_reason(tmp_path: Path, case: str) -> None:
+    build, message = REFUSED[case]
+    path = build().save(tmp_path / "net.onnx")
+    with pytest.raises(ImporterError, match=message) as error:
+        import_model(path, tmp_path / "model")
+    assert str(path) in str(error.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_files_that_are_no_graph(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"\xff\xfe no protobuf")
+    with pytest.raises(ImporterError, match=r"net\.onnx: is not an ONNX file"):
+        read(path)
+    with pytest.raises(ImporterError, match="no such file"):
+        import_model(tmp_path / "missing.onnx", tmp_path / "model")
+
+
+def test_input_shape_must_be_an_image(tmp_path: Path) -> None:
+    g = Graph()
+    g.input_shape = ["N", 3, "H", "W"]
+    with pytest.raises(ImporterError, match=r"input 'image' has shape \[0, 3, 0, 0\]"):
+        read(g.conv(3, 5).save(tmp_path / "net.onnx"))
+
+
+def test_parity_reports_a_difference(tmp_path: Path) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "net.onnx")
+    model = read(path)
+    assert compare(path, model, frames(8, 10)).difference < 1e-3
+    model.layers[1].scale[0] *= -1  # type: ignore[union-attr]
+    parity = compare(path, model, frames(8, 10))
+    assert isinstance(parity, Parity)
+    assert parity.difference > 1
