@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sqlite3
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -298,17 +296,9 @@ def test_recording_folder_without_metadata_names_the_remedy(tmp_path, picture):
 # -- recordings and clips of real cameras
 
 
-@pytest.fixture
-def camera_data():
-    root = Path(os.environ.get("BNN_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    if not (root / "camera").is_dir():
-        pytest.skip(f"no camera in {root}; set BNN_DATA to the folder that holds it")
-    return root / "camera"
-
-
 @pytest.mark.parametrize("name", ["bag_09747_mcap", "bag_09747_mcap/bag_09747_mcap.mcap"])
-def test_recording_of_a_traffic_camera(camera_data, name):
-    frames = list(open_source(str(camera_data / name)))
+def test_recording_of_a_traffic_camera(data, name):
+    frames = list(open_source(str(data(f"camera/{name}"))))
     assert len(frames) == 115
     assert all(frame.image.format == "jpeg" for frame in frames)
     assert frames[-1].stamp - frames[0].stamp == 9_120_000_000
@@ -317,17 +307,17 @@ def test_recording_of_a_traffic_camera(camera_data, name):
     assert image.data.std() > 20  # a picture, not a grey field
 
 
-def test_recording_of_a_robot(camera_data):
+def test_recording_of_a_robot(data):
     """Its messages are compressed one by one, and its type is written without /msg."""
-    frames = list(open_source(str(camera_data / "soccer_goal_12.mcap")))
+    frames = list(open_source(str(data("camera/soccer_goal_12.mcap"))))
     assert [(frame.image.width, frame.image.height, frame.image.encoding) for frame in frames] == [
         (640, 480, "rgb8")
     ] * 2
     assert all(frame.image.data.size == frame.image.step * 480 for frame in frames)
 
 
-def test_clip_of_a_traffic_camera(camera_data):
-    clip = sorted((camera_data / "clips").glob("*.mp4"))[0]
+def test_clip_of_a_traffic_camera(data):
+    clip = sorted(data("camera/clips").glob("*.mp4"))[0]
     source = open_source(str(clip))
     frames = list(source)
     assert source.refused == 0
