@@ -30,7 +30,7 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 TOOLS = [
     "numba>=0.56",  # the first for Python 3.10 that also takes NumPy 1.21 to 1.23
     "onnxruntime>=1.16",  # the oldest that is tested; runs the float twin
-    "rosbags>=0.9.16",  # one reader for MCAP and rosbag2 recordings
+    "rosbags>=0.11.7",  # reads a single MCAP file too; the first that brings backports.zstd
     "rich>=12",
     "matplotlib>=3.5",  # the confusion matrix as a picture
 ]
