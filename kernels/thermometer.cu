@@ -8,15 +8,16 @@
 #if !defined(PIXELS) || !defined(CHANNELS) || !defined(LEVELS) || !defined(WARPS)
 #error "PIXELS, CHANNELS, LEVELS or WARPS is not stated; see bnn_perception/cuda/specs.py"
 #endif
+#define THREADS (WARPS * WARP)
 #define CODE_BITS (CHANNELS * LEVELS)
 #define WORDS divide_up(CODE_BITS, WARP)
 
 // input       (frames, PIXELS): one word a pixel, as preprocess.cu writes it
 // thresholds  (CHANNELS * LEVELS)
 // output      (frames, PIXELS, WORDS)
-extern "C" __global__ void __launch_bounds__(WARPS * WARP)
+extern "C" __global__ void __launch_bounds__(THREADS)
     thermometer(const unsigned* __restrict__ input, const unsigned char* __restrict__ thresholds, unsigned* __restrict__ output) {
-  const int lane = threadIdx.x % WARP, first = blockIdx.x * (WARPS * WARP) + threadIdx.x - lane;
+  const int lane = threadIdx.x % WARP, first = blockIdx.x * THREADS + threadIdx.x - lane;
   if (first >= PIXELS) return;
   const int word = blockIdx.y, bit = word * WARP + lane;
   const bool used = bit < CODE_BITS;

@@ -51,11 +51,12 @@ def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
     """
     height, width, _ = model.input.shape
     steps = [Step("input", lambda frames: specs.preprocess(model.input, frames), (), Array((height, width), np.uint32))]
-    steps += [_step(layer, before, after, target, tiles) for layer, before, after in iter_layers(model)]
+    steps += [layer_step(layer, before, after, target, tiles) for layer, before, after in iter_layers(model)]
     return steps
 
 
-def _step(layer: Layer, before: Shape, after: Shape, target: Target, tiles: TileTable) -> Step:
+def layer_step(layer: Layer, before: Shape, after: Shape, target: Target, tiles: TileTable) -> Step:
+    """The step of one layer, from activations of shape ``before`` to ``after``."""
     if isinstance(layer, (OutputDense, OutputBits)):
         output = Array((layer.out_features,), np.float32)
     else:

@@ -29,8 +29,8 @@ from bnn_perception.model import (
 )
 
 WARP = 32
-#: Frames that one launch evaluates at most.
-MAX_FRAMES = 16
+#: Frames that one launch evaluates at most. A robot has 1 to 16 cameras; data sets are evaluated in larger batches.
+MAX_FRAMES = 256
 #: Static shared memory of a block, bytes; every SM has it without asking.
 MAX_SHARED_BYTES = 48 * 1024
 #: Registers of a thread at most, by kernel: with blocks of 256 threads (128 for preprocess and thermometer) an SM of

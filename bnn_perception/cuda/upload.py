@@ -10,7 +10,7 @@ import numpy as np
 
 from bnn_perception.cuda.device import Gpu
 from bnn_perception.cuda.memory import SharedBuffer
-from bnn_perception.cuda.specs import FRAME, MAX_FRAMES, divide_up
+from bnn_perception.cuda.specs import FRAME, divide_up
 from bnn_perception.model import InputSpec
 from bnn_perception.preprocess import CHANNELS, ENCODINGS, Frame, Rect, source_rect
 
@@ -24,7 +24,7 @@ class FrameUpload:
     def __init__(self, gpu: Gpu, spec: InputSpec) -> None:
         self._gpu = gpu
         self._spec = spec
-        self._buffer = SharedBuffer(gpu, (MAX_FRAMES * FRAME.itemsize,), np.uint8)
+        self._buffer = SharedBuffer(gpu, (_ALIGNMENT,), np.uint8)
 
     @property
     def device(self) -> Any:
@@ -32,7 +32,7 @@ class FrameUpload:
         return self._buffer.device
 
     def stage(self, frames: Sequence[Frame]) -> tuple[int, bool]:
-        """Copy the regions of up to :data:`MAX_FRAMES` frames into the host's side.
+        """Copy the regions of frames into the host's side.
 
         Returns:
             bytes to bring to the GPU, rounded up by at most a sixteenth, so that regions of nearly the same size share
@@ -40,7 +40,7 @@ class FrameUpload:
         """
         rects = [source_rect(*frame.pixels.shape[:2], frame.region, self._spec) for frame in frames]
         steps = [divide_up(rect.width * CHANNELS[frame.encoding], 4) * 4 for frame, rect in zip(frames, rects)]
-        offsets = [MAX_FRAMES * FRAME.itemsize]
+        offsets = [divide_up(len(frames) * FRAME.itemsize, _ALIGNMENT) * _ALIGNMENT]
         for rect, step in zip(rects, steps):
             offsets.append(divide_up(offsets[-1] + rect.height * step, _ALIGNMENT) * _ALIGNMENT)
         granule = max(4096, 1 << max(0, offsets[-1].bit_length() - 5))
@@ -56,7 +56,7 @@ class FrameUpload:
         host, channels = self._buffer.host, CHANNELS[frame.encoding]
         region = np.ndarray((rect.height, rect.width, channels), np.uint8, host.data, offset, (step, channels, 1))
         region[...] = frame.pixels[rect.y : rect.y + rect.height, rect.x : rect.x + rect.width]
-        table = host[: MAX_FRAMES * FRAME.itemsize].view(FRAME)
+        table = host[: (index + 1) * FRAME.itemsize].view(FRAME)
         table[index] = (offset, step, channels, *ENCODINGS[frame.encoding], rect.height, rect.width, 0)
 
     def copy(self, stream: Any, bytes_: int) -> None:

@@ -80,7 +80,7 @@ class HostModule:
 
     def __init__(self, source: str, options: Sequence[str] = (), mode: str = "plain") -> None:
         self.mode = mode
-        names = re.findall(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(\w+\)\s+)?(\w+)\s*\(', source)
+        names = re.findall(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^()]*\)\s+)?(\w+)\s*\(', source)
         # Dynamic shared memory is the launch's, not the file's.
         source = re.sub(
             r"extern\s+__shared__\s+(\w+)\s+(\w+)\s*\[\s*\]\s*;",
