@@ -126,6 +126,45 @@ def area_weights(source: int, destination: int) -> NDArray[np.int64]:
     return np.maximum(overlap, 0).astype(np.int64)
 
 
+def prepare(frame: Frame, spec: InputSpec, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Bring a frame to the model's input, compiled, without the GIL; the same pixels as :func:`prepare_reference`.
+
+    Args:
+        frame: of any size, row stride and encoding.
+        spec: of the model.
+        out: where to write, (height, width, channels) uint8, C-contiguous; None makes an array.
+
+    Returns:
+        (height, width, channels) uint8.
+
+    Raises:
+        ImportError: where numba is missing, with the remedy.
+    """
+    try:
+        from bnn_perception import native
+    except ImportError as error:
+        raise ImportError(f"preprocessing on the CPU needs numba ({error}); pip install numba") from None
+    pixels = frame.pixels
+    if pixels.strides[1:] != (pixels.shape[2], 1):
+        pixels = np.ascontiguousarray(pixels)
+    rect = source_rect(pixels.shape[0], pixels.shape[1], frame.region, spec)
+    if out is None:
+        out = np.empty(spec.shape, dtype=np.uint8)
+    red, _, blue = ENCODINGS[frame.encoding]
+    native.resize(
+        pixels.ctypes.data + rect.y * pixels.strides[0] + rect.x * pixels.shape[2],
+        pixels.strides[0],
+        rect.height,
+        rect.width,
+        pixels.shape[2],
+        out.ctypes.data,
+        *spec.shape,
+        red,
+        blue,
+    )
+    return out
+
+
 def prepare_reference(frame: Frame, spec: InputSpec) -> NDArray[np.uint8]:
     """The definition of the preprocessing, in NumPy: (height, width, channels) uint8 of the model's input."""
     rect = source_rect(frame.pixels.shape[0], frame.pixels.shape[1], frame.region, spec)

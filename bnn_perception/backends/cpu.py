@@ -1,0 +1,34 @@
+"""What the backends on the CPU share."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from bnn_perception.backends import BackendError
+
+
+def thread_count(threads: int) -> int:
+    """The number of threads to run; 0 stands for one on each core that this process may use.
+
+    Raises:
+        BackendError: for a negative number.
+    """
+    if threads < 0:
+        raise BackendError(f"threads is {threads}; it must be 0 (one for each core) or more")
+    return threads or len(os.sched_getaffinity(0))
+
+
+def device_name(threads: int) -> str:
+    """The processor and the threads in use, for logs and diagnostics."""
+    name = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():  # x86; most ARM kernels have no such line
+                name = value.strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"

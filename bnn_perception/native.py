@@ -1,0 +1,727 @@
+"""Everything that numba compiles: preprocessing, the layers of the binary CPU backend, and its threads.
+
+It is one file because numba's disk cache watches the file of the function that is called, and no other: were
+these functions spread over several, an update of one could leave a stale compilation of another in use.
+
+Memory is passed as addresses and byte strides, so that one compilation serves every model, image and layout;
+who calls owns the arrays and keeps them alive. All functions run without the GIL.
+
+The binary dot product
+----------------------
+A SIMD lane holds one filter, a vector holds :data:`LANES` of them. Weights lie transposed, ``(units, filters)``
+bytes, where a *unit* is the byte of 8 input channels of one tap. A unit of the input, one byte, is compared with
+the bytes of all filters at once, and the number of bits that differ is added to one byte a filter. A byte
+holds 31 such counts of at most 8 before it is taken off a 16-bit value, which holds 4095 of them; a layer with
+more units than that adds up 32-bit values. With ``value = -disagreements`` of K products and the border's
+correction c (0 for most pixels)::
+
+    K + 2 * value + c >= threshold   <=>   value >= ceil((threshold - K - c) / 2)
+
+so that a bit takes one comparison with a limit that is known beforehand. An input convolution has its sum as
+value and its threshold as limit; from there on the two kinds of convolution are one.
+
+How the disagreements are counted depends on the processor (:func:`_disagreements`). With AVX2 it is a table
+look-up: ``vpshufb`` takes the low nibble of every weight byte as index into a table of 16 bytes that was made
+for the input's nibble, the high nibble likewise; half the instructions of XOR and a vector popcount.
+Elsewhere (NEON's ``cnt``, AVX-512's ``vpopcntb``) popcount is one instruction, and XOR and ``ctpop`` win.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+
+from bnn_perception.preprocess import LUMA
+
+# numba's annotations do not know that these are called from compiled code.
+intrinsic: Any = extending.intrinsic
+external: Any = types.ExternalFunction
+
+#: Filters in one vector; also the bits of the word that they become.
+LANES = 32
+#: Output pixels that share each weight that is loaded.
+PIXELS = 4
+#: Units whose disagreements (at most 8 each) a byte holds.
+UNITS_IN_BYTE = 31
+#: Units whose disagreements a signed 16-bit value holds.
+UNITS_IN_SHORT = 4095
+#: Taps of an input convolution whose products (at most 255 each) a signed 16-bit value holds.
+TAPS_IN_SHORT = 128
+
+#: What a step does; see :data:`STEP`.
+THERMOMETER, LEVELS, INPUT_CONV, BINARY_CONV, OUTPUT, OUTPUT_BITS = range(6)
+
+#: One step of a program. Addresses and strides are in bytes; ``*_row`` and ``*_pixel`` are the distances of
+#: rows and pixels. A dense layer is a convolution whose kernel is as large as its input.
+STEP = np.dtype(
+    [
+        (field, np.int64)
+        for field in (
+            "kind",
+            "items",  # independent pieces of work
+            "rows",  # output rows in one item
+            "groups",  # of filters
+            "vectors",  # of LANES filters in a group, 1 or 2; the last group may have fewer
+            "words",  # of 32 filters
+            "source",  # first pixel of the first window, padding included
+            "source_row",
+            "source_pixel",
+            "target",
+            "target_row",
+            "target_pixel",
+            "width",  # of the convolution's output, before the pool
+            "out_height",
+            "out_width",
+            "pool_size",
+            "pool_stride",
+            "windows",  # (pixels of the convolution's output, 2) int32: byte of the window, index of its limits
+            "units",  # of one dot product: bytes of bits, or taps
+            "offsets",  # (units,) int32 distance of each from the first byte of a window
+            "weights",  # for each group (units, filters of the group): uint8, or int16 of an input convolution
+            "wide",  # whether values and limits are int32, not int16
+            "limits",  # (patterns, words * LANES) of which a value reaches its own to become 1
+            "flip",  # (words,) uint32
+            "table",  # thermometer (channels, 256, words) uint32, levels (256,) int16, bits (words * LANES, 2) float32
+            "products",  # of one dot product of an output
+            "scale",  # of an output: (words * LANES,) float32
+            "bias",  # likewise
+        )
+    ],
+    align=True,
+)
+
+#: What the threads of a program share, a cache line each, since different threads write them: frames begun, whether
+#: the program is closed, the mutex and the condition to sleep on, then items taken and items done of each step. The
+#: counters only ever grow, so that a thread which is late for a frame finds nothing left to do in it.
+STATE_FRAMES, STATE_CLOSED, STATE_MUTEX, STATE_CONDITION, STATE_STEPS = range(5)
+CACHE_LINE = 64
+
+
+def state_bytes(steps: int) -> int:
+    """Bytes of the state of a program of so many steps; zeros to begin with, then :func:`open_state`."""
+    return CACHE_LINE * (STATE_STEPS + 2 * steps)
+
+
+#: Bytes of a tile's int16 values, and of their int32 totals.
+VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
+
+
+def scratch_bytes(pixels: int) -> int:
+    """Bytes of scratch memory for an item of ``pixels`` outputs of a convolution: values, totals, words."""
+    return VALUE_BYTES + TOTAL_BYTES + 4 * 2 * pixels
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """``numba.njit`` without the GIL, with NumPy's arithmetic, kept on disk where a directory can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except (
+        RuntimeError
+    ):  # numba found no place to write: not NUMBA_CACHE_DIR, not __pycache__, not the user's own
+        logging.getLogger(__name__).debug(
+            "numba's cache has no directory: %s is compiled anew", function.__name__
+        )
+        return numba.njit(**options)(function)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Memory by address
+# ---------------------------------------------------------------------------------------------------------------
+
+_I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
+_BYTES, _SHORTS, _INTS = (ir.VectorType(scalar, LANES) for scalar in (_I8, _I16, _I32))
+_HALF_TABLE = ir.VectorType(_I8, 16)
+
+
+def _pointer(builder: ir.IRBuilder, address: ir.Value, scalar: ir.Type) -> ir.Value:
+    return builder.inttoptr(address, scalar.as_pointer())
+
+
+def _load(builder: ir.IRBuilder, address: ir.Value, scalar: ir.Type) -> ir.Value:
+    return builder.load(_pointer(builder, address, scalar), align=1)
+
+
+def _store(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) -> None:
+    builder.store(value, _pointer(builder, address, value.type), align=1)
+
+
+def _element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, scalar: ir.IntType) -> ir.Value:
+    """Element of an array of integers, as int64."""
+    pointer = builder.gep(_pointer(builder, address, scalar), [index])
+    return builder.sext(builder.load(pointer, align=1), _I64)
+
+
+def _constant(vector: ir.VectorType, value: int) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _broadcast(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
+    undefined = ir.Constant(vector, ir.Undefined)
+    single = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(single, undefined, _constant(ir.VectorType(_I32, vector.count), 0))
+
+
+def _reader(kind: Any) -> Any:
+    """An intrinsic ``read(address, index)`` of an array of ``kind``."""
+
+    @intrinsic
+    def read(_: Any, address: Any, index: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            pointer = _pointer(builder, args[0], context.get_data_type(kind))
+            return builder.load(builder.gep(pointer, [args[1]]), align=1)
+
+        return kind(types.int64, types.int64), generate
+
+    return read
+
+
+def _writer(kind: Any) -> Any:
+    """An intrinsic ``write(address, index, value)`` to an array of ``kind``."""
+
+    @intrinsic
+    def write(_: Any, address: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            pointer = _pointer(builder, args[0], context.get_data_type(kind))
+            builder.store(args[2], builder.gep(pointer, [args[1]]), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, kind), generate
+
+    return write
+
+
+_read_u8, _read_i16, _read_i32, _read_i64 = map(_reader, (types.uint8, types.int16, types.int32, types.int64))
+_read_u32, _read_f32 = map(_reader, (types.uint32, types.float32))
+_write_u8, _write_i16, _write_i32 = map(_writer, (types.uint8, types.int16, types.int32))
+_write_u32, _write_f32 = map(_writer, (types.uint32, types.float32))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Dot products
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _table_lookup(context: Any) -> bool:
+    """Whether the processor compiled for counts bits faster by ``vpshufb`` than by a vector popcount."""
+    features = context.codegen().magic_tuple()[2].split(",")
+    return "+avx2" in features and not {"+avx512bitalg", "+avx512vl"} <= set(features)
+
+
+def _nibble_tables() -> bytearray:
+    """For each byte, 16 disagreements of its low nibble with a nibble, then 16 of its high one."""
+    return bytearray(
+        bin((byte >> shift & 15) ^ nibble).count("1")
+        for byte in range(256)
+        for shift in (0, 4)
+        for nibble in range(16)
+    )
+
+
+def _disagreements(context: Any, builder: ir.IRBuilder, unit: ir.Value, weights: ir.Value) -> ir.Value:
+    """Number of bits that differ between the byte ``unit`` and each byte of the vector ``weights``.
+
+    What depends on one of the two alone is emitted again for each pair; LLVM keeps one copy.
+    """
+    module = builder.module
+    if not _table_lookup(context):
+        popcount = cgutils.get_or_insert_function(
+            module, ir.FunctionType(_BYTES, [_BYTES]), "llvm.ctpop.v32i8"
+        )
+        return builder.call(popcount, [builder.xor(_broadcast(builder, unit, _BYTES), weights)])
+    shuffle = cgutils.get_or_insert_function(
+        module, ir.FunctionType(_BYTES, [_BYTES, _BYTES]), "llvm.x86.avx2.pshuf.b"
+    )
+    tables = _nibble_tables()
+    name = "bnn_perception.nibble_tables"
+    if name not in module.globals:
+        cgutils.global_constant(module, name, ir.Constant(ir.ArrayType(_I8, len(tables)), tables))
+    base = builder.ptrtoint(module.globals[name], _I64)
+    address = builder.add(base, builder.shl(builder.zext(unit, _I64), _I64(5)))
+    shorts = ir.VectorType(_I16, LANES // 2)
+    high = builder.bitcast(builder.lshr(builder.bitcast(weights, shorts), _constant(shorts, 4)), _BYTES)
+    both_halves = ir.Constant(ir.VectorType(_I32, LANES), [*range(16), *range(16)])
+    counts = []
+    for half, nibbles in ((0, weights), (16, high)):
+        table = _load(builder, builder.add(address, _I64(half)), _HALF_TABLE)
+        table = builder.shuffle_vector(table, table, both_halves)
+        counts.append(builder.call(shuffle, [table, builder.and_(nibbles, _constant(_BYTES, 15))]))
+    return builder.add(*counts)
+
+
+def _binary_tile(pixels: int, vectors: int) -> Any:
+    """An intrinsic for the disagreements of up to :data:`UNITS_IN_SHORT` units, of a tile of pixels and filters.
+
+    ``tile(values, weights, offsets, units, windows)``: values (pixels, vectors * LANES) int16, set to minus the
+    disagreements; weights (units, vectors * LANES) uint8; offsets (units,) int32; windows, an address a pixel.
+    """
+
+    @intrinsic
+    def tile(_: Any, values: Any, weights: Any, offsets: Any, units: Any, windows: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            values, weights, offsets, units, windows = args
+            corners = [builder.extract_value(windows, pixel) for pixel in range(pixels)]
+            cells = [(pixel, vector) for pixel in range(pixels) for vector in range(vectors)]
+            counts = {cell: cgutils.alloca_once(builder, _BYTES) for cell in cells}
+            totals = {cell: cgutils.alloca_once(builder, _SHORTS) for cell in cells}
+            for cell in cells:
+                builder.store(_constant(_SHORTS, 0), totals[cell])
+            with cgutils.for_range_slice(builder, _I64(0), units, _I64(UNITS_IN_BYTE), intp=_I64) as (
+                first,
+                _,
+            ):
+                for cell in cells:
+                    builder.store(_constant(_BYTES, 0), counts[cell])
+                left = builder.sub(units, first)
+                more = builder.icmp_signed(">", left, _I64(UNITS_IN_BYTE))
+                with cgutils.for_range(
+                    builder, builder.select(more, _I64(UNITS_IN_BYTE), left), intp=_I64
+                ) as loop:
+                    unit = builder.add(first, loop.index)
+                    offset = _element(builder, offsets, unit, _I32)
+                    row = builder.add(weights, builder.mul(unit, _I64(vectors * LANES)))
+                    ours = [
+                        _load(builder, builder.add(row, _I64(LANES * vector)), _BYTES)
+                        for vector in range(vectors)
+                    ]
+                    theirs = [_load(builder, builder.add(corner, offset), _I8) for corner in corners]
+                    for pixel, vector in cells:
+                        count = counts[pixel, vector]
+                        differ = _disagreements(context, builder, theirs[pixel], ours[vector])
+                        builder.store(builder.add(builder.load(count), differ), count)
+                for cell in cells:
+                    count = builder.zext(builder.load(counts[cell]), _SHORTS)
+                    builder.store(builder.sub(builder.load(totals[cell]), count), totals[cell])
+            for index, cell in enumerate(cells):
+                _store(builder, builder.load(totals[cell]), builder.add(values, _I64(2 * LANES * index)))
+            return context.get_dummy_value()
+
+        integer = types.int64
+        return types.void(integer, integer, integer, integer, types.UniTuple(integer, pixels)), generate
+
+    return tile
+
+
+def _input_tile(pixels: int) -> Any:
+    """As :func:`_binary_tile`, for the sums of up to :data:`TAPS_IN_SHORT` taps and one vector of filters.
+
+    A unit is an int16 level, and the weights are int16, +1 or -1.
+    """
+
+    @intrinsic
+    def tile(_: Any, values: Any, weights: Any, offsets: Any, units: Any, windows: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            values, weights, offsets, units, windows = args
+            corners = [builder.extract_value(windows, pixel) for pixel in range(pixels)]
+            totals = [cgutils.alloca_once(builder, _SHORTS) for _ in range(pixels)]
+            for total in totals:
+                builder.store(_constant(_SHORTS, 0), total)
+            with cgutils.for_range(builder, units, intp=_I64) as loop:
+                offset = _element(builder, offsets, loop.index, _I32)
+                signs = _load(
+                    builder, builder.add(weights, builder.mul(loop.index, _I64(2 * LANES))), _SHORTS
+                )
+                for corner, total in zip(corners, totals):
+                    level = _broadcast(builder, _load(builder, builder.add(corner, offset), _I16), _SHORTS)
+                    builder.store(builder.add(builder.load(total), builder.mul(level, signs)), total)
+            for pixel, total in enumerate(totals):
+                _store(builder, builder.load(total), builder.add(values, _I64(2 * LANES * pixel)))
+            return context.get_dummy_value()
+
+        integer = types.int64
+        return types.void(integer, integer, integer, integer, types.UniTuple(integer, pixels)), generate
+
+    return tile
+
+
+def _reached(vector: ir.VectorType) -> Any:
+    """An intrinsic ``reached(values, limits)``: the word of LANES bits ``value >= limit``."""
+
+    @intrinsic
+    def reached(_: Any, values: Any, limits: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            values, limits = (_load(builder, address, vector) for address in args)
+            return builder.bitcast(builder.icmp_signed(">=", values, limits), _I32)
+
+        return types.uint32(types.int64, types.int64), generate
+
+    return reached
+
+
+@intrinsic
+def _widen(_: Any, totals: Any, values: Any) -> Any:
+    """``widen(totals, values)``: add a vector of int16 to one of int32."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        totals, values = args
+        _store(
+            builder,
+            builder.add(_load(builder, totals, _INTS), builder.sext(_load(builder, values, _SHORTS), _INTS)),
+            totals,
+        )
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+_binary_tile_4x2, _binary_tile_4x1 = _binary_tile(PIXELS, 2), _binary_tile(PIXELS, 1)
+_binary_tile_1x2, _binary_tile_1x1 = _binary_tile(1, 2), _binary_tile(1, 1)
+_input_tile_4 = _input_tile(PIXELS)
+_reached_short, _reached_int = _reached(_SHORTS), _reached(_INTS)
+_inner: Any = numba.njit(nogil=True, error_model="numpy")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Layers
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@_inner
+def _levels(step: Any, first: int, last: int) -> None:
+    """uint8 pixels -> the int16 that they count as."""
+    for row in range(first, last):
+        source = step.source + row * step.source_row
+        target = step.target + row * step.target_row
+        for index in range(step.source_row):
+            _write_i16(target, index, _read_i16(step.table, np.int64(_read_u8(source, index))))
+
+
+@_inner
+def _thermometer(step: Any, first: int, last: int) -> None:
+    """uint8 pixels -> words; the table holds the words that each value of each channel sets."""
+    for row in range(first, last):
+        for column in range(step.out_width):
+            source = step.source + row * step.source_row + column * step.source_pixel
+            target = step.target + row * step.target_row + column * step.target_pixel
+            for word in range(step.words):
+                code = np.uint32(0)
+                for channel in range(step.source_pixel):
+                    value = channel * 256 + np.int64(_read_u8(source, channel))
+                    code |= _read_u32(step.table, value * step.words + word)
+                _write_u32(target, word, code)
+
+
+@_inner
+def _values(step: Any, group: int, vectors: int, first: int, units: int, values: int, windows: Any) -> None:
+    """The values of PIXELS windows for one group of filters, over ``units`` units from ``first`` on."""
+    offsets = step.offsets + 4 * first
+    if step.kind == INPUT_CONV:
+        weights = step.weights + 2 * LANES * (group * step.units + first)
+        _input_tile_4(values, weights, offsets, units, windows)
+        return
+    weights = step.weights + LANES * (group * step.vectors * step.units + vectors * first)
+    if step.width * step.out_height == 1:  # of a dense layer
+        if vectors == 2:
+            _binary_tile_1x2(values, weights, offsets, units, windows[:1])
+        else:
+            _binary_tile_1x1(values, weights, offsets, units, windows[:1])
+    elif vectors == 2:
+        _binary_tile_4x2(values, weights, offsets, units, windows)
+    else:
+        _binary_tile_4x1(values, weights, offsets, units, windows)
+
+
+@_inner
+def _total_values(step: Any, group: int, vectors: int, totals: int, values: int, windows: Any) -> None:
+    """The int32 values of more units than 16 bits hold."""
+    for index in range(PIXELS * vectors * LANES):
+        _write_i32(totals, index, np.int32(0))
+    size = TAPS_IN_SHORT if step.kind == INPUT_CONV else UNITS_IN_SHORT
+    for first in range(0, step.units, size):
+        _values(step, group, vectors, first, min(size, step.units - first), values, windows)
+        for index in range(PIXELS * vectors):
+            _widen(totals + 4 * LANES * index, values + 2 * LANES * index)
+
+
+@_inner
+def _convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
+    """Output rows ``first`` to ``last`` of one group of filters: values, limits, pool, flip, pack."""
+    vectors = min(step.vectors, step.words - group * step.vectors)
+    values, totals = scratch, scratch + VALUE_BYTES
+    words = totals + TOTAL_BYTES
+    top = first * step.pool_stride * step.width
+    bottom = ((last - 1) * step.pool_stride + step.pool_size) * step.width
+    for pixel in range(top, bottom, PIXELS):
+        # A tile that is not full repeats the last pixel.
+        a, b, c, d = pixel, min(pixel + 1, bottom - 1), min(pixel + 2, bottom - 1), min(pixel + 3, bottom - 1)
+        windows = (
+            step.source + np.int64(_read_i32(step.windows, 2 * a)),
+            step.source + np.int64(_read_i32(step.windows, 2 * b)),
+            step.source + np.int64(_read_i32(step.windows, 2 * c)),
+            step.source + np.int64(_read_i32(step.windows, 2 * d)),
+        )
+        if step.wide:
+            _total_values(step, group, vectors, totals, values, windows)
+        else:
+            _values(step, group, vectors, np.int64(0), step.units, values, windows)
+        for slot in range(min(PIXELS, bottom - pixel)):
+            pattern = np.int64(_read_i32(step.windows, 2 * (pixel + slot) + 1))
+            limit = LANES * (pattern * step.words + group * step.vectors)
+            for vector in range(vectors):
+                index = LANES * (slot * vectors + vector)
+                if step.wide:
+                    word = _reached_int(totals + 4 * index, step.limits + 4 * (limit + LANES * vector))
+                else:
+                    word = _reached_short(values + 2 * index, step.limits + 2 * (limit + LANES * vector))
+                _write_u32(words, (pixel - top + slot) * vectors + vector, word)
+    for row in range(first, last):
+        for column in range(step.out_width):
+            target = step.target + row * step.target_row + column * step.target_pixel
+            corner = (row - first) * step.pool_stride * step.width + column * step.pool_stride
+            for vector in range(vectors):
+                word = np.uint32(0)
+                for y in range(step.pool_size):
+                    for x in range(step.pool_size):
+                        word |= _read_u32(words, (corner + y * step.width + x) * vectors + vector)
+                index = group * step.vectors + vector
+                _write_u32(target, index, word ^ _read_u32(step.flip, index))
+
+
+@_inner
+def _output(step: Any, group: int, scratch: int) -> None:
+    """Logits of one group of filters; products and sums are rounded one after the other."""
+    vectors = min(step.vectors, step.words - group * step.vectors)
+    values, totals = scratch, scratch + VALUE_BYTES
+    _total_values(step, group, vectors, totals, values, (step.source, step.source, step.source, step.source))
+    for lane in range(vectors * LANES):
+        index = group * step.vectors * LANES + lane
+        product = np.int32(step.products + 2 * np.int64(_read_i32(totals, lane)))
+        scaled = np.float32(product) * _read_f32(step.scale, index)
+        _write_f32(step.target, index, scaled + _read_f32(step.bias, index))
+
+
+@_inner
+def _output_bits(step: Any) -> None:
+    """Words -> logits, one of two for each bit."""
+    for index in range(step.words * LANES):
+        bit = np.int64(_read_u32(step.source, index // LANES) >> np.uint32(index % LANES)) & 1
+        _write_f32(step.target, index, _read_f32(step.table, 2 * index + bit))
+
+
+@_inner
+def _work(step: Any, item: int, scratch: int) -> None:
+    """One item of a step: some output rows of one group of filters."""
+    chunks = step.items // step.groups
+    group, chunk = item // chunks, item % chunks
+    first = chunk * step.rows
+    last = min(first + step.rows, step.out_height)
+    if step.kind == LEVELS:
+        _levels(step, first, last)
+    elif step.kind == THERMOMETER:
+        _thermometer(step, first, last)
+    elif step.kind == OUTPUT:
+        _output(step, group, scratch)
+    elif step.kind == OUTPUT_BITS:
+        _output_bits(step)
+    else:
+        _convolution(step, group, first, last, scratch)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Threads
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _atomic_load(_: Any, address: Any) -> Any:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.load_atomic(_pointer(builder, args[0], _I64), "seq_cst", 8)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _atomic_add(_: Any, address: Any, value: Any) -> Any:
+    """Returns the value before."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.atomic_rmw("add", _pointer(builder, args[0], _I64), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def _compare_and_swap(_: Any, address: Any, expected: Any, value: Any) -> Any:
+    """Whether ``expected`` stood there and was replaced by ``value``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        pointer = _pointer(builder, args[0], _I64)
+        return builder.extract_value(builder.cmpxchg(pointer, args[1], args[2], "seq_cst", "seq_cst"), 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), generate
+
+
+_mutex_init = external("pthread_mutex_init", types.int32(types.int64, types.int64))
+_mutex_lock = external("pthread_mutex_lock", types.int32(types.int64))
+_mutex_unlock = external("pthread_mutex_unlock", types.int32(types.int64))
+_condition_init = external("pthread_cond_init", types.int32(types.int64, types.int64))
+_condition_wait = external("pthread_cond_wait", types.int32(types.int64, types.int64))
+_condition_broadcast = external("pthread_cond_broadcast", types.int32(types.int64))
+
+#: How often a waiting thread looks before it sleeps: some microseconds, about as long as an item takes.
+SPINS = 50_000
+
+
+@_inner
+def _counter(state: int, index: int) -> int:
+    return state + CACHE_LINE * index
+
+
+@_inner
+def _mutex(state: int) -> int:
+    return _counter(state, STATE_MUTEX)
+
+
+@_inner
+def _condition(state: int) -> int:
+    return _counter(state, STATE_CONDITION)
+
+
+@_inner
+def _await(state: int, counter: int, value: int) -> None:
+    """Wait until a counter has reached ``value``; whoever raises it so far calls :func:`_announce`."""
+    for _ in range(SPINS):
+        if _atomic_load(counter) >= value:
+            return
+    _mutex_lock(_mutex(state))
+    while _atomic_load(counter) < value:
+        _condition_wait(_condition(state), _mutex(state))
+    _mutex_unlock(_mutex(state))
+
+
+@_inner
+def _announce(state: int) -> None:
+    """Wake the threads that sleep; without any it takes no system call."""
+    _mutex_lock(_mutex(state))
+    _condition_broadcast(_condition(state))
+    _mutex_unlock(_mutex(state))
+
+
+@_inner
+def _run(steps: Any, state: int, frame: int, scratch: int) -> None:
+    """Do frame number ``frame`` together with whichever other threads run this.
+
+    Each step has two counters, of items taken and of items done, over all frames. An item of this frame is taken by
+    raising the first from below ``frame * items``; the step is over when the second has reached that.
+    """
+    for index in range(len(steps)):
+        step = steps[index]
+        end = frame * step.items
+        taken, done = _counter(state, STATE_STEPS + 2 * index), _counter(state, STATE_STEPS + 2 * index + 1)
+        while True:
+            ticket = _atomic_load(taken)
+            if ticket >= end:
+                break
+            if _compare_and_swap(taken, ticket, ticket + 1):
+                _work(step, ticket - (end - step.items), scratch)
+                if _atomic_add(done, 1) == end - 1:
+                    _announce(state)
+        _await(state, done, end)
+
+
+@compiled
+def open_state(state: int) -> None:
+    """Make the mutex and the condition in a new state, whose counters are 0."""
+    _mutex_init(_mutex(state), 0)
+    _condition_init(_condition(state), 0)
+
+
+@compiled
+def evaluate(steps: Any, state: int, scratch: int, helper: bool) -> None:
+    """Evaluate a program for one frame, whose pixels lie in the first step's source; or help to.
+
+    Args:
+        steps: (n,) :data:`STEP`.
+        state: address of :func:`state_bytes` bytes.
+        scratch: address of this thread's scratch memory.
+        helper: whether to help with every frame until :func:`close_state`. A helper that comes late to a frame is
+            not waited for.
+    """
+    frames = _counter(state, STATE_FRAMES)
+    if not helper:
+        frame = _atomic_add(frames, 1) + 1
+        _announce(state)
+        _run(steps, state, frame, scratch)
+        return
+    frame = np.int64(0)
+    while _atomic_load(_counter(state, STATE_CLOSED)) == 0:
+        _run(steps, state, frame, scratch)
+        _mutex_lock(_mutex(state))
+        while _atomic_load(frames) == frame and _atomic_load(_counter(state, STATE_CLOSED)) == 0:
+            _condition_wait(_condition(state), _mutex(state))
+        _mutex_unlock(_mutex(state))
+        frame = _atomic_load(frames)
+
+
+@compiled
+def close_state(state: int) -> None:
+    """End all helpers."""
+    _atomic_add(_counter(state, STATE_CLOSED), 1)
+    _announce(state)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Preprocessing
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def resize(
+    pixels: int,
+    stride: int,
+    height: int,
+    width: int,
+    channels: int,
+    out: int,
+    out_height: int,
+    out_width: int,
+    out_channels: int,
+    red: int,
+    blue: int,
+) -> None:
+    """Area average and colour, as :mod:`bnn_perception.preprocess` defines them.
+
+    Args:
+        pixels: address of the rectangle's first pixel; (height, width, channels) uint8, pixels adjacent.
+        stride: bytes from one row to the next, of either sign.
+        out: address of (out_height, out_width, out_channels) uint8, adjacent; 3 channels (RGB) or 1 (grey).
+        red, blue: channel index of each; green is halfway between.
+    """
+    area = np.uint64(height * width)
+    half = area // np.uint64(2)
+    green = (red + blue) // 2
+    columns = np.empty(width * channels, np.uint32)  # weighted sums down the rows: at most 255 * MAX_SIDE
+    sums = np.empty(channels, np.uint64)
+    for y in range(out_height):
+        columns[:] = 0
+        first, last = y * height, (y + 1) * height
+        for row in range(first // out_height, (last - 1) // out_height + 1):
+            weight = np.uint32(min(last, (row + 1) * out_height) - max(first, row * out_height))
+            source = pixels + row * stride
+            for index in range(width * channels):
+                columns[index] += weight * np.uint32(_read_u8(source, index))
+        for x in range(out_width):
+            left, right = x * width, (x + 1) * width
+            sums[:] = 0
+            for column in range(left // out_width, (right - 1) // out_width + 1):
+                weight_x = np.uint64(min(right, (column + 1) * out_width) - max(left, column * out_width))
+                for channel in range(channels):
+                    sums[channel] += weight_x * np.uint64(columns[column * channels + channel])
+            r, g, b = (sums[red] + half) // area, (sums[green] + half) // area, (sums[blue] + half) // area
+            pixel = y * out_width + x
+            if out_channels == 3:
+                _write_u8(out, 3 * pixel, np.uint8(r))
+                _write_u8(out, 3 * pixel + 1, np.uint8(g))
+                _write_u8(out, 3 * pixel + 2, np.uint8(b))
+            else:
+                grey = (
+                    np.uint64(LUMA[0]) * r + np.uint64(LUMA[1]) * g + np.uint64(LUMA[2]) * b + np.uint64(128)
+                )
+                _write_u8(out, pixel, np.uint8(grey >> np.uint64(8)))
