@@ -1,0 +1,113 @@
+"""Compiles kernels to machine code, and that back to text, on machines with or without a GPU.
+
+NVRTC and nvdisasm come as wheels (``pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-nvdisasm``) or with a CUDA toolkit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from bnn_perception.tools import ToolError
+
+INSTALL = "pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-nvdisasm"
+
+
+def _places(folder: str, pattern: str) -> Iterator[Path]:
+    """Files in NVIDIA's wheels and toolkits."""
+    spec = importlib.util.find_spec("nvidia")
+    for package in spec.submodule_search_locations or () if spec else ():
+        yield from sorted(Path(package).glob(f"*/{folder}/{pattern}"))
+    toolkits = [os.environ.get("CUDA_PATH") or os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    for toolkit in filter(None, toolkits):
+        for name in (folder, f"{folder}64"):
+            yield from sorted(Path(str(toolkit)).glob(f"{name}/{pattern}"))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    for path in _places("lib", "libnvrtc.so.*"):
+        if re.fullmatch(r"libnvrtc\.so\.\d+", path.name):
+            return ctypes.CDLL(str(path))
+    raise ToolError(f"NVRTC was not found; {INSTALL}")
+
+
+def version() -> tuple[int, int]:
+    """Of CUDA, (12, 9) say.
+
+    Raises:
+        ToolError: where NVRTC is not installed.
+    """
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    return major.value, minor.value
+
+
+def compile_cubin(source: str, options: Sequence[str], sm: int) -> bytes:
+    """Machine code of a kernel's source for one SM.
+
+    Args:
+        source: CUDA C++ without includes.
+        options: ``-D`` options.
+        sm: compute capability times ten.
+
+    Raises:
+        ToolError: with the compiler's message, or where NVRTC is not installed.
+    """
+    library = _library()
+    program = ctypes.c_void_p()
+    _check(library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None))
+    try:
+        # -ftz=true as CuPy compiles.
+        every = [f"--gpu-architecture=sm_{sm}", "--std=c++17", "-ftz=true", *options]
+        array = (ctypes.c_char_p * len(every))(*(option.encode() for option in every))
+        if library.nvrtcCompileProgram(program, len(every), array) != 0:
+            raise ToolError(
+                f"NVRTC refused a kernel for sm_{sm}: {_text(library, program, 'ProgramLog').strip()}"
+            )
+        return _bytes(library, program, "CUBIN")
+    finally:
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _bytes(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
+    size = ctypes.c_size_t()
+    _check(getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+    buffer = ctypes.create_string_buffer(size.value)
+    _check(getattr(library, f"nvrtcGet{what}")(program, buffer))
+    return buffer.raw
+
+
+def _text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
+    return _bytes(library, program, what).rstrip(b"\0").decode(errors="replace")
+
+
+def _check(status: int) -> None:
+    if status != 0:
+        raise ToolError(f"NVRTC failed with status {status}")
+
+
+def disassemble(cubin: bytes) -> str:
+    """Machine code as nvdisasm prints it (SM 7.5 and later).
+
+    Raises:
+        ToolError: where nvdisasm is not installed or refuses the code.
+    """
+    program = next(_places("bin", "nvdisasm"), None) or shutil.which("nvdisasm")
+    if program is None:
+        raise ToolError(f"nvdisasm was not found; {INSTALL}")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([str(program), "-c", file.name], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ToolError(f"nvdisasm refused the machine code: {done.stderr.strip()}")
+    return done.stdout

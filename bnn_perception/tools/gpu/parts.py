@@ -1,0 +1,298 @@
+"""The parts of the GPU benchmark. Each runs in a process of its own, so that none is lost by another's failure: after
+an error of a kernel a process can use its GPU no more.
+
+    python -m bnn_perception.tools.gpu.parts PART RESULT.json [MODEL_FOLDER]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_perception.backends.float_twin import Stage, read_float_twin
+from bnn_perception.cuda.backend import CudaBackend
+from bnn_perception.cuda.specs import MAX_FRAMES
+from bnn_perception.model import Model, load_model
+from bnn_perception.preprocess import Frame, prepare_reference
+from bnn_perception.tools import ToolError
+from bnn_perception.tools.gpu import pytorch
+from bnn_perception.tools.gpu.timing import ROTATION, time_calls, time_kernels, time_network
+from bnn_perception.tools.gpu.work import Work, binary_work, float_work
+
+BATCHES = (1, 4, 16, 256)
+#: Largest difference of a logit, as a share of the largest logit. Rounding to half precision or TF32 (2**-11 and 2**-11
+#: of a value) happens once a layer to activations and once to weights; in single precision only orders of sums differ.
+TOLERANCE = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2}
+
+Result = dict[str, Any]
+Save = Callable[[Result], None]
+
+
+def environment(_model: Model | None, save: Save) -> None:
+    """Which GPU, driver and software."""
+    from bnn_perception.cuda.device import Gpu
+
+    gpu = Gpu()
+    with gpu():
+        cuda = gpu.cupy.cuda
+        properties = cuda.runtime.getDeviceProperties(gpu.index)
+        _, memory = cuda.runtime.memGetInfo()
+        driver, runtime = cuda.runtime.driverGetVersion(), cuda.runtime.runtimeGetVersion()
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "cupy": gpu.cupy.__version__}
+    for module in ("torch", "onnxruntime"):
+        found = _version(module)
+        if found is not None:
+            versions[module] = found
+    save(
+        {
+            "gpu": gpu.name,
+            "sm": gpu.target.sm,
+            "multiprocessors": gpu.target.multiprocessors,
+            "integrated": gpu.integrated,
+            "clock_mhz": properties["clockRate"] / 1000 if properties.get("clockRate") else None,
+            "memory_bytes": memory,
+            "l2_bytes": properties.get("l2CacheSize"),
+            "driver": _driver_version(),
+            "driver_cuda": _cuda_version(driver),
+            "runtime_cuda": _cuda_version(runtime),
+            "machine": platform.machine(),
+            **versions,
+        }
+    )
+
+
+def _version(module: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return None
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _driver_version() -> str | None:
+    """As the kernel module states it; Jetsons may not."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def peaks(_model: Model | None, save: Save) -> None:
+    """What the GPU reaches at best."""
+    from bnn_perception.cuda.device import Gpu
+    from bnn_perception.tools.gpu.peaks import measure_peaks
+
+    gpu = Gpu()
+    with gpu():
+        save(asdict(measure_peaks(gpu)))
+
+
+def correctness(model: Model | None, save: Save) -> None:
+    """``cuda_binary`` against the reference: every word of every layer, frames of all encodings and odd sizes."""
+    from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+    from bnn_perception.backends.reference import ReferenceBackend
+
+    assert model is not None
+    rng = np.random.default_rng(1)
+    frames = [
+        Frame(rng.integers(0, 256, (height, width, channels), dtype=np.uint8), encoding)
+        for height, width, channels, encoding in (
+            (model.input.height, model.input.width, 3, "rgb8"),
+            (240, 323, 3, "bgr8"),
+            (101, 97, 4, "rgba8"),
+            (120, 160, 4, "bgra8"),
+            (61, 59, 1, "mono8"),
+        )
+    ]
+    backend, reference = CudaBinaryBackend(model), ReferenceBackend(model)
+    words = 0
+    for frame in frames:
+        for (name, value), (_, expected) in zip(backend.activations(frame), reference.activations(frame)):
+            if not np.array_equal(value, expected):
+                raise ToolError(f"{model.name}, {frame.encoding}: layer {name} differs from the reference")
+            words += value.size
+    if not np.array_equal(backend.logits(frames), reference.logits(frames)):
+        raise ToolError(f"{model.name}: the logits of a batch of {len(frames)} differ from the reference")
+    # More than a launch takes, against the frames one by one, which have just been found right.
+    many = [frames[index % len(frames)] for index in range(MAX_FRAMES + len(frames))]
+    alone = np.concatenate([backend.logits([frame]) for frame in frames])
+    if not np.array_equal(backend.logits(many), np.concatenate([alone] * len(many))[: len(many)]):
+        raise ToolError(
+            f"{model.name}: the logits of {len(many)} frames at once differ from those of one at a time"
+        )
+    backend.close()
+    save({"frames": len(frames), "words": words})
+
+
+def cuda_binary(model: Model | None, save: Save) -> None:
+    """Times of the binary net."""
+    from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+
+    assert model is not None
+    backend = CudaBinaryBackend(model)
+    result: Result = {"batches": {}}
+    for batch in BATCHES:
+        _measure(backend, batch, result, lambda frames: binary_work(model, frames, _frame_bytes(model)))
+        save(result)
+    backend.close()
+
+
+def cuda_float(precision: str, model: Model | None, save: Save) -> None:
+    """Times of the float twin by this package, with and without a graph."""
+    from bnn_perception.backends.cuda_float import CudaFloatBackend
+
+    assert model is not None
+    assert model.float_twin is not None
+    stages = read_float_twin(model.float_twin, model.input, len(model.labels))
+    backend = CudaFloatBackend(model, precision)
+    _compare_with_onnx_runtime(model, backend.logits(_batches(model, 4)[0]), TOLERANCE[precision])
+    result: Result = {"batches": {}}
+
+    def work(frames: int) -> list[Work]:
+        return float_work(model, stages, precision == "fp16", frames, _frame_bytes(model))
+
+    for batch in BATCHES:
+        _measure(backend, batch, result, work)
+        save(result)
+    backend.close()
+    backend = CudaFloatBackend(model, precision, graph=False)
+    for batch in BATCHES:
+        batches = _batches(model, batch)
+        entry = result["batches"][str(batch)]
+        entry["gpu_without_graph"] = asdict(time_network(backend, batches, graph=False))
+        entry["call_without_graph"] = asdict(time_calls(backend.logits, batches))
+        save(result)
+    backend.close()
+
+
+def _measure(backend: CudaBackend, batch: int, result: Result, work: Callable[[int], list[Work]]) -> None:
+    """Add the times of a batch. Where it takes several launches, kernels are timed for one of them.
+
+    Args:
+        work: of the kernels for a number of frames.
+    """
+    batches = _batches(backend.model, batch)
+    frames = batches[0][:MAX_FRAMES]
+    kernels = [
+        {
+            **asdict(item),
+            "kernel": launch.spec.kernel if launch.spec else "cublas",
+            "microseconds": timing.median,
+        }
+        for item, (launch, timing) in zip(work(len(frames)), time_kernels(backend, frames), strict=True)
+    ]
+    result["batches"][str(batch)] = {
+        "gpu": asdict(time_network(backend, batches)),
+        "call": asdict(time_calls(backend.logits, batches)),
+        "kernel_frames": len(frames),
+        "kernels": kernels,
+    }
+
+
+def compare_pytorch(variant: str, model: Model | None, save: Save) -> None:
+    """Times of the float twin by PyTorch."""
+    assert model is not None
+    assert model.float_twin is not None
+    stages: Sequence[Stage] = read_float_twin(model.float_twin, model.input, len(model.labels))
+    how = pytorch.VARIANTS[variant]
+    result: Result = {"batches": {}}
+    for batch in BATCHES:
+        pixels = [_pixels(model, frames) for frames in _batches(model, batch)]
+        measured = pytorch.time_variant(stages, how, pixels)
+        if batch == 4:
+            tolerance = TOLERANCE["fp16" if how.half else "tf32" if how.tf32 else "fp32"]
+            _compare_with_onnx_runtime(model, measured.logits, tolerance)
+        result["batches"][str(batch)] = {"gpu": asdict(measured.gpu), "call": asdict(measured.call)}
+        save(result)
+
+
+def _batches(model: Model, batch: int) -> list[list[Frame]]:
+    """Random frames of the model's own size, the same in every part."""
+    rng = np.random.default_rng(batch)
+    pixels = rng.integers(0, 256, (ROTATION, batch, *model.input.shape), dtype=np.uint8)
+    encoding = "rgb8" if model.input.channels == 3 else "mono8"
+    return [[Frame(frame, encoding) for frame in frames] for frames in pixels]
+
+
+def _frame_bytes(model: Model) -> int:
+    return int(np.prod(model.input.shape))
+
+
+def _pixels(model: Model, frames: Sequence[Frame]) -> NDArray[np.uint8]:
+    return np.stack([prepare_reference(frame, model.input) for frame in frames])
+
+
+def _compare_with_onnx_runtime(model: Model, logits: NDArray[np.float32], tolerance: float) -> None:
+    """Check the logits of the first batch of four.
+
+    Raises:
+        ToolError: where they differ, or ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ToolError(
+            "onnxruntime is not installed, the float twin cannot be checked; pip install onnxruntime"
+        ) from None
+    session = onnxruntime.InferenceSession(str(model.float_twin), providers=["CPUExecutionProvider"])
+    pixels = _pixels(model, _batches(model, 4)[0]).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    (expected,) = session.run(None, {session.get_inputs()[0].name: pixels})
+    difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
+    if not difference <= tolerance:
+        raise ToolError(
+            f"logits differ from ONNX Runtime's by {difference:.1e} of the largest; {tolerance:.0e} is allowed"
+        )
+
+
+def _part(function: Callable[..., None], *args: str) -> Callable[[Model | None, Save], None]:
+    return lambda model, save: function(*args, model, save)
+
+
+#: Parts that are about the GPU, and parts that are about a net, in the order in which they run.
+GPU_PARTS: Mapping[str, Callable[[Model | None, Save], None]] = {"environment": environment, "peaks": peaks}
+NET_PARTS: Mapping[str, Callable[[Model | None, Save], None]] = {
+    "correctness": correctness,
+    "cuda_binary": cuda_binary,
+    "cuda_float fp32": _part(cuda_float, "fp32"),
+    "cuda_float fp16": _part(cuda_float, "fp16"),
+    **{name: _part(compare_pytorch, name) for name in pytorch.VARIANTS},
+}
+
+
+def run_part(part: str, file: Path, folder: Path | None) -> None:
+    """Run one part. Its result is written to ``file``, again after each step, so that what was done is kept.
+
+    Raises:
+        Exception: whatever the part raises.
+    """
+
+    def save(result: Result) -> None:
+        partial = file.with_name(f"{file.name}.partial")
+        partial.write_text(json.dumps(result), encoding="utf-8")
+        os.replace(partial, file)
+
+    function = GPU_PARTS.get(part) or NET_PARTS[part]
+    function(None if folder is None else load_model(folder), save)
+
+
+if __name__ == "__main__":
+    try:
+        run_part(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    except Exception as error:
+        # One line for the report; every kind of failure is expected here.
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,118 @@
+"""The GPU benchmark from end to end on the stand-in: its parts, its results, and that a failing part costs itself only.
+
+The times are those of the host and mean nothing. The peaks' kernels are PTX, which the host cannot run; that they
+repeat what they say is tested on their machine code in test_peaks.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_cublas import FakeCublas
+from fake_cupy import CUDARuntimeError, FakeCupy
+
+from bnn_perception.cuda import cublas
+from bnn_perception.tools import ToolError
+from bnn_perception.tools.gpu import benchmark, parts, peaks, timing
+from bnn_perception.tools.gpu.nets import Convolutions, Topology
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+NET = Topology("small", 12, Convolutions((8, 8), 3), (10, 4))
+
+
+def run_here(name: str, file: Path, folder: Path | None, seconds: float) -> str | None:
+    """As run_in_process, in this process, where the stand-in is."""
+    try:
+        parts.run_part(name, file, folder)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@pytest.fixture
+def world(fake_gpu: Callable[..., FakeCupy], monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+    """A GPU that runs kernels, and a benchmark that takes few samples of small nets."""
+    world = fake_gpu()
+    monkeypatch.setattr(cublas, "load_library", lambda: FakeCublas(world))
+    monkeypatch.setattr(benchmark, "PAPER", NET)
+    monkeypatch.setattr(benchmark, "ROAD_SIGNS", NET)
+    monkeypatch.setattr(parts, "BATCHES", (1, 4))
+    monkeypatch.setattr(parts, "ROTATION", 2)
+    for name, value in {"MIN_SAMPLES": 2, "MAX_SAMPLES": 2, "KERNEL_REPEATS": 2}.items():
+        monkeypatch.setattr(timing, name, value)
+    measured = peaks.Peaks(1e12, 4e12, 1e11, {"b1 mma m16n8k256 xor": 1e14})
+    monkeypatch.setattr(peaks, "measure_peaks", lambda gpu: measured)
+    return world
+
+
+def test_the_whole_run(world: FakeCupy, tmp_path: Path) -> None:
+    assert benchmark.run_benchmark(tmp_path, 10, run_here) == 0
+    results = json.loads((tmp_path / "shim.json").read_text())
+    entries = results["nets"]["small"]["entries"]
+    assert entries["correctness"]["words"] > 1000
+    for name in ("cuda_binary", "cuda_float fp32", "cuda_float fp16"):
+        assert set(entries[name]["batches"]) == {"1", "4"}
+        for measured in entries[name]["batches"].values():
+            assert measured["gpu"]["median"] > 0
+            assert measured["call"]["samples"] == 2
+    kernels = entries["cuda_binary"]["batches"]["4"]["kernels"]
+    assert [kernel["layer"] for kernel in kernels] == ["input", "conv1", "conv2", "dense1", "dense2"]
+    # conv2: 6x6 pixels, 3x3 taps of 8 channels, 8 filters, 4 frames.
+    assert kernels[2]["binary_macs"] == 36 * 9 * 8 * 8 * 4
+    text = (tmp_path / "shim.md").read_text()
+    assert "| cuda_float fp32, no graph |" in text
+    assert "cuda_binary equals the reference" in text
+    assert "**failed**" not in text
+
+
+def test_a_failing_part_costs_itself_only(
+    world: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(gpu: object) -> None:
+        raise CUDARuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setattr(peaks, "measure_peaks", fail)
+    kept = {name: parts.NET_PARTS[name] for name in ("correctness", "cuda_binary")}
+    monkeypatch.setattr(parts, "NET_PARTS", kept)
+    assert benchmark.run_benchmark(tmp_path, 10, run_here) == 1
+    results = json.loads((tmp_path / "shim.json").read_text())
+    assert {part["part"]: part["ok"] for part in results["parts"]} == {
+        "environment": True,
+        "peaks": False,
+        "small: correctness": True,
+        "small: cuda_binary": True,
+    }
+    assert results["nets"]["small"]["entries"]["cuda_binary"]["batches"]["4"]["gpu"]
+    reason = "BackendError: Shim failed (CUDARuntimeError: cudaErrorIllegalAddress)"
+    assert f"**failed**: {reason}" in (tmp_path / "shim.md").read_text()
+    assert f"FAILED: {reason}" in capsys.readouterr().out
+
+
+def test_parts_that_have_no_time_are_named(world: FakeCupy, tmp_path: Path) -> None:
+    assert benchmark.run_benchmark(tmp_path, 0, run_here) == 1
+    results = json.loads((tmp_path / "unknown-gpu.json").read_text())
+    assert all("minutes were over" in part["error"] for part in results["parts"])
+
+
+def test_without_a_gpu_nothing_is_written(world: FakeCupy, tmp_path: Path) -> None:
+    world.device_count = 0
+    with pytest.raises(ToolError, match="no NVIDIA GPU was found"):
+        benchmark.run_benchmark(tmp_path / "results", 10, run_here)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_part_that_dies_is_reported(tmp_path: Path) -> None:
+    """In a process of its own, without a GPU: the last line of its complaint."""
+    error = benchmark.run_in_process("cuda_binary", tmp_path / "result.json", tmp_path, 60)
+    assert error is not None
+    assert "ModelError" in error
+    assert "model.yaml" in error
+    assert (
+        benchmark.run_in_process("environment", tmp_path / "result.json", None, 0.001)
+        == "cut off: the time was over"
+    )
