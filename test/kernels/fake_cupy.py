@@ -200,6 +200,7 @@ class FakeCupy:
     def __init__(
         self, mode: str = "plain", sm: int = 87, multiprocessors: int = 16, integrated: bool = False
     ) -> None:
+        self.__version__ = "13.6.0"
         self.mode = mode
         self.faults: dict[str, Exception] = {}
         self.error: Exception | None = None
@@ -231,6 +232,9 @@ class FakeCupy:
                 CUDARuntimeError=CUDARuntimeError,
                 getDeviceCount=self._device_count,
                 getDeviceProperties=lambda index: {"name": b"Shim"},
+                memGetInfo=lambda: (1 << 30, 8 << 30),
+                driverGetVersion=lambda: 12060,
+                runtimeGetVersion=lambda: 12090,
                 memcpyAsync=self._memcpy_async,
                 memcpyHostToDevice=1,
                 memcpyDeviceToHost=2,
