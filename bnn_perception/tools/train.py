@@ -1,0 +1,134 @@
+"""``train``: from a folder of images, or a configuration file, to a model folder."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from bnn_perception.backends import make_backend
+from bnn_perception.images import read_dataset
+from bnn_perception.model import Model, update_info
+from bnn_perception.resources import resource_folder
+from bnn_perception.tools import ToolError
+from bnn_perception.tools.evaluate import evaluate
+from bnn_perception.training.progress import Reporter
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train a binary net and its float twin",
+        description="Trains the float twin, then the binary net, and writes a model folder. A run that was "
+        "interrupted goes on where it was when the same command is given again.",
+    )
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="configuration file, or the name of one that ships (default: sensible settings for --data FOLDER)",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="where the configuration's data paths start (default: $BNN_DATA); without a configuration, the "
+        "folder with a folder of images for each class",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="model folder to write (default: models/NAME)"
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="checkpoints and records (default: runs/NAME)"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs of the binary stage")
+    parser.add_argument("--float-epochs", type=int, metavar="N", help="epochs of the float twin")
+    parser.add_argument("--seed", type=int, help="of everything random")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: one a core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from bnn_perception.training.config import ConfigError
+    from bnn_perception.training.data import DataError
+
+    try:
+        return _train(args, Reporter())
+    except (ConfigError, DataError) as error:
+        raise ToolError(str(error)) from None
+    except OSError as error:
+        raise ToolError(
+            f"{error.filename or 'a file'}: {error.strerror or error}; the run can go on from here"
+        ) from None
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on after the last whole epoch")
+        return 130
+
+
+def _train(args: argparse.Namespace, reporter: Reporter) -> int:
+    import torch
+
+    from bnn_perception.training import config as configs
+    from bnn_perception.training.publish import publish
+    from bnn_perception.training.run import open_run
+    from bnn_perception.training.train import load_data, run_stage
+
+    if args.config is not None:
+        config, root = configs.load_config(_find_config(args.config)), args.data
+    elif args.data is not None:
+        folder = Path(args.data).resolve()
+        config, root = configs.default_config(folder.name, str(folder)), None
+    else:
+        raise ToolError("name a configuration file, or a folder of images with --data")
+    config = configs.override(config, args.epochs, args.float_epochs, args.seed, args.threads)
+    out, run_folder = args.out or Path("models") / config.name, args.run or Path("runs") / config.name
+    test = configs.resolve_data(config.data.test, root) if config.data.test else run_folder / "validation.npz"
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+    open_run(run_folder, config)
+    data = load_data(config, root, run_folder, reporter)
+    twin = run_stage("float_twin", config, data, run_folder, None, reporter)
+    net = run_stage("binary", config, data, run_folder, twin, reporter)
+    model = publish(config, net, twin, data, run_folder, out, {"command": _command(args, out)})
+    part = "test" if config.data.test else "validation"
+    named = Path("DATA") / config.data.test if config.data.test else test
+    accuracy = measure(model, test, config.threads, reporter)
+    command = f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
+    update_info(out, accuracy={**accuracy, "part": part, "command": command})
+    reporter.line(f"model folder: {out}")
+    return 0
+
+
+def measure(model: Model, test: Path, threads: int, reporter: Reporter) -> dict[str, float]:
+    """Accuracy of both precisions on a labelled set, by the CPU backends that users run."""
+    result: dict[str, float] = {}
+    for name in ("binary", "float"):
+        backend = make_backend(model, name, "cpu", threads)
+        evaluation = evaluate(model, backend, read_dataset(test, model.labels))
+        backend.close()
+        result[name] = round(evaluation.accuracy, 6)
+        result["images"] = len(evaluation.truth)
+        reporter.line(
+            f"{backend.name}: accuracy {evaluation.accuracy:.4%} ({evaluation.correct} of {len(evaluation.truth)}) "
+            f"on {test.name}"
+        )
+    return result
+
+
+def _find_config(name: str) -> Path:
+    """A path as it is, otherwise the configuration of that name that comes with the package."""
+    path = Path(name)
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    shipped = resource_folder("config") / "train" / f"{name}.yaml"
+    return shipped if shipped.exists() else path
+
+
+def _command(args: argparse.Namespace, out: Path) -> str:
+    """The command as another machine would give it: without this one's folders."""
+    words = ["python", "-m", "bnn_perception", "train"]
+    if args.config is not None:
+        words.append(args.config if not Path(args.config).is_absolute() else Path(args.config).name)
+    words += ["--data", "DATA", "--out", str(out) if not out.is_absolute() else out.name]
+    for option in ("epochs", "float_epochs", "seed"):
+        if getattr(args, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    return shlex.join(words)

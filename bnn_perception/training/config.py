@@ -1,0 +1,420 @@
+"""The training configuration: one YAML file, checked when it is read, every field with a sensible default.
+
+Nothing but the data is needed: :func:`default_config` is what ``train --data FOLDER`` runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bnn_perception.model import InputSpec
+
+#: Environment variable that names the folder which relative data paths start from.
+DATA_VARIABLE = "BNN_DATA"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the field and the remedy."""
+
+
+@dataclass(frozen=True)
+class ThermometerSpec:
+    """Thermometer code of the pixels, ``levels`` bits a channel; one level is the paper's input binarization."""
+
+    levels: int = 8
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """Binary convolution, max pool where ``pool`` is not 0, batch norm, sign."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    pool: int = 0
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after convolution and pool."""
+
+        def length(before: int) -> int:
+            after = (before + 2 * self.padding - self.kernel) // self.stride + 1
+            return after // self.pool if self.pool else after
+
+        return length(height), length(width)
+
+
+@dataclass(frozen=True)
+class InputConvSpec(ConvSpec):
+    """The same on 8-bit pixels; must come first."""
+
+
+@dataclass(frozen=True)
+class DenseSpec:
+    """Binary matrix, batch norm, sign."""
+
+    features: int
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Binary matrix, batch norm: the logits. Must come last."""
+
+
+LayerSpec = ThermometerSpec | InputConvSpec | ConvSpec | DenseSpec | OutputSpec
+LAYER_KINDS: dict[str, type] = {
+    "thermometer": ThermometerSpec,
+    "input_conv2d": InputConvSpec,
+    "binary_conv2d": ConvSpec,
+    "binary_dense": DenseSpec,
+    "output_dense": OutputSpec,
+}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A topology and the size of its input."""
+
+    height: int
+    width: int
+    channels: int
+    layers: tuple[LayerSpec, ...]
+
+    def __post_init__(self) -> None:
+        if not self.layers or not isinstance(self.layers[-1], OutputSpec):
+            raise ConfigError("network: the last layer must be an output_dense")
+        height, width, dense = self.height, self.width, False
+        for index, layer in enumerate(self.layers):
+            where = f"network[{index}]"
+            if isinstance(layer, (InputConvSpec, ThermometerSpec)) != (index == 0):
+                raise ConfigError(
+                    f"{where}: the first layer, and no other, is an input_conv2d or a thermometer"
+                )
+            if isinstance(layer, OutputSpec) and index != len(self.layers) - 1:
+                raise ConfigError(f"{where}: an output_dense must be the last layer")
+            if isinstance(layer, ConvSpec):
+                if dense:
+                    raise ConfigError(f"{where}: a convolution cannot follow a dense layer")
+                height, width = layer.output_size(height, width)
+                if height < 1 or width < 1:
+                    raise ConfigError(f"{where}: nothing is left of the {self.height}x{self.width} input")
+            dense = dense or isinstance(layer, DenseSpec)
+
+    def named_layers(self) -> list[tuple[str, LayerSpec]]:
+        """Layers with the names they get in the model folder: conv1, conv2, dense1, output, ..."""
+        counts: dict[str, int] = {}
+        named = []
+        for layer in self.layers:
+            if isinstance(layer, (ThermometerSpec, OutputSpec)):
+                name = "thermometer" if isinstance(layer, ThermometerSpec) else "output"
+            else:
+                stem = "conv" if isinstance(layer, ConvSpec) else "dense"
+                counts[stem] = counts.get(stem, 0) + 1
+                name = f"{stem}{counts[stem]}"
+            named.append((name, layer))
+        return named
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where images come from.
+
+    Attributes:
+        train: a folder with a folder for each class, or an ``.npz`` with ``x`` (N, H, W, 3) uint8, ``y`` (N,) and
+            optionally ``track`` (N,): images of one track show the same object and stay on one side of the split.
+        test: likewise, or empty: accuracy is then measured on the validation part and called so.
+        validation: part of the training data that is kept for validation.
+        labels: names of the classes; empty: folder names, or class_0, ... for an npz.
+        rendered: how many road signs to render and add to the training data (class ids of GTSRB).
+        rendered_share: part of each epoch that they make up.
+    """
+
+    train: str = ""
+    test: str = ""
+    validation: float = 0.15
+    labels: tuple[str, ...] = ()
+    rendered: int = 0
+    rendered_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class AugmentationSpec:
+    """Random changes of each training image. 0 switches one off.
+
+    Attributes:
+        rotation: degrees, either way.
+        scale: smallest and largest.
+        shift: part of the side, either way, in x and y.
+        perspective: strength of the keystone, part of the size.
+        flip: mirror left and right at random; wrong where a class has a side (an arrow, a letter).
+        brightness, contrast, gamma: parts of the range or of 1, either way.
+        colour: cast, part of each channel, either way.
+        blur: largest blend of the image with its 3x3 mean.
+        noise: largest standard deviation, part of the range.
+    """
+
+    rotation: float = 10.0
+    scale: tuple[float, float] = (0.8, 1.15)
+    shift: float = 0.1
+    perspective: float = 0.08
+    flip: bool = False
+    brightness: float = 0.06
+    contrast: float = 0.3
+    gamma: float = 0.3
+    colour: float = 0.08
+    blur: float = 0.8
+    noise: float = 0.02
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of training: Adam, linear warm-up over ``warmup`` epochs, cosine to 0.
+
+    Attributes:
+        distillation: weight of the float twin's opinion in the loss (binary stage); 1 minus it is the labels'.
+        temperature: of the distillation (Hinton et al., arXiv 1503.02531).
+        from_float: start from the float twin's weights (binary stage) instead of random ones.
+    """
+
+    epochs: int
+    learning_rate: float
+    warmup: float = 1.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 4.0
+    from_float: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a training run depends on, besides the data itself and the version of the libraries.
+
+    Attributes:
+        batch: images a step.
+        sampling: a class of n images is drawn in proportion to ``n ** sampling``; 1 leaves the data as it is, 0
+            balances all classes.
+        epoch_images: an epoch has at least so many real images; fewer are repeated, each time augmented anew.
+        threads: of the CPU; 0 takes one for each core.
+    """
+
+    name: str
+    network: NetworkSpec
+    input: InputSpec
+    data: DataSpec
+    description: str = ""
+    augmentation: AugmentationSpec = field(default_factory=AugmentationSpec)
+    float_twin: StageSpec = field(
+        default_factory=lambda: StageSpec(
+            epochs=30, learning_rate=2e-3, weight_decay=1e-2, label_smoothing=0.05
+        )
+    )
+    binary: StageSpec = field(
+        default_factory=lambda: StageSpec(
+            epochs=100, learning_rate=2e-3, warmup=0.5, distillation=0.7, from_float=True
+        )
+    )
+    batch: int = 128
+    sampling: float = 0.5
+    epoch_images: int = 2000
+    seed: int = 1
+    threads: int = 0
+
+
+#: What ``train`` takes where the configuration names no network: 1.3 M weights, 32x32 pixels.
+DEFAULT_NETWORK: list[dict[str, Any]] = [
+    {"kind": "input_conv2d", "channels": 64, "pool": 2},
+    {"kind": "binary_conv2d", "channels": 128, "pool": 2},
+    {"kind": "binary_conv2d", "channels": 256, "pool": 2},
+    {"kind": "binary_dense", "features": 512},
+    {"kind": "output_dense"},
+]
+
+
+def default_config(name: str, train: str) -> Config:
+    """The configuration of ``train --data FOLDER`` without a file."""
+    return from_mapping({"name": name, "data": {"train": train}})
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: naming the file, the field and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    try:
+        return from_mapping(content, default_name=path.stem)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def from_mapping(content: object, default_name: str = "model") -> Config:
+    """A configuration from what YAML gave."""
+    values = _mapping("the configuration", content)
+    _refuse_unknown("", values, Config)
+    input_values = {"height": 32, "width": 32, **_mapping("input", values.get("input", {}))}
+    _refuse_unknown("input", input_values, InputSpec)
+    try:
+        input_spec = InputSpec(**input_values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    layers = values.get("network", DEFAULT_NETWORK)
+    if not isinstance(layers, list):
+        raise ConfigError("network: is not a list of layers")
+    network = NetworkSpec(
+        *input_spec.shape,
+        layers=tuple(_layer(f"network[{index}]", layer) for index, layer in enumerate(layers)),
+    )
+    defaults = Config(name=default_name, network=network, input=input_spec, data=DataSpec())
+    parts: dict[str, Any] = {
+        key: _fill(key, getattr(defaults, key), values[key])
+        for key in ("data", "augmentation", "float_twin", "binary")
+        if key in values
+    }
+    scalars = {key: values[key] for key in values if key not in {*parts, "input", "network"}}
+    config = replace(_fill("", defaults, scalars), **parts)
+    _check_ranges(config)
+    return config
+
+
+def override(
+    config: Config, epochs: int | None, float_epochs: int | None, seed: int | None, threads: int | None
+) -> Config:
+    """The configuration with what the command line gives (None: nothing) put in its place."""
+    binary, float_twin = config.binary, config.float_twin
+    result = replace(
+        config,
+        binary=binary if epochs is None else replace(binary, epochs=epochs),
+        float_twin=float_twin if float_epochs is None else replace(float_twin, epochs=float_epochs),
+        seed=config.seed if seed is None else seed,
+        threads=config.threads if threads is None else threads,
+    )
+    _check_ranges(result)
+    return result
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The configuration as plain values: what decides whether a run may be resumed, and what records keep."""
+    kinds = {spec: kind for kind, spec in LAYER_KINDS.items()}
+    return {
+        **asdict(config),
+        "network": [{"kind": kinds[type(layer)], **asdict(layer)} for layer in config.network.layers],
+    }
+
+
+def resolve_data(path: str, root: str | None = None) -> Path:
+    """Where a data path of a configuration lies.
+
+    Args:
+        path: as configured; an absolute one stays as it is.
+        root: folder that relative paths start from; None takes the environment variable BNN_DATA, then the
+            current folder.
+
+    Raises:
+        ConfigError: where nothing is there.
+    """
+    base = root if root is not None else os.environ.get(DATA_VARIABLE, ".")
+    resolved = Path(base) / path
+    if not resolved.exists():
+        raise ConfigError(
+            f"{resolved}: no such file or folder; say where the data lies with --data or the environment "
+            f"variable {DATA_VARIABLE}"
+        )
+    return resolved
+
+
+def _check_ranges(config: Config) -> None:
+    for where, value, low, high in (
+        ("batch", config.batch, 2, 65536),
+        ("epoch_images", config.epoch_images, 0, 10**9),
+        ("seed", config.seed, 0, 2**31 - 1),
+        ("threads", config.threads, 0, 4096),
+        ("sampling", config.sampling, 0.0, 1.0),
+        ("float_twin.epochs", config.float_twin.epochs, 1, 100000),
+        ("binary.epochs", config.binary.epochs, 1, 100000),
+        ("data.validation", config.data.validation, 0.01, 0.9),
+        ("data.rendered", config.data.rendered, 0, 10**6),
+        ("data.rendered_share", config.data.rendered_share, 0.0, 0.9),
+        ("binary.distillation", config.binary.distillation, 0.0, 1.0),
+        ("binary.temperature", config.binary.temperature, 0.1, 100.0),
+    ):
+        if not low <= value <= high:
+            raise ConfigError(f"{where} is {value}; it must be from {low} to {high}")
+
+
+def _layer(where: str, value: object) -> LayerSpec:
+    values = _mapping(where, value)
+    kind = values.pop("kind", None)
+    if kind not in LAYER_KINDS:
+        raise ConfigError(f"{where}: kind {kind!r} is not one of {', '.join(LAYER_KINDS)}")
+    cls = LAYER_KINDS[kind]
+    _refuse_unknown(where, values, cls)
+    for key, number in values.items():
+        low = 0 if key in ("padding", "pool") else 1
+        if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= 65536:
+            raise ConfigError(f"{where}.{key} is {number!r}; it must be a whole number of at least {low}")
+    try:
+        layer: LayerSpec = cls(**values)
+    except TypeError:
+        required = ", ".join(f.name for f in fields(cls))
+        raise ConfigError(f"{where}: a field of {kind} is missing; it has {required}") from None
+    return layer
+
+
+def _fill(where: str, defaults: Any, value: object) -> Any:
+    """``defaults``, a dataclass, with the fields that ``value`` names replaced; types are checked."""
+    values = _mapping(where, value)
+    _refuse_unknown(where, values, type(defaults))
+    for key, given in values.items():
+        default = getattr(defaults, key)
+        name = f"{where}.{key}" if where else key
+        if isinstance(default, tuple):
+            if not isinstance(given, list) or (default and len(given) != len(default)):
+                raise ConfigError(
+                    f"{name} is {given!r}; it must be a list" + (f" of {len(default)}" if default else "")
+                )
+            kind = type(default[0]) if default else str
+            values[key] = tuple(_typed(f"{name}[{i}]", item, kind) for i, item in enumerate(given))
+        else:
+            values[key] = _typed(name, given, type(default))
+    return replace(defaults, **values)
+
+
+def _typed(name: str, value: object, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and kind is float:  # YAML 1.1 reads 2e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not kind:
+        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+    return value
+
+
+def _mapping(where: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{where}: is not a mapping of fields")
+    return dict(value)
+
+
+def _refuse_unknown(where: str, values: Mapping[str, Any], cls: type) -> None:
+    known = {f.name for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            prefix = f"{where}: " if where else ""
+            raise ConfigError(f"{prefix}unknown field '{key}'; there are {', '.join(sorted(known))}")

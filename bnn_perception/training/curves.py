@@ -1,0 +1,50 @@
+"""Draws the records of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Write a picture of loss and accuracy by epoch, the two stages side by side.
+
+    Args:
+        records: as :func:`bnn_perception.training.run.read_records` gives them; 1 or more.
+        path: of the PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    stages = list(dict.fromkeys(record["stage"] for record in records))
+    figure = Figure(figsize=(4.5 * len(stages), 6), layout="constrained")
+    axes = figure.subplots(2, len(stages), squeeze=False, sharex="col", sharey="row")
+    for column, stage in enumerate(stages):
+        rows = [record for record in records if record["stage"] == stage]
+        epochs = [row["epoch"] for row in rows]
+        upper, lower = axes[0][column], axes[1][column]
+        upper.plot(epochs, [row["loss"] for row in rows], color="tab:red")
+        for key, label, colour in (
+            ("train_accuracy", "training, augmented", "tab:gray"),
+            ("validation_accuracy", "validation", "tab:blue"),
+        ):
+            lower.plot(epochs, [100 * row[key] for row in rows], label=label, color=colour)
+        best = max(rows, key=lambda row: row["validation_accuracy"])
+        lower.annotate(
+            f"{best['validation_accuracy']:.2%}",
+            (best["epoch"], 100 * best["validation_accuracy"]),
+            xytext=(0, -22),
+            textcoords="offset points",
+            ha="center",
+            arrowprops={"arrowstyle": "-", "color": "tab:blue"},
+        )
+        upper.set_title(stage.replace("_", " "))
+        lower.set_xlabel("epoch")
+        for axis in (upper, lower):
+            axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("loss")
+    axes[1][0].set_ylabel("accuracy, %")
+    axes[1][0].legend(loc="lower right")
+    figure.suptitle(title)
+    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})

@@ -1,0 +1,272 @@
+"""Images and labels: reading them, splitting them, and batches with augmentation.
+
+Images are brought to the network's input size once, by the same preprocessing that the robot runs
+(:func:`bnn_perception.preprocess.prepare_reference`), and kept in memory as uint8. Augmentation then works on whole
+batches.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from bnn_perception.images import ImageError, find_images, match_label, read_image
+from bnn_perception.model import InputSpec
+from bnn_perception.preprocess import Frame, prepare_reference
+from bnn_perception.training.config import AugmentationSpec
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file or folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images of the network's input size.
+
+    Attributes:
+        images: (N, height, width, channels) uint8.
+        labels: (N,) int64.
+        tracks: (N,) int64; images of one track show one object. Where nothing is known each image is its own.
+        names: of the classes.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    tracks: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, chosen: NDArray[np.bool_]) -> Dataset:
+        """The images where ``chosen`` is true."""
+        return Dataset(self.images[chosen], self.labels[chosen], self.tracks[chosen], self.names)
+
+
+def load(path: Path, spec: InputSpec, names: Sequence[str] = ()) -> Dataset:
+    """Read a folder with a folder for each class, or an ``.npz`` with x, y and optionally track.
+
+    A file that cannot be read costs that file only: it is left out with a warning.
+
+    Args:
+        path: the folder or file.
+        spec: size that the images are brought to.
+        names: the classes, in order; a folder's classes are then looked up by name. Empty: the folders' names in
+            alphabetical order; of an npz, class_0 and so on.
+
+    Raises:
+        DataError: naming the file or folder.
+    """
+    if path.is_dir():
+        return _load_folder(path, spec, tuple(names))
+    if path.suffix == ".npz":
+        return _load_npz(path, spec, tuple(names))
+    raise DataError(f"{path}: is neither a folder nor an .npz file")
+
+
+def _load_folder(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = names or tuple(folder.name for folder in folders)
+    if len(names) < 2:
+        raise DataError(
+            f"{path}: has {len(folders)} folders; it takes a folder of images for each of 2 or more classes"
+        )
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for folder in folders:
+        label = match_label(folder.name, names)
+        if label is None:
+            raise DataError(f"{folder}: its name is none of the {len(names)} labels")
+        before = len(images)
+        try:
+            for file in find_images(folder):
+                try:
+                    images.append(prepare_reference(Frame(read_image(file)), spec))
+                    labels.append(label)
+                except ImageError as error:
+                    warnings.warn(f"left out: {error}", stacklevel=3)
+        except ImageError as error:  # no image at all
+            raise DataError(str(error)) from None
+        if len(images) == before:
+            raise DataError(f"{folder}: none of its images can be read")
+    return Dataset(np.stack(images), np.asarray(labels, dtype=np.int64), np.arange(len(images)), names)
+
+
+def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            x, y = archive["x"], archive["y"]
+            tracks = archive["track"] if "track" in archive.files else np.arange(len(y))
+    except KeyError as error:
+        raise DataError(f"{path}: {error.args[0]}; it takes x (N, H, W, 3) uint8 and y (N,)") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or len(x) == 0:
+        raise DataError(f"{path}: x is {x.dtype} {list(x.shape)}; it must be uint8 (N, height, width, 3)")
+    if y.shape != (len(x),) or tracks.shape != (len(x),) or y.dtype.kind not in "iu" or y.min() < 0:
+        raise DataError(f"{path}: y and track must be {len(x)} whole numbers, one an image")
+    classes = len(names) or int(y.max()) + 1
+    if int(y.max()) >= classes:
+        raise DataError(f"{path}: y holds {int(y.max())}, but there are {classes} labels")
+    names = names or tuple(f"class_{index}" for index in range(classes))
+    if x.shape[1:] != spec.shape:
+        encoding = "rgb8" if x.shape[3] == 3 else "mono8"
+        x = np.stack([prepare_reference(Frame(image, encoding), spec) for image in x])
+    return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names)
+
+
+def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Split off about ``part`` of every class, whole tracks at a time.
+
+    Returns:
+        What is left for training, and the validation part.
+
+    Raises:
+        DataError: for a class of fewer than two tracks (or images, where no tracks are known).
+    """
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(data), dtype=bool)
+    for label, name in enumerate(data.names):
+        tracks = np.unique(data.tracks[data.labels == label])
+        if len(tracks) < 2:
+            what = "no image" if len(tracks) == 0 else "one image or track only"
+            raise DataError(f"class '{name}' has {what}; training and validation need one each at least")
+        count = min(len(tracks) - 1, max(1, round(part * len(tracks))))
+        held |= (data.labels == label) & np.isin(data.tracks, rng.permutation(tracks)[:count])
+    return data.subset(~held), data.subset(held)
+
+
+def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
+    """Draw ``count`` road signs: half as single crops, half cut out of rendered drives as the demo shows them.
+
+    Labels are class ids of GTSRB. Signs that cannot be drawn do not occur.
+    """
+    from bnn_perception import scene
+
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(np.resize(scene.RENDERED_CLASSES, count - count // 2))
+    images = [
+        prepare_reference(Frame(scene.random_crop_image(int(label), rng, max(spec.height, spec.width))), spec)
+        for label in classes
+    ]
+    labels = [int(label) for label in classes]
+    drive = scene.Scene(seed=seed)
+    for frame in range(5 * (count // 2)):
+        pixels, label = drive.next()
+        if frame % 5 == 0:  # neighbours look alike
+            if frame % 1000 == 0:
+                drive = scene.Scene(seed=seed + 1 + frame)  # another sky, other trees and houses
+            images.append(prepare_reference(Frame(pixels, region=drive.region), spec))
+            labels.append(label)
+    return Dataset(
+        np.stack(images),
+        np.asarray(labels, dtype=np.int64),
+        np.arange(count, dtype=np.int64),
+        scene.ROAD_SIGNS,
+    )
+
+
+def concatenate(first: Dataset, second: Dataset) -> Dataset:
+    """The images of both, in order; class ids must mean the same."""
+    if len(second.names) > len(first.names):
+        raise DataError(f"{len(second.names)} classes cannot be added to {len(first.names)}")
+    return Dataset(
+        np.concatenate([first.images, second.images]),
+        np.concatenate([first.labels, second.labels]),
+        np.concatenate([first.tracks, second.tracks + first.tracks.max() + 1]),
+        first.names,
+    )
+
+
+def epoch_indices(
+    labels: NDArray[np.int64], exponent: float, count: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """About ``count`` images, in random order, classes partly balanced.
+
+    A class of n images is drawn in proportion to ``n ** exponent``: 1 leaves the data as it is, 0 gives every
+    class the same share. Inside a class every image comes up equally often, to within one.
+    """
+    counts = np.bincount(labels)
+    share = np.where(counts > 0, counts.astype(np.float64) ** exponent, 0.0)
+    quota = np.rint(share / share.sum() * count).astype(int)
+    chosen = []
+    for label in np.flatnonzero(counts):
+        members = np.flatnonzero(labels == label)
+        repeats, rest = divmod(int(quota[label]), len(members))
+        chosen += [members] * repeats + [rng.permutation(members)[:rest]]
+    return rng.permutation(np.concatenate(chosen))
+
+
+def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1], channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(255.0)
+
+
+def batches(
+    data: Dataset, indices: NDArray[np.intp], size: int, augmentation: AugmentationSpec | None, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of (images, labels); the same seed gives the same ones.
+
+    A last batch of a single image is left out in training (batch norm needs two).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, len(indices), size):
+        chosen = indices[start : start + size]
+        if augmentation is not None and len(chosen) < 2:
+            return
+        images = to_tensor(data.images[chosen])
+        if augmentation is not None:
+            images = augment(images, augmentation, generator)
+        yield images, torch.from_numpy(data.labels[chosen])
+
+
+def augment(images: Tensor, spec: AugmentationSpec, generator: torch.Generator) -> Tensor:
+    """Change each image of a (N, C, H, W) batch in [0, 1] at random; the result are 8-bit pixels over 255."""
+    count, channels = images.shape[:2]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator) * (high - low) + low
+
+    # Geometry: destination pixel (x, y) in [-1, 1] looks up (matrix @ (x, y, 1)) / (1 + px * x + py * y).
+    angle = torch.deg2rad(uniform(-spec.rotation, spec.rotation))
+    zoom = 1.0 / uniform(*spec.scale)
+    stretch = torch.sqrt(1.0 / uniform(0.9, 1.1)) if spec.scale[0] < spec.scale[1] else torch.ones(count)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if spec.flip else torch.ones(count)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    shift = uniform(-2 * spec.shift, 2 * spec.shift, 2)
+    rows = [
+        torch.stack([cos * stretch * mirror, -sin / stretch, shift[:, 0]], dim=1),
+        torch.stack([sin * stretch * mirror, cos / stretch, shift[:, 1]], dim=1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    keystone = uniform(-spec.perspective, spec.perspective, 2)
+    plane = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, *images.shape[2:]], align_corners=False)
+    depth = 1.0 + (plane * keystone[:, None, None, :]).sum(dim=-1, keepdim=True)
+    images = functional.grid_sample(images, grid / depth, padding_mode="reflection", align_corners=False)
+
+    # Light: gamma, contrast about the image's mean, brightness, colour cast.
+    gamma = torch.exp(uniform(-spec.gamma, spec.gamma, 1, 1, 1))
+    images = images.clamp(1e-6, 1.0).pow(gamma)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = (images - mean) * uniform(1 - spec.contrast, 1 + spec.contrast, 1, 1, 1) + mean
+    images = images * (1 + uniform(-spec.colour, spec.colour, channels, 1, 1))
+    images = images + uniform(-spec.brightness, spec.brightness, 1, 1, 1)
+
+    if spec.blur > 0:  # half of the images, by 0 to `blur`
+        blend = (uniform(-spec.blur, spec.blur, 1, 1, 1)).clamp(min=0.0)
+        mean = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        images = images + blend * (mean - images)
+    if spec.noise > 0:
+        strength = uniform(0, spec.noise, 1, 1, 1)
+        images = images + strength * torch.randn(images.shape, generator=generator)
+    images = images.clamp(0.0, 1.0).mul(255.0).round().div(255.0)
+    return images.contiguous(memory_format=torch.channels_last)

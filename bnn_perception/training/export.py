@@ -1,0 +1,117 @@
+"""What training hands over: QONNX of the binary net and a plain ONNX file of the float twin."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bnn_perception.training.config import NetworkSpec
+from bnn_perception.training.networks import to_brevitas
+
+#: Opset and IR version that ONNX Runtime reads from 1.14 on.
+OPSET, IR_VERSION = 13, 8
+
+#: Metadata of a QONNX file, read by the importer: labels joined by newlines, and how a frame is fitted.
+LABELS_KEY, FIT_KEY, NAME_KEY = "bnn_perception.labels", "bnn_perception.fit", "bnn_perception.name"
+
+
+def export_qonnx(
+    net: nn.Module, spec: NetworkSpec, path: Path, labels: Sequence[str], name: str, fit: str = "crop"
+) -> None:
+    """Write a trained binary net as QONNX by Brevitas' exporter.
+
+    The graph takes ``image``, (1, channels, height, width) float32 in [0, 1]; its quantizers are ``BipolarQuant``.
+    """
+    import onnx
+    from brevitas.export import export_qonnx as brevitas_export
+
+    brevitas_net = to_brevitas(net, spec, len(labels))
+    example = torch.zeros(1, spec.channels, spec.height, spec.width)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter about itself
+        brevitas_export(
+            brevitas_net, args=example, export_path=str(path), input_names=["image"], dynamo=False
+        )
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {LABELS_KEY: "\n".join(labels), FIT_KEY: fit, NAME_KEY: name})
+    onnx.save(model, str(path))
+
+
+def float_twin_onnx(net: nn.Sequential, spec: NetworkSpec) -> bytes:
+    """The float twin as ONNX: ``image`` (N, channels, height, width) float32 in [0, 1] -> ``logits`` (N, classes).
+
+    Batch norm is folded into the convolution or matrix before it, in float64. Between the two may stand a max pool,
+    which a positive scale may pass (:func:`bnn_perception.training.networks.clip` keeps it positive); so may ReLU,
+    which is written right behind the convolution, where runtimes fuse it.
+    """
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    nodes: list[Any] = []
+    constants: list[Any] = []
+    tensor = "image"
+
+    def add(op: str, name: str, *arrays: NDArray[np.float64], **attributes: Any) -> None:
+        nonlocal tensor
+        inputs = [tensor]
+        for suffix, array in zip(("weight", "bias"), arrays):
+            constants.append(numpy_helper.from_array(array.astype(np.float32), f"{name}.{suffix}"))
+            inputs.append(f"{name}.{suffix}")
+        tensor = f"{name}_out"
+        nodes.append(helper.make_node(op, inputs, [tensor], name, **attributes))
+
+    modules = dict(net.named_children())
+    for name, module in modules.items():
+        norm = modules.get(f"{name}_norm")
+        if isinstance(module, nn.Conv2d):
+            weight, bias = _folded(module, norm)
+            pads = [*module.padding, *module.padding]
+            add("Conv", name, weight, bias, kernel_shape=module.kernel_size, strides=module.stride, pads=pads)
+        elif isinstance(module, nn.Linear):
+            weight, bias = _folded(module, norm)
+            add("Gemm", name, weight, bias, transB=1)
+        elif isinstance(module, nn.Flatten):
+            add("Flatten", name)
+        elif isinstance(module, nn.MaxPool2d):
+            size = [module.kernel_size] * 2
+            add("MaxPool", name, kernel_shape=size, strides=size)
+        if f"{name}_relu" in modules:
+            add("Relu", f"{name}_relu")
+    nodes[-1].output[0] = "logits"
+    classes = constants[-1].dims[0]
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.FLOAT, ["N", spec.channels, spec.height, spec.width]
+    )
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])
+    graph = helper.make_graph(nodes, "float_twin", [image], [logits], constants)
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="bnn_perception",
+    )
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _folded(
+    module: nn.Conv2d | nn.Linear, norm: nn.Module | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    weight = module.weight.detach().numpy().astype(np.float64)
+    bias = np.zeros(len(weight)) if module.bias is None else module.bias.detach().numpy().astype(np.float64)
+    if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return weight, bias
+    gamma, beta, mean, variance = (
+        value.detach().numpy().astype(np.float64)  # type: ignore[union-attr]
+        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    if np.any(gamma < 0):
+        raise ValueError("a batch norm of the float twin has a negative gamma and cannot pass the max pool")
+    scale = gamma / np.sqrt(variance + norm.eps)
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), beta + (bias - mean) * scale

@@ -1,0 +1,39 @@
+"""What the user sees while training runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Reporter:
+    """Prints lines, and below them a progress bar where the output is a terminal."""
+
+    def __init__(self) -> None:
+        self._console: Any = None
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            self._console = Console(highlight=False)
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        if self._console is None:
+            print(text, flush=True)
+        else:
+            self._console.print(text, markup=False)
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+        """A bar of ``total`` steps, ``done`` of which are behind; yields what counts one step."""
+        if self._console is None:
+            yield lambda: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            task = progress.add_task(title, total=total, completed=done)
+            yield lambda: progress.advance(task)

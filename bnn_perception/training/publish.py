@@ -1,0 +1,89 @@
+"""From trained nets to a model folder: QONNX out, the importer in, and a check that nothing was lost between."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from bnn_perception.backends.reference import ReferenceBackend
+from bnn_perception.importers import qonnx
+from bnn_perception.model import Model, save_model
+from bnn_perception.preprocess import CHANNELS, Frame
+from bnn_perception.training.config import Config
+from bnn_perception.training.curves import draw_curves
+from bnn_perception.training.export import export_qonnx, float_twin_onnx
+from bnn_perception.training.run import read_records
+from bnn_perception.training.train import TrainingData, predict
+
+#: How many validation images the exported model is compared with the trained net on.
+CHECKED = 64
+
+
+def publish(
+    config: Config,
+    net: nn.Sequential,
+    twin: nn.Sequential,
+    data: TrainingData,
+    run: Path,
+    out: Path,
+    info: Mapping[str, Any],
+) -> Model:
+    """Write the model folder of a finished run.
+
+    Args:
+        net, twin: the trained nets.
+        info: further fields of ``model.yaml``.
+
+    Raises:
+        RuntimeError: where the model does not answer as the trained net does.
+    """
+    path = run / "binary.onnx"
+    export_qonnx(net, config.network, path, data.train.names, config.name, config.input.fit)
+    model = qonnx.read(path)
+    check(model, net, data)
+    records = read_records(run)
+    seconds = sum(record["seconds"] for record in records)
+    training = {
+        "data": Path(config.data.train).name,
+        "images": len(data.train) - data.rendered,
+        "rendered": data.rendered,
+        "validation_images": len(data.validation),
+        "epochs": {"float_twin": config.float_twin.epochs, "binary": config.binary.epochs},
+        "seed": config.seed,
+        "hours": round(seconds / 3600, 2),
+        "machine": f"CPU, {platform.machine()}",
+        "versions": {package: version(package) for package in ("torch", "brevitas", "onnx", "numpy")},
+    }
+    description = {"description": config.description} if config.description else {}
+    model = replace(model, info={**description, **info, "training": training})
+    saved = save_model(model, out, float_twin_onnx(twin, config.network))
+    draw_curves(records, run / "curves.png", config.name)
+    shutil.copyfile(run / "curves.png", out / "curves.png")
+    return saved
+
+
+def check(model: Model, net: nn.Module, data: TrainingData) -> None:
+    """Compare a model with the trained net on some validation images.
+
+    The thresholds are exact, while PyTorch rounds: a batch norm that lands on 0 to within float32 may differ by a
+    bit. More than one image in :data:`CHECKED` that changes its class cannot come from that.
+    """
+    chosen = np.random.default_rng(0).permutation(len(data.validation))[:CHECKED]
+    mask = np.zeros(len(data.validation), dtype=bool)
+    mask[chosen] = True
+    images = data.validation.subset(mask)
+    encoding = next(name for name, channels in CHANNELS.items() if channels == model.input.channels)
+    logits = ReferenceBackend(model).logits([Frame(image, encoding) for image in images.images])
+    differing = int((logits.argmax(axis=1) != predict(net, images).numpy().argmax(axis=1)).sum())
+    if differing > 1:
+        raise RuntimeError(
+            f"the exported model differs from the trained net on {differing} of {len(logits)} images"
+        )

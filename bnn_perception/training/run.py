@@ -1,0 +1,110 @@
+"""The folder of a training run: what is in it, and how it survives an interruption.
+
+::
+
+    config.yaml          what is trained; only the same configuration resumes the run
+    records.jsonl        one line an epoch: stage, epoch, learning rate, loss, accuracies, seconds
+    <stage>.pt           checkpoint, replaced after every epoch
+    <stage>_final.pt     the chosen weights of a finished stage
+    rendered.npz         rendered road signs, where the configuration asks for them
+    validation.npz       the validation images, for ``evaluate``
+    binary.onnx          the binary net as QONNX
+    curves.png           drawn from the records
+
+Files are replaced by renaming: whenever the process ends, each is either the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from bnn_perception.training.config import Config, ConfigError, to_mapping
+
+
+def open_run(run: Path, config: Config) -> None:
+    """Make the run folder, or make sure that it belongs to this configuration (threads may differ).
+
+    Raises:
+        ConfigError: where it holds a run of another configuration.
+    """
+    path = run / "config.yaml"
+    content = json.loads(json.dumps(to_mapping(config)))  # tuples become lists, as YAML gives them back
+    if not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    differing = [key for key in content if key != "threads" and before.get(key) != content[key]]
+    if differing:
+        raise ConfigError(
+            f"{run}: holds a run with another '{differing[0]}' (see {path.name}); name another folder with --run"
+        )
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint."""
+    with replacing(path) as partial:
+        torch.save(state, partial)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint; None where there is none.
+
+    Raises:
+        ConfigError: where it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"{path}: cannot be read ({reason}); delete it to start the stage anew") from None
+    return state
+
+
+def append_record(run: Path, record: dict[str, Any]) -> None:
+    """Add one line to the records."""
+    with (run / "records.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+def read_records(run: Path) -> list[dict[str, Any]]:
+    """The records of a run, in order; a last line that was cut short is left out."""
+    path = run / "records.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def drop_records(run: Path, stage: str, epochs: int) -> None:
+    """Drop the records of epochs that no checkpoint holds: the run was interrupted between the two."""
+    kept = [r for r in read_records(run) if r["stage"] != stage or r["epoch"] <= epochs]
+    with replacing(run / "records.jsonl") as partial:
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside ``path``, which replaces it when all went well."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,411 @@
+"""Training: configuration, data, the two builds of a net, resuming, and the way into a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnn_perception.training import config as configs
+from bnn_perception.training.config import ConfigError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
+
+from bnn_perception import bits  # noqa: E402
+from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
+from bnn_perception.importers import qonnx  # noqa: E402
+from bnn_perception.model import load_model  # noqa: E402
+from bnn_perception.preprocess import Frame  # noqa: E402
+from bnn_perception.tools import execute  # noqa: E402
+from bnn_perception.tools import train as tool  # noqa: E402
+from bnn_perception.training import data as datasets  # noqa: E402
+from bnn_perception.training import networks, train  # noqa: E402
+from bnn_perception.training.export import export_qonnx, float_twin_onnx  # noqa: E402
+from bnn_perception.training.progress import Reporter  # noqa: E402
+from bnn_perception.training.run import load_state, open_run, read_records  # noqa: E402
+
+NETS: dict[str, list[dict[str, Any]]] = {
+    "8-bit input, odd channel counts": [
+        {"kind": "input_conv2d", "channels": 5, "pool": 2},
+        {"kind": "binary_conv2d", "channels": 33, "pool": 2},
+        {"kind": "binary_dense", "features": 7},
+        {"kind": "output_dense"},
+    ],
+    "thermometer, kernel 5, stride 2": [
+        {"kind": "thermometer", "levels": 3},
+        {"kind": "binary_conv2d", "channels": 6, "kernel": 5, "padding": 2, "stride": 2},
+        {"kind": "binary_conv2d", "channels": 4, "padding": 0},
+        {"kind": "output_dense"},
+    ],
+    "one threshold a channel": [{"kind": "thermometer", "levels": 1}, {"kind": "output_dense"}],
+}
+
+
+def network(layers: list[dict[str, Any]]) -> configs.NetworkSpec:
+    return configs.from_mapping({"input": {"height": 10, "width": 8}, "network": layers}).network
+
+
+def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+    """Random weights and batch norms about the statistics of ``images``; gammas of both signs and zero."""
+    torch.manual_seed(0)
+    net.train()
+    net(images)  # running statistics
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+                module.weight.normal_()
+                module.weight[0] = 0.0
+                module.bias.normal_(std=0.3)
+    return net.eval()
+
+
+def pixels(count: int, height: int = 10, width: int = 8) -> Any:
+    rng = np.random.default_rng(0)
+    lows = rng.integers(0, 150, count)
+    return np.stack([rng.integers(low, low + 100, (height, width, 3), dtype=np.uint8) for low in lows])
+
+
+@pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
+def test_light_and_brevitas_nets_are_equal(layers: list[dict[str, Any]]) -> None:
+    pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
+    spec = network(layers)
+    images = datasets.to_tensor(pixels(4))
+    net = randomize(networks.build_binary(spec, 4), images)
+    assert torch.equal(networks.to_brevitas(net, spec, 4)(images), net(images))
+
+
+@pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
+def test_export_and_import_keep_every_bit(layers: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Through QONNX and back: the signs of the torch net are the bits of the model, layer by layer."""
+    pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
+    spec = network(layers)
+    raw = pixels(6)
+    images = datasets.to_tensor(raw)
+    net = randomize(networks.build_binary(spec, 4), images)
+    export_qonnx(net, spec, tmp_path / "net.onnx", ["a", "b", "c", "d"], "small", "stretch")
+    model = qonnx.read(tmp_path / "net.onnx")
+    assert (model.name, model.labels, model.input.fit) == ("small", ("a", "b", "c", "d"), "stretch")
+
+    signs: dict[str, torch.Tensor] = {}
+    for name, module in net.named_children():
+        if name.endswith("_sign") or name == "thermometer":
+            key = name.removesuffix("_sign")
+            module.register_forward_hook(lambda _m, _i, out, key=key: signs.__setitem__(key, out.detach()))
+    expected = net(images).detach().numpy()
+    backend = ReferenceBackend(model)
+    for index, image in enumerate(raw):
+        activations = dict(backend.activations(Frame(image)))
+        assert signs.keys() <= activations.keys()
+        for name, values in signs.items():
+            plus = values[index].numpy() > 0
+            plus = plus.transpose(1, 2, 0) if plus.ndim == 3 else plus[None, None]
+            np.testing.assert_array_equal(bits.unpack(activations[name], plus.shape[-1]), plus, err_msg=name)
+    # float32 sums of at most a few hundred terms of size 1, in another order
+    np.testing.assert_allclose(
+        backend.logits([Frame(image) for image in raw]), expected, rtol=1e-4, atol=1e-4
+    )
+    assert np.ptp(expected, axis=0).max() > 0.1
+
+
+def test_float_twin_folds_batch_norm() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
+    spec = network(NETS["8-bit input, odd channel counts"])
+    images = datasets.to_tensor(pixels(5))
+    net = networks.build_float(spec, 4)
+    randomize(net, images)
+    networks.clip(net)
+    session = onnxruntime.InferenceSession(float_twin_onnx(net, spec), providers=["CPUExecutionProvider"])
+    for count in (1, 5):  # any batch
+        (logits,) = session.run(None, {"image": images[:count].contiguous().numpy()})
+        # float32, folded in another order
+        np.testing.assert_allclose(logits, net(images[:count]).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_the_sign_is_clipped() -> None:
+    x = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.5], requires_grad=True)
+    y = networks.sign(x)
+    y.backward(torch.full((5,), 2.0))
+    assert y.tolist() == [-1, -1, 1, 1, 1]
+    assert x.grad.tolist() == [0, 2, 2, 2, 0]
+
+
+def test_clip_keeps_latent_weights_and_gammas_in_range() -> None:
+    spec = network(NETS["8-bit input, odd channel counts"])
+    binary, twin = networks.build_binary(spec, 4), networks.build_float(spec, 4)
+    with torch.no_grad():
+        binary.conv1.weight[0, 0, 0, 0] = 3.0
+        binary.conv1_norm.weight[0] = -1.0
+        twin.conv1_norm.weight[0] = -1.0
+    networks.clip(binary)
+    networks.clip(twin)
+    assert binary.conv1.weight.max() == 1.0
+    assert binary.conv1_norm.weight[0] == -1.0  # a binary layer has its flip
+    assert twin.conv1_norm.weight[0] == networks.MIN_GAMMA
+
+
+def test_start_from_the_float_twin_keeps_signs() -> None:
+    spec = network(NETS["8-bit input, odd channel counts"])
+    binary, twin = networks.build_binary(spec, 4), networks.build_float(spec, 4)
+    networks.initialise_from_float(binary, twin)
+    for name in ("conv1", "conv2", "dense1", "output"):
+        ours, theirs = getattr(binary, name).weight, getattr(twin, name).weight
+        assert torch.equal(ours.sign(), theirs.sign())
+        assert ours.abs().max() <= 1
+        assert ours.detach().abs().median().item() == pytest.approx(0.1, rel=0.2)  # of all filters; each has 0.1
+
+
+# -- configuration
+
+
+def test_shipped_configurations_are_read() -> None:
+    folder = Path(__file__).parents[2] / "config" / "train"
+    names = sorted(path.name for path in folder.glob("*.yaml"))
+    assert "road_signs.yaml" in names
+    for name in names:
+        config = configs.load_config(folder / name)
+        assert config.name == Path(name).stem
+    config = configs.load_config(folder / "road_signs.yaml")
+    assert len(config.data.labels) == 43
+    net = networks.build_binary(config.network, 43)
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 43)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epochs": 3}, "unknown field 'epochs'"),
+        ({"binary": {"epochs": 0}}, "binary.epochs is 0; it must be from 1"),
+        ({"binary": {"epochs": "many"}}, "binary.epochs is 'many'; it must be of type int"),
+        ({"data": {"validation": 1}}, "data.validation is 1.0; it must be from 0.01 to 0.9"),
+        ({"data": {"labels": "a"}}, "data.labels is 'a'; it must be a list"),
+        ({"augmentation": {"scale": [1.0]}}, r"augmentation.scale is \[1.0\]; it must be a list of 2"),
+        ({"input": {"height": 0}}, "input.height is 0"),
+        ({"network": [{"kind": "maxout"}]}, r"network\[0\]: kind 'maxout' is not one of"),
+        ({"network": [{"kind": "input_conv2d"}]}, r"network\[0\]: a field of input_conv2d is missing"),
+        ({"network": [{"kind": "output_dense"}]}, "the first layer, and no other, is an input_conv2d"),
+        (
+            {"network": [{"kind": "input_conv2d", "channels": 8, "pool": 64}, {"kind": "output_dense"}]},
+            "nothing is left of the 32x32 input",
+        ),
+        ([1], "is not a mapping of fields"),
+    ],
+)
+def test_configuration_errors_name_the_field(content: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configs.from_mapping(content)
+
+
+def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("binary: {epochs: 3, learning_rate: 2e-3}\n", encoding="utf-8")
+    assert configs.load_config(path).binary.learning_rate == 0.002
+
+
+# -- data
+
+
+def image_folder(folder: Path, counts: dict[str, int], size: int = 12) -> Path:
+    """Images whose class shows: bright at the top, at the bottom, or left and right."""
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (extra [opencv])")
+    rng = np.random.default_rng(0)
+    for label, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            image = rng.integers(0, 90, (size, size, 3))
+            half = np.s_[: size // 2] if label % 2 == 0 else np.s_[size // 2 :]
+            image[half] += 150
+            encoded = cv2.imencode(".png", image.astype(np.uint8))[1]
+            encoded.tofile(folder / name / f"{index}.png")
+    return folder
+
+
+SMALL = configs.from_mapping({"input": {"height": 12, "width": 12}}).input
+
+
+def test_folder_with_bad_files_and_unicode_names(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "d", {"ümlaut and space": 3, "b": 2})
+    (folder / "b" / "broken.png").write_bytes(b"not an image")
+    (folder / "b" / "notes.txt").write_text("no image")
+    with pytest.warns(UserWarning, match=r"left out: .*broken\.png"):
+        data = datasets.load(folder, SMALL)
+    assert data.names == ("b", "ümlaut and space")
+    assert data.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_folders_that_cannot_be_trained_on(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "d", {"a": 3, "b": 1})
+    with pytest.raises(datasets.DataError, match="class 'b' has one image or track only"):
+        datasets.split(datasets.load(folder, SMALL), 0.2, 1)
+    (folder / "c").mkdir()
+    with pytest.raises(datasets.DataError, match=r"d/c: holds no images"):
+        datasets.load(folder, SMALL)
+    with pytest.raises(datasets.DataError, match="has 0 folders"):
+        datasets.load(folder / "a", SMALL)
+
+
+def test_npz_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, x=np.zeros((4, 8, 8, 3), np.float32), y=np.zeros(4, int))
+    with pytest.raises(datasets.DataError, match=r"x is float32 \[4, 8, 8, 3\]"):
+        datasets.load(path, SMALL)
+    np.savez(path, x=np.zeros((4, 8, 8, 3), np.uint8))
+    with pytest.raises(datasets.DataError, match="it takes x"):
+        datasets.load(path, SMALL)
+
+
+def test_split_keeps_tracks_together() -> None:
+    labels = np.repeat([0, 1], 50)
+    tracks = np.arange(100) // 5
+    data = datasets.Dataset(np.zeros((100, 1, 1, 3), np.uint8), labels, tracks, ("a", "b"))
+    kept, held = datasets.split(data, 0.3, 1)
+    assert not set(kept.tracks) & set(held.tracks)
+    assert np.bincount(held.labels).tolist() == [15, 15]
+    again = datasets.split(data, 0.3, 1)[1]
+    np.testing.assert_array_equal(held.tracks, again.tracks)
+
+
+def test_epoch_balances_classes_partly() -> None:
+    labels = np.repeat([0, 1], [400, 100])
+    rng = np.random.default_rng(0)
+    assert np.bincount(labels[datasets.epoch_indices(labels, 1.0, 500, rng)]).tolist() == [400, 100]
+    assert np.bincount(labels[datasets.epoch_indices(labels, 0.0, 500, rng)]).tolist() == [250, 250]
+    half = datasets.epoch_indices(labels, 0.5, 600, rng)
+    assert np.bincount(labels[half]).tolist() == [400, 200]
+    assert np.bincount(half)[400:].tolist() == [2] * 100
+
+
+def test_augmentation_is_reproducible_and_gives_8_bit_pixels() -> None:
+    images = datasets.to_tensor(pixels(8, 12, 12))
+    spec = configs.AugmentationSpec()
+    first, second = (datasets.augment(images, spec, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, images)
+    levels = first * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    off = configs.AugmentationSpec(0.0, (1.0, 1.0), 0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    # Nothing is switched on: each pixel comes back, to what bilinear lookup at its centre loses.
+    assert torch.allclose(datasets.augment(images, off, torch.Generator()), images, atol=1 / 255)
+
+
+# -- the run
+
+TINY: dict[str, Any] = {
+    "input": {"height": 12, "width": 12},
+    "network": [
+        {"kind": "input_conv2d", "channels": 8, "pool": 2},
+        {"kind": "binary_dense", "features": 16},
+        {"kind": "output_dense"},
+    ],
+    "data": {"train": "."},
+    "augmentation": {"rotation": 2.0, "shift": 0.02, "perspective": 0.0},
+    "batch": 16,
+    "epoch_images": 64,
+    "float_twin": {"epochs": 4, "learning_rate": 0.01},
+    "binary": {"epochs": 6, "learning_rate": 0.01, "distillation": 0.5, "from_float": True},
+}
+
+
+def run_tiny(folder: Path, run: Path, stop_after: int | None = None) -> torch.nn.Module:
+    """Train the tiny net; ``stop_after`` raises as Ctrl-C does after so many steps of the binary stage."""
+    config = configs.from_mapping({**TINY, "name": "tiny"})
+    reporter = Reporter()
+    open_run(run, config)
+    data = train.load_data(config, str(folder), run, reporter)
+    twin = train.run_stage("float_twin", config, data, run, None, reporter)
+    if stop_after is not None:
+        done = iter(range(stop_after))
+        reporter = Interrupting(done)
+    return train.run_stage("binary", config, data, run, twin, reporter)
+
+
+class Interrupting(Reporter):
+    def __init__(self, done: Any) -> None:
+        super().__init__()
+        self._done = done
+
+    def bar(self, title: str, total: int, done: int) -> Any:
+        del title, total, done
+        return self
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self) -> None:
+        if next(self._done, None) is None:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "d", {"a": 20, "b": 12})
+    whole = run_tiny(folder, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(folder, tmp_path / "parts", stop_after=9)  # in the third epoch of 4 steps
+    assert load_state(tmp_path / "parts" / "binary.pt")["epoch"] == 2  # type: ignore[index]
+    assert not list((tmp_path / "parts").glob("*.partial"))
+    # An epoch that was recorded but not kept, and a line cut short, as a crash leaves them.
+    with (tmp_path / "parts" / "records.jsonl").open("a") as stream:
+        stream.write(json.dumps({"stage": "binary", "epoch": 3}) + '\n{"stage": "bin')
+    resumed = run_tiny(folder, tmp_path / "parts")
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    records = [{k: v for k, v in r.items() if k != "seconds"} for r in read_records(tmp_path / "whole")]
+    again = [{k: v for k, v in r.items() if k != "seconds"} for r in read_records(tmp_path / "parts")]
+    assert records == again
+    assert [r["epoch"] for r in records] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", configs.from_mapping(TINY))
+    open_run(tmp_path / "run", configs.from_mapping({**TINY, "threads": 1}))
+    with pytest.raises(ConfigError, match="holds a run with another 'batch'"):
+        open_run(tmp_path / "run", configs.from_mapping({**TINY, "batch": 8}))
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "binary.pt").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ConfigError, match=r"binary\.pt: cannot be read .* delete it"):
+        load_state(tmp_path / "binary.pt")
+
+
+def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in ("brevitas", "onnx", "onnxruntime"):
+        pytest.importorskip(module, reason=f"{module} is not installed (extra [train])")
+    import yaml
+
+    folder = image_folder(tmp_path / "images", {"top": 24, "bottom": 16})
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    words = [str(tmp_path / "tiny.yaml"), "--data", str(folder), "--out", str(tmp_path / "model")]
+    words += ["--run", str(tmp_path / "run"), "--epochs", "8"]
+    assert execute(tool, "train", words) == 0
+    model = load_model(tmp_path / "model")
+    assert model.labels == ("bottom", "top")
+    assert model.float_twin is not None
+    # Half of the image is bright: anything that learns gets this right.
+    assert model.info["accuracy"]["binary"] >= 0.8
+    assert model.info["accuracy"]["float"] >= 0.8
+    assert model.info["training"]["epochs"] == {"float_twin": 4, "binary": 8}
+    assert str(tmp_path) not in json.dumps(model.info["command"])
+    assert (tmp_path / "model" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert execute(tool, "train", words) == 0  # again: nothing is left to do but to write the folder
+    assert "binary: is finished" in capsys.readouterr().out
+    assert execute(tool, "train", [*words[:-1], "9"]) == 1
+    assert "holds a run with another 'binary'" in capsys.readouterr().err
+
+
+def test_train_command_refuses_what_it_cannot_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(tool, "train", []) == 1
+    assert execute(tool, "train", [str(tmp_path / "no.yaml")]) == 1
+    assert execute(tool, "train", ["--data", str(tmp_path / "none"), "--run", str(tmp_path / "run")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "name a configuration file, or a folder of images" in lines[0]
+    assert "no.yaml: no such file" in lines[1]
+    assert "none: no such file or folder" in lines[2]
