@@ -1,0 +1,173 @@
+"""The classifier node from start to end: what it is started with, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import cv2
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from nodes import Diagnostics, ending, image, labels_of, picture, running, send_and_wait, stamp
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage
+from vision_msgs.msg import Classification
+
+
+def test_frames_lost_in_transport_are_counted(peer, english, tmp_path):
+    """A camera with the default shared memory segment, which a frame does not fit into."""
+    if "fastrtps" not in rclpy.get_rmw_implementation_identifier():
+        pytest.skip("the segment is Fast DDS's")
+    nothing = tmp_path / "default.xml"
+    nothing.write_text('<dds xmlns="http://www.eprosima.com"><profiles/></dds>')
+    names = dict.fromkeys(("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"), str(nothing))
+    diagnostics = Diagnostics(peer)
+    remap = ["-r", "image_raw:=/bnn/image"]
+    with (
+        running("classifier_node", f"model:={english}", "diagnostics_period:=0.2"),
+        running("camera_node", "source:=scene", arguments=remap, environment=names),
+    ):
+        diagnostics.until(lambda status, values: int(values["frames lost in transport"]) >= 5)
+    assert diagnostics.status.level == DiagnosticStatus.WARN
+    assert "lost in transport" in diagnostics.status.message
+    assert "fastdds.xml" in diagnostics.status.message
+
+
+def test_cameras_share_one_engine(peer, english):
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    with running("classifier_node", f"model:={english}", "image_topics:=['/front/image', '/rear/image']"):
+        cameras = {
+            "front": (peer.camera(image(picture("red")), "/front/image", answers), "red"),
+            "rear": (peer.camera(image(picture("red")), "/rear/image", answers), "blue"),
+        }
+        for count in range(2, 42, 2):
+            for frame_id, (publisher, colour) in cameras.items():
+                peer.send(publisher, image(picture(colour), frame_id=frame_id))
+            peer.until(lambda: len(answers) == count)  # noqa: B023 - called here
+    for frame_id, (_, colour) in cameras.items():
+        own = [labels_of(answer) for answer in answers if answer.header.frame_id == frame_id]
+        assert own == [[colour]] * 20
+
+
+def compressed(pixels, kind="png"):
+    _, data = cv2.imencode(f".{kind}", pixels[..., ::-1])
+    return CompressedImage(format=f"rgb8; {kind} compressed bgr8", data=data.tobytes())
+
+
+def test_compressed_images(peer, english):
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    diagnostics = Diagnostics(peer)
+    parameters = (f"model:={english}", "image_transport:=compressed", "diagnostics_period:=0.2")
+    with running("classifier_node", *parameters):
+        images = peer.camera(compressed(picture("red")), "/bnn/image/compressed", answers)
+        for kind in ("jpeg", "png"):
+            send_and_wait(peer, images, compressed(picture("blue"), kind), answers)
+            assert labels_of(answers[-1]) == ["blue"]
+        for count, data in enumerate((b"", b"\xff\xd8\xff no picture", bytes(100)), start=1):
+            peer.send(images, CompressedImage(format="jpeg", data=data))
+            diagnostics.until(lambda status, values: diagnostics.frames("refused") == count)  # noqa: B023 - called here
+        assert diagnostics.frames("refused: undecodable") == 2
+
+
+def test_a_huge_compressed_image_is_not_unpacked(peer, english):
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    diagnostics = Diagnostics(peer)
+    parameters = (
+        f"model:={english}",
+        "image_transport:=compressed",
+        "max_pixels:=100000",
+        "diagnostics_period:=0.2",
+    )
+    with running("classifier_node", *parameters):
+        images = peer.camera(compressed(picture("red", 30, 40)), "/bnn/image/compressed", answers)
+        peer.send(images, compressed(picture("red", 480, 640)))
+        diagnostics.until(lambda status, values: diagnostics.frames("refused") == 1)
+
+
+def test_subscription_follows_qos_overrides(peer, english):
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    overrides = "qos_overrides./bnn/image.subscription.reliability:=reliable"
+    with running("classifier_node", f"model:={english}", overrides):
+        peer.camera(image(picture("red")), "/bnn/image", answers, ReliabilityPolicy.RELIABLE)
+        (info,) = peer.node.get_subscriptions_info_by_topic("/bnn/image")
+        assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]])
+def test_ends_quietly_when_told_to(peer, english, signals):
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    with running("classifier_node", f"model:={english}") as process:
+        images = peer.camera(image(picture("red")), "/bnn/image", answers)
+        send_and_wait(peer, images, image(picture("red")), answers)
+        peer.send(images, image(picture("red")))
+        for number in signals:  # a launcher passes on what the terminal has sent to the group already
+            os.killpg(process.pid, number)
+        output, code = ending(process)
+    assert code == 0, output
+    assert "Traceback" not in output
+    assert "rror" not in output
+
+
+def test_told_to_end_while_starting(english):
+    """At any moment of its start the node ends without a traceback."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(running("classifier_node", f"model:={english}")) for _ in range(8)]
+        for process in processes:
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in processes:
+            output, code = ending(process)
+            # Before rclpy takes over the signal ends Python itself.
+            assert code in (0, -signal.SIGTERM), output
+            assert "Traceback" not in output
+
+
+FAILING = {
+    "model:=/nowhere": "/nowhere/model.yaml: no such file",
+    "backend:=float": "has no float twin",
+    "device:=tpu": "device 'tpu' is not one of auto, cpu, cuda",
+    "top_k:=0": "top_k must lie between 1 and 1000",
+    "region:=[0, 0, 1, 1]": "region must be",
+    "region:=[0.0, 0.0, 2.0, 1.0]": "does not lie inside the image",
+    "image_topics:=['a', 'a']": "image_topics",
+}
+
+
+def test_start_that_fails_says_why_in_one_line(english):
+    with contextlib.ExitStack() as stack:
+        processes = {
+            parameter: stack.enter_context(running("classifier_node", f"model:={english}", parameter))
+            for parameter in FAILING
+        }
+        for parameter, process in processes.items():
+            output, code = ending(process)
+            assert code == 1, output
+            assert len(output.splitlines()) == 1, output
+            assert output.startswith("classifier_node: ")
+            assert FAILING[parameter] in output
+
+
+def test_recordings_play_through_the_node(peer, english, data):
+    """Real camera frames, compressed in one recording and raw in the other, each answered under its own header."""
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    for name, transport, topic, count in (
+        ("camera/bag_09747_mcap", "compressed", "image_raw/compressed:=/bnn/image/compressed", 100),
+        ("camera/soccer_goal_12.mcap", "raw", "image_raw:=/bnn/image", 4),
+    ):
+        answers.clear()
+        with (
+            running("classifier_node", f"model:={english}", f"image_transport:={transport}") as process,
+            running(
+                "camera_node", f"source:={data(name)}", "loop:=true", "rate:=30.0", arguments=["-r", topic]
+            ),
+        ):
+            peer.until(lambda: len(answers) >= count)  # noqa: B023 - called here
+            assert process.poll() is None
+        stamps = [stamp(answer) for answer in answers]
+        assert stamps == sorted(set(stamps))
+        assert all(len(answer.results) == 1 for answer in answers)
