@@ -672,6 +672,62 @@ def close_state(state: int) -> None:
 # ---------------------------------------------------------------------------------------------------------------
 
 
+@_inner
+def _sum_rows(sums: Any, source: int, stride: int, rows: int) -> None:
+    """Set uint16 ``sums`` to those of up to 257 rows of bytes; four rows at a time, to pass over ``sums`` less often."""
+    sums[:] = 0
+    row = 0
+    while row + 4 <= rows:
+        a, b = source + row * stride, source + (row + 1) * stride
+        c, d = source + (row + 2) * stride, source + (row + 3) * stride
+        for index in range(len(sums)):
+            above = np.uint16(_read_u8(a, index)) + np.uint16(_read_u8(b, index))
+            below = np.uint16(_read_u8(c, index)) + np.uint16(_read_u8(d, index))
+            sums[index] += np.uint16(above + below)
+        row += 4
+    while row < rows:
+        for index in range(len(sums)):
+            sums[index] += np.uint16(_read_u8(source + row * stride, index))
+        row += 1
+
+
+@_inner
+def _column_sums(columns: Any, sums: Any, source: int, stride: int, span: Any, weight: int) -> None:
+    """Weighted sums down the columns, uint32: rows ``span[0]`` to ``span[1]``, less what lies outside of the two."""
+    first, last = source + span[0] * stride, source + span[1] * stride
+    above, below = np.uint32(span[2]), np.uint32(span[3])
+    for index in range(len(columns)):
+        outside = above * np.uint32(_read_u8(first, index)) + below * np.uint32(_read_u8(last, index))
+        columns[index] = np.uint32(0) - outside  # wraps around, and back again below
+    for row in range(span[0], span[1] + 1, 256):
+        _sum_rows(sums, source + row * stride, stride, min(256, span[1] + 1 - row))
+        for index in range(len(columns)):
+            columns[index] += np.uint32(weight) * np.uint32(sums[index])
+
+
+@_inner
+def _spans(source: int, destination: int) -> Any:
+    """For each destination pixel of one axis the first and last source pixel, and the units of each that lie outside."""
+    spans = np.empty((destination, 4), np.int64)
+    for index in range(destination):
+        begin, end = index * source, (index + 1) * source
+        first, last = begin // destination, (end - 1) // destination
+        spans[index, 0], spans[index, 1] = first, last
+        spans[index, 2], spans[index, 3] = begin - first * destination, (last + 1) * destination - end
+    return spans
+
+
+@_inner
+def _row_sum(columns: int, channels: int, span: Any, weight: int) -> int:
+    """Weighted sum along one row of one channel, whose first uint32 lies at ``columns``."""
+    total = np.int64(0)
+    for column in range(span[0], span[1] + 1):
+        total += np.int64(_read_u32(columns, column * channels))
+    before = span[2] * np.int64(_read_u32(columns, span[0] * channels))
+    after = span[3] * np.int64(_read_u32(columns, span[1] * channels))
+    return weight * total - before - after
+
+
 @compiled
 def resize(
     pixels: int,
@@ -688,40 +744,38 @@ def resize(
 ) -> None:
     """Area average and colour, as :mod:`bnn_perception.preprocess` defines them.
 
+    Source pixels are summed whole; then the parts of the first and the last that lie outside the destination pixel
+    are taken off. All sums fit: down a column at most 255 * (height + 2 * out_height), in all 2**37.
+
     Args:
         pixels: address of the rectangle's first pixel; (height, width, channels) uint8, pixels adjacent.
         stride: bytes from one row to the next, of either sign.
-        out: address of (out_height, out_width, out_channels) uint8, adjacent; 3 channels (RGB) or 1 (grey).
-        red, blue: channel index of each; green is halfway between.
+        height, width, channels: of the rectangle in memory.
+        out: address of (out_height, out_width, out_channels) uint8, adjacent.
+        out_height, out_width, out_channels: 3 channels (RGB) or 1 (grey).
+        red, blue: channel index of each; green is half way between.
     """
-    area = np.uint64(height * width)
-    half = area // np.uint64(2)
-    green = (red + blue) // 2
-    columns = np.empty(width * channels, np.uint32)  # weighted sums down the rows: at most 255 * MAX_SIDE
-    sums = np.empty(channels, np.uint64)
+    area = height * width
+    # floor(s / area) of a whole s is floor((s + 0.5) / area): the quotient lies at least 0.5 / area, 2**-29, away from
+    # any whole number, and float64 gets it right to 2**-43.
+    rounding, per_area = area // 2 + 0.5, 1.0 / area
+    rows, spans = _spans(height, out_height), _spans(width, out_width)
+    columns, sums = np.empty(width * channels, np.uint32), np.empty(width * channels, np.uint16)
+    reds, greens, blues = (
+        columns.ctypes.data + 4 * red,
+        columns.ctypes.data + 2 * (red + blue),
+        columns.ctypes.data + 4 * blue,
+    )
     for y in range(out_height):
-        columns[:] = 0
-        first, last = y * height, (y + 1) * height
-        for row in range(first // out_height, (last - 1) // out_height + 1):
-            weight = np.uint32(min(last, (row + 1) * out_height) - max(first, row * out_height))
-            source = pixels + row * stride
-            for index in range(width * channels):
-                columns[index] += weight * np.uint32(_read_u8(source, index))
+        _column_sums(columns, sums, pixels, stride, rows[y], out_height)
         for x in range(out_width):
-            left, right = x * width, (x + 1) * width
-            sums[:] = 0
-            for column in range(left // out_width, (right - 1) // out_width + 1):
-                weight_x = np.uint64(min(right, (column + 1) * out_width) - max(left, column * out_width))
-                for channel in range(channels):
-                    sums[channel] += weight_x * np.uint64(columns[column * channels + channel])
-            r, g, b = (sums[red] + half) // area, (sums[green] + half) // area, (sums[blue] + half) // area
+            r = np.int64((_row_sum(reds, channels, spans[x], out_width) + rounding) * per_area)
+            g = np.int64((_row_sum(greens, channels, spans[x], out_width) + rounding) * per_area)
+            b = np.int64((_row_sum(blues, channels, spans[x], out_width) + rounding) * per_area)
             pixel = y * out_width + x
             if out_channels == 3:
                 _write_u8(out, 3 * pixel, np.uint8(r))
                 _write_u8(out, 3 * pixel + 1, np.uint8(g))
                 _write_u8(out, 3 * pixel + 2, np.uint8(b))
             else:
-                grey = (
-                    np.uint64(LUMA[0]) * r + np.uint64(LUMA[1]) * g + np.uint64(LUMA[2]) * b + np.uint64(128)
-                )
-                _write_u8(out, pixel, np.uint8(grey >> np.uint64(8)))
+                _write_u8(out, pixel, np.uint8((LUMA[0] * r + LUMA[1] * g + LUMA[2] * b + 128) >> 8))
