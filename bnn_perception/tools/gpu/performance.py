@@ -1,0 +1,277 @@
+"""Writes docs/performance.md: what every kernel does, what it should cost on a board, and what it cost where one ran.
+
+    python -m bnn_perception.tools.gpu.performance [--out docs/performance.md] [--results benchmark/results]
+
+Needs NVRTC and nvdisasm, no GPU: ``pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-nvdisasm``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnn_perception.cuda.network import network
+from bnn_perception.cuda.sources import kernel_source
+from bnn_perception.cuda.specs import KernelSpec, Target
+from bnn_perception.cuda.tiles import TileTable
+from bnn_perception.model import Model
+from bnn_perception.resources import resource_folder
+from bnn_perception.tools import ToolError
+from bnn_perception.tools.gpu import nvrtc, sass
+from bnn_perception.tools.gpu.benchmark import RESULTS
+from bnn_perception.tools.gpu.model import BOARDS, CARRY_SAVE_GAIN, Board, Code, floor, predict, take_apart
+from bnn_perception.tools.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_model
+from bnn_perception.tools.gpu.report import table
+from bnn_perception.tools.gpu.work import Work, binary_work
+
+DOCUMENT = Path("docs") / "performance.md"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a net on a board, for a batch of one frame."""
+
+    work: Work
+    spec: KernelSpec
+    code: Code
+    floor: float
+    prediction: float
+
+
+def kernels(model: Model, board: Board) -> list[Kernel]:
+    """Compile a net's kernels for a board and take them apart."""
+    tiles = TileTable.load(resource_folder("config") / "cuda_tiles.yaml")
+    steps = network(model, Target(board.sm, board.multiprocessors), tiles)
+    found = []
+    for step, work in zip(steps, binary_work(model, 1, int(np.prod(model.input.shape))), strict=True):
+        spec = step.spec(1)
+        text = nvrtc.disassemble(nvrtc.compile_cubin(kernel_source(spec.kernel), spec.options, board.sm))
+        code = take_apart(spec, sass.kernels(text)[spec.kernel])
+        found.append(Kernel(work, spec, code, floor(work, board), predict(spec, code, work, board)))
+    return found
+
+
+def measured_board(results: dict[str, Any]) -> Board | None:
+    """The board of a run, from what the run measured; None where it lacks the figures."""
+    environment, peaks = results.get("environment"), results.get("peaks")
+    if not environment or not peaks or not environment.get("clock_mhz") or environment["sm"] < 75:
+        return None
+    clock = environment["clock_mhz"] * 1e6
+    known = min(
+        BOARDS,
+        key=lambda board: (board.sm != environment["sm"], environment["integrated"] != (board.sm == 87)),
+    )
+    return Board(
+        environment["gpu"],
+        environment["sm"],
+        environment["multiprocessors"],
+        clock,
+        peaks["copy"],
+        peaks["popc"] / environment["multiprocessors"] / clock,
+        known.node,
+        known.graph,
+        "measured: bandwidth, POPC; stated by the driver: clock, SMs",
+    )
+
+
+def document(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
+    """The whole text."""
+    major, minor = nvrtc.version()
+    lines = ["# Performance on the GPU", ""]
+    if runs:
+        names = ", ".join(str((run.get("environment") or {}).get("gpu", path.stem)) for path, run in runs)
+        lines += _text(
+            f"Measured on: {names} (the sections *Measured*). Everything else on this page is computed."
+        )
+    else:
+        lines += _text(
+            "**Nothing on this page has been measured: no GPU has run this code yet.** Counts come from the nets, the "
+            "kernels' geometry and their machine code. Times are computed from those and from the boards' figures, and "
+            "show where time should go, not what it is."
+        )
+    lines += _text(
+        f"Written by `python -m bnn_perception.tools.gpu.performance`, machine code by NVRTC {major}.{minor}, tiles as "
+        "the node chooses them where nothing was tuned. All figures are for one frame of the net's own size."
+    )
+    lines += _boards()
+    for topology in (PAPER, ROAD_SIGNS):
+        lines += _net(topology, runs)
+    lines += _method()
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
+def _boards() -> list[str]:
+    rows = [
+        (
+            board.name,
+            f"{board.sm / 10:.1f}",
+            str(board.multiprocessors),
+            f"{board.clock / 1e9:.2f} GHz",
+            f"{board.bandwidth / 1e9:.0f} GB/s",
+            f"{2 * 32 * board.popc_rate / 1e12:.1f}",
+            f"{board.node * 1e6:.0f} µs",
+            f"{board.graph * 1e6:.0f} µs",
+        )
+        for board in BOARDS
+    ]
+    header = ("", "SM", "SMs", "clock", "memory", "POPC, binary TOPS", "kernel in a graph", "graph")
+    return [
+        "## Boards",
+        *table(header, rows),
+        "",
+        *_text(
+            "Clock (the highest), SMs and memory bandwidth: NVIDIA's data sheets. 16 POPC a clock and SM: the CUDA "
+            "programming guide, from memory; `benchmark --gpu` measures it. Binary TOPS: derived, one POPC for 32 "
+            "multiply-accumulates of two operations. The two launch times are estimates."
+        ),
+    ]
+
+
+def _net(topology: Topology, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
+    model = random_model(topology, np.random.default_rng(0))
+    by_board = {board: kernels(model, board) for board in BOARDS}
+    sm87 = next(found for board, found in by_board.items() if board.sm == 87)
+    rows = []
+    for kernel in sm87:
+        work, loop = kernel.work, kernel.code.loop
+        binary = loop is not None and work.binary_macs > 0
+        rows.append(
+            (
+                f"{work.layer} `{kernel.spec.kernel}`",
+                f"{2 * work.binary_macs / 1e6:.2f}" if work.binary_macs else "",
+                f"{work.byte_macs / 1e6:.2f}" if work.byte_macs else "",
+                f"{work.bytes / 1e3:.1f}",
+                f"{loop.per_word:.2f}" if loop is not None and binary else "",
+                f"{loop.instructions['POPC'] / loop.words:.2f}" if loop is not None and binary else "",
+                f"{loop.instructions['LOP3'] / loop.words:.2f}" if loop is not None and binary else "",
+                f"{loop.per_word / 4:.2f}" if loop is not None and work.byte_macs else "",
+            )
+        )
+    header = (
+        *("kernel", "million binary operations", "million 8-bit MACs", "kB"),
+        *(
+            "instructions for 32 binary MACs",
+            "of them POPC",
+            "of them LOP3",
+            "instructions for one 8-bit MAC",
+        ),
+    )
+    lines = [
+        "",
+        f"## {topology.name}",
+        "",
+        "What there is to do, and the main loop's machine code for SM 8.7:",
+    ]
+    lines += table(header, rows)
+    lines += ["", "Floor and prediction, microseconds:"]
+    names = [f"{board.name}: {what}" for board in BOARDS for what in ("floor", "predicted")]
+    times = []
+    for index, kernel in enumerate(sm87):
+        cells = [
+            f"{t * 1e6:.1f}"
+            for found in by_board.values()
+            for t in (found[index].floor, found[index].prediction)
+        ]
+        times.append((kernel.work.layer, *cells))
+    totals = []
+    for board, found in by_board.items():
+        totals += [
+            f"{(board.graph + sum(kernel.floor for kernel in found)) * 1e6:.1f}",
+            f"{(board.graph + sum(kernel.prediction for kernel in found)) * 1e6:.1f}",
+        ]
+    lines += table(("", *names), [*times, ("whole net, one graph", *totals)])
+    for path, run in runs:
+        lines += _measured(topology, model, path, run)
+    return lines
+
+
+def _measured(topology: Topology, model: Model, path: Path, run: dict[str, Any]) -> list[str]:
+    """Prediction and measurement side by side, and what was written about the difference."""
+    board = measured_board(run)
+    entries = (run.get("nets") or {}).get(topology.name, {}).get("entries", {})
+    batch = ((entries.get("cuda_binary") or {}).get("batches") or {}).get("1")
+    if board is None or batch is None:
+        return ["", f"### Measured: {path.stem}", "", f"{path.name} holds no times of this net."]
+    rows = []
+    for kernel, measured in zip(kernels(model, board), batch["kernels"], strict=True):
+        prediction = kernel.prediction * 1e6
+        rows.append(
+            (
+                kernel.work.layer,
+                f"{kernel.floor * 1e6:.1f}",
+                f"{prediction:.1f}",
+                f"{measured['microseconds']:.1f}",
+                f"{measured['microseconds'] / prediction:.2f}",
+            )
+        )
+    lines = ["", f"### Measured: {board.name}, {run['date'][:10]}, commit {run['commit'] or 'unknown'}"]
+    lines += table(("", "floor, µs", "predicted, µs", "measured, µs", "measured / predicted"), rows)
+    lines += ["", f"Whole net, frames on the GPU to logits there: {batch['gpu']['median']:.1f} µs."]
+    notes = path.with_suffix(".notes.md")
+    if notes.is_file():
+        lines += ["", notes.read_text(encoding="utf-8").strip()]
+    return lines
+
+
+def _method() -> list[str]:
+    points = (
+        "*Binary operations*: two (XOR, count) for each multiply-accumulate of a bit with a bit. *Bytes*: every input, "
+        "weight and output once.",
+        "*Instructions for 32 binary MACs*: all instructions of the innermost loop that counts, over the words that it "
+        "counts. The number of words follows from its POPC: the carry-save tree of `kernels/bits.cuh` takes a known "
+        "number of POPC for a number of words.",
+        "*Floor*: the larger of operations over peak and bytes over bandwidth, plus one kernel's place in a graph. The "
+        f"peak of a binary kernel is {CARRY_SAVE_GAIN} times that of POPC, what carry-save adders allow where LOP3 is "
+        "the limit (derived, not measured); that of the 8-bit layer is 64 DP4A a clock and SM.",
+        "*Predicted*: the main loop as often as the geometry says, staging, and the rest of the code once. The busiest "
+        "SM issues at most four instructions a clock, and 16 POPC, 64 integer operations, 64 multiplications and 32 "
+        "accesses to memory; a single warp one instruction in two clocks. Two trips to memory of 500 clocks are hidden "
+        "by nothing. The loops of the preprocessing depend on the frame and are left out.",
+    )
+    lines = ["", "## How it is computed", ""]
+    for point in points:
+        lines += textwrap.wrap(point, 115, initial_indent="- ", subsequent_indent="  ")
+    return lines
+
+
+def _text(paragraph: str) -> list[str]:
+    """A paragraph and the empty line after it."""
+    return [*textwrap.wrap(paragraph, 115), ""]
+
+
+def load_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The results in a folder, by name."""
+    return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bnn_perception.tools.gpu.performance", description=__doc__
+    )
+    parser.add_argument("--out", type=Path, default=DOCUMENT, help="file to write (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of measurements (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    try:
+        text = document(load_runs(args.results))
+    except ToolError as error:
+        print(f"performance: {error}", file=sys.stderr)
+        return 1
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(text, encoding="utf-8")
+    print(f"written: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
