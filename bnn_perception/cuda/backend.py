@@ -152,6 +152,9 @@ class CudaBackend:
                 del self._sequences[next(iter(self._sequences))]
             preprocess, *layers = self.network.launches(self._upload.device, count)
             logits = self.network.logits
+            # Once as single launches: CUDA loads a kernel when it is first launched, which a capture may not do.
+            self._upload.copy(self.stream, bytes_)
+            enqueue([preprocess, *layers])
             sequence = self._sequence(
                 self.gpu,
                 self.stream,

@@ -1,4 +1,4 @@
-"""Compiles the kernels for the very SM that is there, by NVRTC; CuPy keeps the results on disk (~/.cupy/kernel_cache)."""
+"""Compiles the kernels for the very SM that is there, by NVRTC; CuPy keeps the results on disk."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Kernels:
         """The kernel of a spec, compiled when it is first asked for: ``kernel(grid, block, args)`` launches it."""
         key = spec.kernel, spec.options
         if key not in self._compiled:
-            module = self._gpu.cupy.RawModule(code=kernel_source(spec.kernel), options=spec.options, backend="nvrtc")
+            module = self._gpu.cupy.RawModule(
+                code=kernel_source(spec.kernel), options=spec.options, backend="nvrtc"
+            )
             self._compiled[key] = module.get_function(spec.kernel)
         return self._compiled[key]

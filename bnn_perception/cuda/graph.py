@@ -23,7 +23,9 @@ def driver() -> Any:
         library = ctypes.CDLL("libcuda.so.1")
         library.cuEventRecordWithFlags.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
     except (OSError, AttributeError) as error:
-        raise BackendError(f"the NVIDIA driver cannot be used ({error}); CUDA 11.4 or later is needed") from None
+        raise BackendError(
+            f"the NVIDIA driver cannot be used ({error}); CUDA 11.4 or later is needed"
+        ) from None
     return library
 
 

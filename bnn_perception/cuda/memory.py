@@ -39,11 +39,15 @@ class SharedBuffer:
 
     def upload(self, stream: Any, bytes_: int) -> None:
         """Bring the first bytes to the GPU, in the order of ``stream``."""
-        self._copy(stream, self.device.data.ptr, self.host.ctypes.data, bytes_, self._runtime.memcpyHostToDevice)
+        self._copy(
+            stream, self.device.data.ptr, self.host.ctypes.data, bytes_, self._runtime.memcpyHostToDevice
+        )
 
     def download(self, stream: Any, bytes_: int) -> None:
         """Bring the first bytes to the host, in the order of ``stream``."""
-        self._copy(stream, self.host.ctypes.data, self.device.data.ptr, bytes_, self._runtime.memcpyDeviceToHost)
+        self._copy(
+            stream, self.host.ctypes.data, self.device.data.ptr, bytes_, self._runtime.memcpyDeviceToHost
+        )
 
     def _copy(self, stream: Any, to: int, source: int, bytes_: int, kind: int) -> None:
         if not self.mapped:

@@ -13,7 +13,17 @@ from bnn_perception.bits import words_for
 from bnn_perception.cuda import packing, specs
 from bnn_perception.cuda.specs import ConvTile, DenseTile, KernelSpec, Target
 from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import Conv2d, InputConv2d, Layer, Model, OutputBits, OutputDense, Shape, Thermometer, iter_layers
+from bnn_perception.model import (
+    Conv2d,
+    InputConv2d,
+    Layer,
+    Model,
+    OutputBits,
+    OutputDense,
+    Shape,
+    Thermometer,
+    iter_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,14 @@ def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
         ValueError: where a layer cannot be run, or the table holds a tile that does not fit it.
     """
     height, width, _ = model.input.shape
-    steps = [Step("input", lambda frames: specs.preprocess(model.input, frames), (), Array((height, width), np.uint32))]
+    steps = [
+        Step(
+            "input",
+            lambda frames: specs.preprocess(model.input, frames),
+            (),
+            Array((height, width), np.uint32),
+        )
+    ]
     steps += [layer_step(layer, before, after, target, tiles) for layer, before, after in iter_layers(model)]
     return steps
 
@@ -63,7 +80,9 @@ def layer_step(layer: Layer, before: Shape, after: Shape, target: Target, tiles:
         output = Array((*after[:2], words_for(after[2])), np.uint32)
     if isinstance(layer, Thermometer):
         thresholds = layer.thresholds.reshape(-1)
-        return Step(layer.name, lambda frames: specs.thermometer(layer, before, frames), (thresholds,), output)
+        return Step(
+            layer.name, lambda frames: specs.thermometer(layer, before, frames), (thresholds,), output
+        )
     tile = tiles.tile(layer, before, target)
     if isinstance(layer, Conv2d):
         assert isinstance(tile, ConvTile)
@@ -76,4 +95,6 @@ def layer_step(layer: Layer, before: Shape, after: Shape, target: Target, tiles:
     assert isinstance(tile, DenseTile)
     words = words_for(layer.out_features)
     scratch = (Array((words, tile.splits, specs.WARP), np.int32), Array((words,), np.uint32))
-    return Step(layer.name, lambda frames: specs.dense(layer, tile, frames), packing.dense(layer), output, scratch)
+    return Step(
+        layer.name, lambda frames: specs.dense(layer, tile, frames), packing.dense(layer), output, scratch
+    )

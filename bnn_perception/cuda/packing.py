@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from bnn_perception import bits
 from bnn_perception.cuda.specs import WARP, ConvTile, Dense, divide_up, level_offset, taps
-from bnn_perception.model import BinaryConv2d, BinaryDense, Conv2d, InputConv2d, OutputBits, OutputDense, Shape
+from bnn_perception.model import (
+    BinaryConv2d,
+    BinaryDense,
+    Conv2d,
+    InputConv2d,
+    OutputBits,
+    OutputDense,
+    Shape,
+)
 
 
 def _pad(values: NDArray[Any], filler: Any = 0) -> NDArray[Any]:
@@ -26,7 +34,7 @@ def _lanes_last(weights: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def thresholds(layer: Conv2d | BinaryDense, threshold: NDArray[np.int32] | None = None) -> list[NDArray[Any]]:
-    """threshold (filter words * 32,) int32, which filters that do not exist never reach, and flip (filter words,) uint32."""
+    """threshold (filter words * 32,) int32, never reached by filters that do not exist; flip (filter words,) uint32."""
     return [_pad(layer.threshold if threshold is None else threshold, bits.NEVER), bits.pack(layer.flip)]
 
 
@@ -41,11 +49,17 @@ def binary_conv2d(layer: BinaryConv2d, shape: Shape, tile: ConvTile) -> list[NDA
 
 
 def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
-    """weights (filter words, kernel y, taps x, 32) uint32 of four signed bytes, threshold, flip, levels (256,) uint8."""
+    """weights (filter words, kernel y, taps x, 32) uint32 of signed bytes, threshold, flip, levels (256,) uint8."""
     tap = taps(layer)
-    signs = bits.signs(layer.weights, layer.in_channels).astype(np.int8)  # (filters, kernel y, kernel x, channels)
+    signs = bits.signs(layer.weights, layer.in_channels).astype(
+        np.int8
+    )  # (filters, kernel y, kernel x, channels)
     # A tap's bytes are the channels of one pixel, or `step` grey pixels; what is missing is 0.
-    per_tap = signs.reshape(*signs.shape[:2], -1, layer.in_channels * tap.step) if tap.step == 1 else _grey_taps(signs)
+    per_tap = (
+        signs.reshape(*signs.shape[:2], -1, layer.in_channels * tap.step)
+        if tap.step == 1
+        else _grey_taps(signs)
+    )
     four = np.zeros((*per_tap.shape[:3], 4), dtype=np.int8)
     four[..., : per_tap.shape[3]] = per_tap
     words = np.ascontiguousarray(four).view("<u4")[..., 0].astype(np.uint32)
@@ -53,7 +67,9 @@ def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
     # The staged levels are less by `offset`, and so are the sums by offset * sum(weights). Constant thresholds stay.
     lowered = layer.threshold.astype(np.int64) - offset * signs.sum(axis=(1, 2, 3), dtype=np.int64)
     constant = (layer.threshold == bits.NEVER) | (layer.threshold == bits.ALWAYS)
-    threshold = np.where(constant, layer.threshold, np.clip(lowered, bits.ALWAYS, bits.NEVER)).astype(np.int32)
+    threshold = np.where(constant, layer.threshold, np.clip(lowered, bits.ALWAYS, bits.NEVER)).astype(
+        np.int32
+    )
     levels = ((layer.levels.astype(np.int32) - offset) & 0xFF).astype(np.uint8)
     return [_lanes_last(words), *thresholds(layer, threshold), levels]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from bnn_perception.resources import resource_folder
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel_source(kernel: str) -> str:
     """The source of kernels/<kernel>.cu with its includes put in place, so that it is whole: CuPy's cache of compiled
     kernels goes by the text that it is given and does not look into includes."""

@@ -1,4 +1,4 @@
-"""The geometry of every kernel, stated once: from here come the ``-D`` options, the block, the grid and the shared memory.
+"""The geometry of every kernel, stated once: the ``-D`` options, the block, the grid and the shared memory.
 
 A spec function takes a layer (or what the kernel needs of it), the shape of its input, a tile and the number of
 frames, and returns a :class:`KernelSpec`. The tile functions list the tiles that a layer can run with, best guess
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 
@@ -128,8 +128,8 @@ class DenseTile:
     splits: int = 1
 
 
-Tile = Union[ConvTile, DenseTile]
-Dense = Union[BinaryDense, OutputDense, OutputBits]
+Tile: TypeAlias = "ConvTile | DenseTile"
+Dense: TypeAlias = "BinaryDense | OutputDense | OutputBits"
 
 #: RESULT of kernels/dense.cu.
 RESULTS: dict[type, int] = {BinaryDense: 0, OutputDense: 1, OutputBits: 2}
@@ -200,7 +200,11 @@ def taps(layer: Conv2d) -> _Taps:
     colour pixel, or four grey pixels side by side.
     """
     if isinstance(layer, InputConv2d):
-        return _Taps(1, layer.kernel[1], 1) if layer.in_channels == 3 else _Taps(1, divide_up(layer.kernel[1], 4), 4)
+        return (
+            _Taps(1, layer.kernel[1], 1)
+            if layer.in_channels == 3
+            else _Taps(1, divide_up(layer.kernel[1], 4), 4)
+        )
     return _Taps(words_for(layer.in_channels), layer.kernel[1], 1)
 
 
@@ -224,11 +228,17 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int) -> KernelSp
     if out_words % tile.filters or tap.words % tile.chunk_words or tile.positions not in (1, pool_size):
         raise ValueError(f"{layer.name}: {tile} does not divide the layer")
     if tile.positions < pool_size and tile.patch > 1:
-        raise ValueError(f"{layer.name}: {tile} has more than one output a warp, but not all of its pool's positions")
+        raise ValueError(
+            f"{layer.name}: {tile} has more than one output a warp, but not all of its pool's positions"
+        )
 
     tile_rows = ((tile.rows - 1) * pool_stride + tile.positions - 1) * layer.stride[0] + layer.kernel[0]
     tile_outputs = tile.patches * tile.patch
-    tile_columns = ((tile_outputs - 1) * pool_stride + tile.positions - 1) * layer.stride[1] + (tap.columns - 1) * tap.step + 1
+    tile_columns = (
+        ((tile_outputs - 1) * pool_stride + tile.positions - 1) * layer.stride[1]
+        + (tap.columns - 1) * tap.step
+        + 1
+    )
     tile_words = tile_rows * divide_up(tile_columns * tile.chunk_words, 4) * 4
     row_weights = tap.columns * tile.chunk_words * WARP
     chunks = tap.words // tile.chunk_words
@@ -316,7 +326,9 @@ def conv_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[ConvTile]:
     step_taps = divisors(tap.columns, _MAX_STEP_TAPS)[0]
     candidates: dict[ConvTile, float] = {}
     for patch, rows, patches, filters in product((1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4)):
-        if not (rows * patches * filters <= 8 and rows < 2 * out_height and (patches - 1) * patch < out_width):
+        if not (
+            rows * patches * filters <= 8 and rows < 2 * out_height and (patches - 1) * patch < out_width
+        ):
             continue
         if (patch > 1 and patch >= 2 * out_width) or words_for(out_channels) % filters:
             continue

@@ -41,7 +41,9 @@ def shape_key(layer: Conv2d | Dense, shape: Shape) -> str:
     pool = f" pool {layer.pool.size}/{layer.pool.stride}" if layer.pool else ""
     (ky, kx), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
     height, width, channels = shape
-    return f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{py}x{px}{pool}"
+    return (
+        f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{py}x{px}{pool}"
+    )
 
 
 class TileTable:
@@ -52,7 +54,7 @@ class TileTable:
 
     @classmethod
     def load(cls, *paths: Path) -> TileTable:
-        """Read tables; what a later one says replaces what an earlier one said. A file that does not exist says nothing.
+        """Read tables; what a later one says replaces what an earlier one said. A missing file says nothing.
 
         Args:
             paths: YAML files; by default the one that ships and the user's.
@@ -77,7 +79,7 @@ class TileTable:
         if tile is None:
             return best_tile(layer, shape, target)
         if isinstance(layer, Conv2d) != isinstance(tile, ConvTile):
-            raise ValueError(f"{layer.name}: {tile} in the table of tiles is not for a {layer.kind}")
+            raise ValueError(f"{layer.name}: {tile} in the table of tiles is not for this kind of layer")
         if isinstance(layer, Conv2d) and isinstance(tile, ConvTile):
             conv2d(layer, shape, tile, frames=1)
         return tile
@@ -88,9 +90,14 @@ class TileTable:
 
     def save(self, path: Path) -> None:
         """Write the table, for :meth:`load` to read."""
-        text = {sm: {key: tile_fields(tile) for key, tile in tiles.items()} for sm, tiles in sorted(self._entries.items())}
+        text = {
+            sm: {key: tile_fields(tile) for key, tile in tiles.items()}
+            for sm, tiles in sorted(self._entries.items())
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(text, sort_keys=False, default_flow_style=None, width=160), encoding="utf-8")
+        path.write_text(
+            yaml.safe_dump(text, sort_keys=False, default_flow_style=None, width=160), encoding="utf-8"
+        )
 
 
 def _read(path: Path) -> dict[int, dict[str, Tile]]:
@@ -98,9 +105,14 @@ def _read(path: Path) -> dict[int, dict[str, Tile]]:
         table = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         if not isinstance(table, dict):
             raise ValueError("it is not a mapping of compute capabilities")
-        return {_sm(sm): {str(key): _tile(key, tile) for key, tile in dict(tiles).items()} for sm, tiles in table.items()}
+        return {
+            _sm(sm): {str(key): _tile(key, tile) for key, tile in dict(tiles).items()}
+            for sm, tiles in table.items()
+        }
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"table of tiles {path}: {' '.join(str(error).split())}; delete it or tune again") from None
+        raise ValueError(
+            f"table of tiles {path}: {' '.join(str(error).split())}; delete it or tune again"
+        ) from None
 
 
 def _sm(sm: Any) -> int:
@@ -110,8 +122,10 @@ def _sm(sm: Any) -> int:
 
 
 def _tile(key: str, values: Any) -> Tile:
-    for cls in (ConvTile, DenseTile):
-        if isinstance(values, dict) and set(values) == {f.name for f in fields(cls)}:
-            if all(isinstance(value, int) and 0 < value <= 64 for value in values.values()):
-                return cls(**values)
-    raise ValueError(f"'{key}': {values!r} is not a tile")
+    known: dict[frozenset[str], type[ConvTile] | type[DenseTile]] = {
+        frozenset(f.name for f in fields(cls)): cls for cls in (ConvTile, DenseTile)
+    }
+    cls = known.get(frozenset(values)) if isinstance(values, dict) else None
+    if cls is None or not all(isinstance(value, int) and 0 < value <= 64 for value in values.values()):
+        raise ValueError(f"'{key}': {values!r} is not a tile")
+    return cls(**values)

@@ -38,8 +38,13 @@ class FrameUpload:
             bytes to bring to the GPU, rounded up by at most a sixteenth, so that regions of nearly the same size share
             a graph; and whether the buffer had to grow, and graphs that use the old one are void.
         """
-        rects = [source_rect(*frame.pixels.shape[:2], frame.region, self._spec) for frame in frames]
-        steps = [divide_up(rect.width * CHANNELS[frame.encoding], 4) * 4 for frame, rect in zip(frames, rects)]
+        rects = [
+            source_rect(frame.pixels.shape[0], frame.pixels.shape[1], frame.region, self._spec)
+            for frame in frames
+        ]
+        steps = [
+            divide_up(rect.width * CHANNELS[frame.encoding], 4) * 4 for frame, rect in zip(frames, rects)
+        ]
         offsets = [divide_up(len(frames) * FRAME.itemsize, _ALIGNMENT) * _ALIGNMENT]
         for rect, step in zip(rects, steps):
             offsets.append(divide_up(offsets[-1] + rect.height * step, _ALIGNMENT) * _ALIGNMENT)
@@ -54,7 +59,9 @@ class FrameUpload:
 
     def _stage_frame(self, index: int, frame: Frame, rect: Rect, step: int, offset: int) -> None:
         host, channels = self._buffer.host, CHANNELS[frame.encoding]
-        region = np.ndarray((rect.height, rect.width, channels), np.uint8, host.data, offset, (step, channels, 1))
+        region = np.ndarray(
+            (rect.height, rect.width, channels), np.uint8, host.data, offset, (step, channels, 1)
+        )
         region[...] = frame.pixels[rect.y : rect.y + rect.height, rect.x : rect.x + rect.width]
         table = host[: (index + 1) * FRAME.itemsize].view(FRAME)
         table[index] = (offset, step, channels, *ENCODINGS[frame.encoding], rect.height, rect.width, 0)

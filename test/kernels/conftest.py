@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,8 @@ def _host_compiler() -> None:
 
 
 @pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., FakeCupy]]:
-    """Makes a GPU that is run by the shim, and puts it in the place of CuPy. Tuned tiles of this machine are not read."""
+def fake_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., FakeCupy]:
+    """Makes a GPU that the shim runs, and puts it in the place of CuPy. Tiles tuned on this machine are not read."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(graph, "driver", FakeDriver)
 
@@ -35,4 +35,4 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
         monkeypatch.setitem(sys.modules, "cupy", world)  # type: ignore[arg-type]
         return world
 
-    yield make
+    return make

@@ -4,7 +4,8 @@ It has what the CUDA backends use of CuPy, and is stricter than a GPU where that
 
 - A stream does nothing before it is waited for, so a result that is read too early is not there yet.
 - Copies must stay inside allocations, and on the right side.
-- While a stream captures, allocations and waits are refused.
+- While a stream captures, allocations and waits are refused, and so is a kernel that was not launched before: it may
+  have to be loaded.
 - New device memory holds garbage unless it was asked to be 0.
 - An injected error is sticky, as a kernel's error is on a GPU: every later call fails too.
 """
@@ -20,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-
 from host_module import HostModule, LaunchError
 
 GARBAGE = 0xDB
@@ -38,7 +38,7 @@ class OutOfMemoryError(MemoryError):
     pass
 
 
-class CompileException(Exception):
+class CompileException(Exception):  # noqa: N818 (names as in CuPy and CUDA)
     pass
 
 
@@ -164,8 +164,14 @@ class RawModule:
             raise CompileException(str(error)) from None
 
     def get_function(self, name: str) -> Callable[..., None]:
+        loaded = False
+
         def launch(grid: Sequence[int], block: Sequence[int], args: Sequence[Any]) -> None:
+            nonlocal loaded
             self.world.check("launch")
+            if self.world.stream.captured is not None and not loaded:
+                raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {name} is not loaded")
+            loaded = True
             arrays = [arg.host if isinstance(arg, Array) else arg for arg in args]
 
             def work() -> None:
@@ -325,7 +331,9 @@ class _Device:
 class FakeDriver:
     """libcuda.so.1, as far as it is called directly."""
 
-    def cuEventRecordWithFlags(self, event: int, stream: int, flags: int) -> int:
+    def cuEventRecordWithFlags(  # noqa: N802
+        self, event: int, stream: int, flags: int
+    ) -> int:
         if flags != 1 or _objects[stream].captured is None:
             return 1  # CUDA_ERROR_INVALID_VALUE: an external event outside of a capture
         _objects[event].record(_objects[stream])

@@ -17,9 +17,9 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 SHIM = Path(__file__).resolve().parent / "shim"
 BUILD = Path(__file__).resolve().parents[2] / "build" / "host_kernels"
 
-Argument = Union[NDArray, np.generic]
+Argument: TypeAlias = "NDArray | np.generic"
 
 #: Bytes before and after each array in plain mode; a kernel that writes there has left the array.
 GUARD_BYTES = 256
@@ -45,7 +45,12 @@ MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "plain": (("-O1",), ()),
     "asan": (
         (
-            *("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=cuda_shared"),
+            *(
+                "-O1",
+                "-fsanitize=address,undefined",
+                "-fno-sanitize-recover=all",
+                "-fsanitize-sections=cuda_shared",
+            ),
             # Kernels are free to compute an address past an array that they do not read.
             *("-fno-sanitize=pointer-overflow", "-fno-omit-frame-pointer"),
         ),
@@ -80,7 +85,9 @@ class HostModule:
 
     def __init__(self, source: str, options: Sequence[str] = (), mode: str = "plain") -> None:
         self.mode = mode
-        names = re.findall(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^()]*\)\s+)?(\w+)\s*\(', source)
+        names = re.findall(
+            r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^()]*\)\s+)?(\w+)\s*\(', source
+        )
         # Dynamic shared memory is the launch's, not the file's.
         source = re.sub(
             r"extern\s+__shared__\s+(\w+)\s+(\w+)\s*\[\s*\]\s*;",
@@ -125,12 +132,25 @@ class HostModule:
             self._launch_elsewhere(kernel, dims, args, shared_bytes, seed, poison)
 
     def _launch_here(
-        self, kernel: str, dims: list[int], args: Sequence[Argument], shared_bytes: int, seed: int, poison: int
+        self,
+        kernel: str,
+        dims: list[int],
+        args: Sequence[Argument],
+        shared_bytes: int,
+        seed: int,
+        poison: int,
     ) -> None:
         assert self._library is not None
         guarded = [_Guarded(arg) for arg in args]
         pointers = (ctypes.c_void_p * max(1, len(args)))(*[g.argument for g in guarded])
-        launch = _Launch((ctypes.c_uint * 3)(*dims[:3]), (ctypes.c_uint * 3)(*dims[3:]), shared_bytes, pointers, seed, poison)
+        launch = _Launch(
+            (ctypes.c_uint * 3)(*dims[:3]),
+            (ctypes.c_uint * 3)(*dims[3:]),
+            shared_bytes,
+            pointers,
+            seed,
+            poison,
+        )
         entry = getattr(self._library, f"{kernel}__launch")
         entry.restype = ctypes.c_char_p
         error = entry(ctypes.byref(launch))
@@ -141,10 +161,20 @@ class HostModule:
                 raise LaunchError(f"{kernel}: wrote outside argument {index}")
 
     def _launch_elsewhere(
-        self, kernel: str, dims: list[int], args: Sequence[Argument], shared_bytes: int, seed: int, poison: int
+        self,
+        kernel: str,
+        dims: list[int],
+        args: Sequence[Argument],
+        shared_bytes: int,
+        seed: int,
+        poison: int,
     ) -> None:
         name = kernel.encode()
-        parts = [struct.pack("<10I", *dims, shared_bytes, seed, poison, 0), struct.pack("<I", len(name)), name]
+        parts = [
+            struct.pack("<10I", *dims, shared_bytes, seed, poison, 0),
+            struct.pack("<I", len(name)),
+            name,
+        ]
         parts.append(struct.pack("<I", len(args)))
         places = []
         for arg in args:
@@ -154,14 +184,20 @@ class HostModule:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "launch"
             file.write_bytes(b"".join(parts))
-            environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+            environment = {
+                **os.environ,
+                "TSAN_OPTIONS": "halt_on_error=1",
+                "UBSAN_OPTIONS": "print_stacktrace=1",
+            }
             # The kernels leak nothing, and the fibers' stacks are not told to the leak checker.
             environment["ASAN_OPTIONS"] = "detect_leaks=0"
             done = subprocess.run(
                 [str(self._path), str(file)], env=environment, capture_output=True, text=True, check=False
             )
             if done.returncode != 0:
-                raise LaunchError(f"{kernel} ({self.mode}, exit {done.returncode}): {done.stderr.strip()[:4000]}")
+                raise LaunchError(
+                    f"{kernel} ({self.mode}, exit {done.returncode}): {done.stderr.strip()[:4000]}"
+                )
             written = file.read_bytes()
         for arg, place in zip(args, places):
             if isinstance(arg, np.ndarray) and arg.flags.writeable:
@@ -213,9 +249,11 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiler() -> str:
-    return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return subprocess.run(
+        ["g++", "--version"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[0]
 
 
 def _compile(command: list[str], target: Path) -> Path:
@@ -230,7 +268,7 @@ def _compile(command: list[str], target: Path) -> Path:
     return target
 
 
-@lru_cache(maxsize=None)
+@cache
 def _runtime(mode: str) -> list[Path]:
     """The objects that every kernel of a mode is linked with."""
     objects = []

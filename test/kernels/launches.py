@@ -5,20 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from host_module import HostModule
 from hypothesis import HealthCheck, settings
+from layer_cases import ORIN, pixel_words, random_input
 from numpy.typing import NDArray
 
 from bnn_perception.backends import reference
 from bnn_perception.cuda.network import Step, layer_step
 from bnn_perception.cuda.sources import kernel_source
-from bnn_perception.cuda.specs import Target, Tile
+from bnn_perception.cuda.specs import Tile
 from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import InputConv2d, Layer, Shape, Thermometer
-from host_module import HostModule
-
-#: AGX Orin.
-ORIN = Target(87, 16)
-
+from bnn_perception.model import Layer, Shape, Thermometer
 
 
 def same_examples(count: int) -> settings:
@@ -37,15 +34,14 @@ def step_of(layer: Layer, shape: Shape, tile: Tile | None = None) -> Step:
     return layer_step(layer, shape, layer.output_shape(shape), ORIN, table)
 
 
-def pixel_words(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """(frames, height, width, 1 or 3) uint8 -> (frames, height, width) uint32, as preprocess.cu leaves them."""
-    four = np.zeros((*pixels.shape[:3], 4), dtype=np.uint8)
-    four[..., : pixels.shape[3]] = pixels
-    return four.view("<u4")[..., 0].astype(np.uint32)
-
-
 def launch_step(
-    step: Step, source: NDArray[Any], frames: int, mode: str = "plain", seed: int = 0, arch: int = 870, times: int = 1
+    step: Step,
+    source: NDArray[Any],
+    frames: int,
+    mode: str = "plain",
+    seed: int = 0,
+    arch: int = 870,
+    times: int = 1,
 ) -> NDArray[Any]:
     """What a step makes of (frames, ...) inputs, launched ``times`` times."""
     spec = step.spec(frames)
@@ -53,15 +49,10 @@ def launch_step(
     output = np.full((frames, *step.output.shape), 0xDB, dtype=step.output.dtype)
     scratch = [np.zeros((frames, *array.shape), array.dtype) for array in step.scratch]
     for _ in range(times):
-        module.launch(spec.kernel, spec.grid, spec.block, [source, *step.constants, output, *scratch], seed=seed)
+        module.launch(
+            spec.kernel, spec.grid, spec.block, [source, *step.constants, output, *scratch], seed=seed
+        )
     return output
-
-
-def random_input(layer: Layer, shape: Shape, frames: int, rng: np.random.Generator) -> NDArray[Any]:
-    """(frames, height, width, channels) pixels or (frames, height, width, words) activations."""
-    if isinstance(layer, (InputConv2d, Thermometer)):
-        return rng.integers(0, 256, (frames, *shape), dtype=np.uint8)
-    return np.stack([reference.random_input(shape, rng) for _ in range(frames)])
 
 
 def check_layer(layer: Layer, shape: Shape, tile: Tile | None = None, frames: int = 1, **launch: Any) -> None:

@@ -8,7 +8,7 @@ import site
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 #: Where the wheels put the library, by major version of CUDA.
@@ -30,7 +30,7 @@ class Usage:
     stack_bytes: int
 
 
-@lru_cache(maxsize=None)
+@cache
 def library(major: int) -> ctypes.CDLL | None:
     """NVRTC of a major version of CUDA, None where its wheel is not installed."""
     folder, name = _PLACES[major]

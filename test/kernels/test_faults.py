@@ -94,9 +94,16 @@ def test_uninitialised_memory_shows_as_a_difference_between_poisons(poison: int)
 
 @pytest.mark.parametrize(
     ("grid", "block", "message"),
-    [((1,), (1025,), "invalid block"), ((1,), (0,), "invalid block"), ((1, 65536), (64,), "invalid grid"), ((0,), (64,), "invalid grid")],
+    [
+        ((1,), (1025,), "invalid block"),
+        ((1,), (0,), "invalid block"),
+        ((1, 65536), (64,), "invalid grid"),
+        ((0,), (64,), "invalid grid"),
+    ],
 )
 def test_impossible_launches_are_refused(grid: Sequence[int], block: Sequence[int], message: str) -> None:
     values = np.zeros(64, dtype=np.uint32)
     with pytest.raises(LaunchError, match=message):
-        HostModule(SOURCE, ("-DFAULT=0",)).launch("reverse", grid, block, (values, values.copy(), np.int32(63)), shared_bytes=256)
+        HostModule(SOURCE, ("-DFAULT=0",)).launch(
+            "reverse", grid, block, (values, values.copy(), np.int32(63)), shared_bytes=256
+        )

@@ -1,6 +1,6 @@
 """Every kernel compiles for every SM, without spills, within the registers stated in bnn_perception/cuda/specs.py.
 
-    python -m pytest test/kernels/test_nvrtc_matrix.py -s      prints the table
+python -m pytest test/kernels/test_nvrtc_matrix.py -s      prints the table
 """
 
 from __future__ import annotations
@@ -9,43 +9,56 @@ import models
 import numpy as np
 import nvrtc
 import pytest
-from test_cuda_binary import paper_model
-from test_kernels import CONVOLUTIONS, DENSE
+from layer_cases import CONVOLUTIONS, DENSE, paper_model, thermometer_model
 
 from bnn_perception.cuda import network, specs
 from bnn_perception.cuda.sources import kernel_source
 from bnn_perception.cuda.specs import KernelSpec, Target
 from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import BinaryConv2d, Conv2d, InputConv2d, InputSpec, Layer, Model, Pool, Shape
+from bnn_perception.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Shape
 
-#: Compute capability times ten, with SMs of a typical board (Nano, TX2, Xavier, T4, A100, A40, AGX Orin, L4, H100, B200,
-#: RTX 5080), and the CUDA that compiles for it. CUDA 13 begins at 7.5 and brings 11.0 (Thor).
+#: Compute capability times ten, with SMs of a typical board (Nano, TX2, Xavier, T4, A100, A40, AGX Orin, L4, H100,
+#: B200, RTX 5080), and the CUDA that compiles for it. CUDA 13 begins at 7.5 and brings 11.0 (Thor).
 TARGETS = {
-    12: [(53, 1), (62, 2), (72, 8), (75, 40), (80, 108), (86, 84), (87, 16), (89, 58), (90, 132), (100, 148), (120, 84)],
+    12: [
+        (53, 1),
+        (62, 2),
+        (72, 8),
+        (75, 40),
+        (80, 108),
+        (86, 84),
+        (87, 16),
+        (89, 58),
+        (90, 132),
+        (100, 148),
+        (120, 84),
+    ],
     13: [(87, 16), (90, 132), (110, 20)],
 }
 CASES = [(major, *target) for major, targets in TARGETS.items() for target in targets]
 
 
-def thermometer_model() -> Model:
-    rng = np.random.default_rng(2)
-    layers: list[Layer] = [models.thermometer(rng, "levels", (32, 32, 3), 32)]
-    layers.append(models.binary_conv(rng, "conv1", (32, 32, 96), 64, pool=Pool(2, 2)))
-    layers.append(models.binary_conv(rng, "conv2", (16, 16, 64), 64, padding_value=0))
-    layers.append(models.output_dense(rng, "dense1", (16, 16, 64), 10))
-    return models.make_model(InputSpec(32, 32, fit="stretch"), layers)
-
-
 def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
     """The kernels of the nets that the project names, with the tiles of the target, and those of unusual layers."""
     found = []
-    nets = {"paper": paper_model(), "road signs": models.road_sign_model(np.random.default_rng(1)), "thermometer": thermometer_model()}
+    nets = {
+        "paper": paper_model(),
+        "road signs": models.road_sign_model(np.random.default_rng(1)),
+        "thermometer": thermometer_model(),
+    }
     for net, model in nets.items():
         for step in network.network(model, target, TileTable()):
             found.append((f"{net} {step.name}", step.spec(1)))
             if step.spec(1).kernel == "dense":
                 found.append((f"{net} {step.name}, 4 frames", step.spec(4)))
-    for name in ("kernel of 11", "pool 3/2", "33 words", "large pool, several stages", "input, grey, strided", "input, signed"):
+    for name in (
+        "kernel of 11",
+        "pool 3/2",
+        "33 words",
+        "large pool, several stages",
+        "input, grey, strided",
+        "input, signed",
+    ):
         layer, shape = CONVOLUTIONS[name]
         found.append((name, specs.conv2d(layer, shape, specs.conv_tiles(layer, shape, target)[0], 1)))
     bits_layer: Layer = DENSE["bits as logits"][0]
@@ -53,12 +66,16 @@ def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
     return found
 
 
-@pytest.mark.parametrize(("major", "sm", "multiprocessors"), CASES, ids=[f"sm_{sm} CUDA {major}" for major, sm, _ in CASES])
+@pytest.mark.parametrize(
+    ("major", "sm", "multiprocessors"), CASES, ids=[f"sm_{sm} CUDA {major}" for major, sm, _ in CASES]
+)
 def test_every_kernel_compiles_without_spills(major: int, sm: int, multiprocessors: int) -> None:
     if nvrtc.library(major) is None:
         pytest.skip(f"the wheel {nvrtc.WHEELS[major]} is not installed")
     done: set[tuple[str, tuple[str, ...]]] = set()
-    print(f"\nsm_{sm}, NVRTC of CUDA {major}\n{'kernel':14} {'layer':34} {'threads':>7} {'registers':>9} {'shared':>7}")
+    print(
+        f"\nsm_{sm}, NVRTC of CUDA {major}\n{'kernel':14} {'layer':34} {'threads':>7} {'registers':>9} {'shared':>7}"
+    )
     for name, spec in kernels(Target(sm, multiprocessors)):
         if (spec.kernel, spec.options) in done:
             continue
@@ -76,11 +93,16 @@ def test_extreme_tiles_keep_within_their_registers() -> None:
     if nvrtc.library(12) is None:
         pytest.skip(f"the wheel {nvrtc.WHEELS[12]} is not installed")
     target = Target(87, 16)
-    cases: list[tuple[Conv2d, Shape]] = [CONVOLUTIONS[name] for name in ("paper", "CNV", "road signs 3", "input, paper")]
+    cases: list[tuple[Conv2d, Shape]] = [
+        CONVOLUTIONS[name] for name in ("paper", "CNV", "road signs 3", "input, paper")
+    ]
     for layer, shape in cases:
         tiles = specs.conv_tiles(layer, shape, target)
         assert isinstance(layer, (BinaryConv2d, InputConv2d))
-        for tile in {max(tiles, key=lambda t: (t.patch * t.positions, t.chunk_words)), max(tiles, key=lambda t: (t.chunk_words, t.patch))}:
+        for tile in {
+            max(tiles, key=lambda t: (t.patch * t.positions, t.chunk_words)),
+            max(tiles, key=lambda t: (t.chunk_words, t.patch)),
+        }:
             spec = specs.conv2d(layer, shape, tile, 1)
             _, usage = nvrtc.compile_kernel(12, kernel_source(spec.kernel), spec.options, 87)
             assert usage.spill_bytes == 0, tile

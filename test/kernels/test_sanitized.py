@@ -6,7 +6,7 @@ import models
 import numpy as np
 import pytest
 from launches import check_layer, launch_step
-from test_kernels import CONVOLUTIONS, DENSE, conv, input_conv
+from layer_cases import CONVOLUTIONS, DENSE, conv, input_conv
 
 from bnn_perception.cuda import specs
 from bnn_perception.cuda.network import Array, Step
@@ -69,7 +69,11 @@ def test_preprocess(channels: int, mode: str) -> None:
         parts.append(rows.reshape(-1))
         offset += rows.size
     upload = np.concatenate([table.view(np.uint8), *parts])
-    step_ = Step("input", lambda count: specs.preprocess(spec, count), (), Array((spec.height, spec.width), np.uint32))
+    step_ = Step(
+        "input", lambda count: specs.preprocess(spec, count), (), Array((spec.height, spec.width), np.uint32)
+    )
     words = launch_step(step_, upload, len(frames), mode=mode)
     for frame, actual in zip(frames, words[..., None].view(np.uint8)):
-        np.testing.assert_array_equal(actual[..., :channels], prepare_reference(Frame(frame.pixels, frame.encoding), spec))
+        np.testing.assert_array_equal(
+            actual[..., :channels], prepare_reference(Frame(frame.pixels, frame.encoding), spec)
+        )

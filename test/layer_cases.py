@@ -1,0 +1,172 @@
+"""Layers and nets that the tests of the kernels run, on the host and on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import models
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_perception.backends import reference
+from bnn_perception.cuda import specs
+from bnn_perception.cuda.specs import Target
+from bnn_perception.model import (
+    Conv2d,
+    InputConv2d,
+    InputSpec,
+    Layer,
+    Model,
+    OutputBits,
+    Pool,
+    Shape,
+    Thermometer,
+)
+from bnn_perception.preprocess import Frame
+
+#: AGX Orin.
+ORIN = Target(87, 16)
+
+
+RNG = np.random.default_rng
+
+
+def conv(
+    shape: Shape, filters: int, kernel: int | tuple[int, int] = 3, **options: Any
+) -> tuple[Conv2d, Shape]:
+    """A binary convolution; the padding is half the kernel unless it is given."""
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    options.setdefault("padding", (kernel[0] // 2, kernel[1] // 2))
+    return models.binary_conv(RNG(1), "conv", shape, filters, kernel, **options), shape
+
+
+def input_conv(
+    shape: Shape, filters: int, kernel: int | tuple[int, int] = 3, **options: Any
+) -> tuple[Conv2d, Shape]:
+    """An input convolution, likewise."""
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    options.setdefault("padding", (kernel[0] // 2, kernel[1] // 2))
+    return models.input_conv(RNG(2), "input", shape, filters, kernel, **options), shape
+
+
+CONVOLUTIONS = {
+    "paper": conv((48, 48, 32), 32, 5, pool=Pool(2, 2)),
+    "road signs 2": conv((16, 16, 64), 128, pool=Pool(2, 2)),
+    "road signs 3": conv((8, 8, 128), 256, pool=Pool(2, 2)),
+    "CNV": conv((5, 5, 256), 256, padding=(0, 0)),
+    "padded with 0": conv((9, 7, 65), 70, padding_value=0, pool=Pool(2, 2)),
+    "padded with 0, strided": conv((9, 8, 33), 31, 5, padding_value=0, stride=(2, 3)),
+    "1x1": conv((7, 9, 128), 33, 1),
+    "one channel, one filter": conv((4, 4, 1), 1),
+    "one pixel": conv((1, 1, 40), 40, 3),
+    "unequal sides": conv((6, 13, 40), 40, (1, 7), stride=(1, 2)),
+    "5 words": conv((6, 6, 160), 40),
+    "33 words": conv((4, 5, 1056), 33),
+    "kernel of 11": conv((13, 12, 16), 32, 11),
+    "several stages of channels": conv((6, 6, 2048), 32, 3),
+    "several stages of rows": conv((66, 65, 20), 32, 64, padding=(0, 0)),
+    "pool 3/2": conv((11, 12, 32), 64, pool=Pool(3, 2)),
+    "pool 2/3": conv((11, 12, 32), 64, pool=Pool(2, 3)),
+    "pool 5/3": conv((12, 12, 32), 40, pool=Pool(5, 3)),
+    "large pool, several stages": conv((12, 12, 2048), 32, pool=Pool(5, 5), padding_value=0),
+    "large stride": conv((70, 70, 8), 8, 5, stride=(40, 33), padding=(0, 0)),
+    "input, paper": input_conv((96, 96, 3), 32, 5, pool=Pool(2, 2)),
+    "input, road signs": input_conv((32, 32, 3), 64, pool=Pool(2, 2)),
+    "input, grey": input_conv((14, 15, 1), 40, 5),
+    "input, grey, strided": input_conv((14, 15, 1), 40, (3, 9), stride=(2, 3), signed=True),
+    "input, signed": input_conv((9, 9, 3), 33, signed=True, pool=Pool(3, 1)),
+    "input, kernel of 11": input_conv((23, 24, 3), 32, 11, stride=(4, 4)),
+}
+
+
+def one_of_each(tiles: list[specs.ConvTile]) -> list[specs.ConvTile]:
+    """A few tiles in which every value of every field occurs."""
+    chosen: dict[specs.ConvTile, None] = {}
+    for field in specs.tile_fields(tiles[0]):
+        for value in sorted({specs.tile_fields(tile)[field] for tile in tiles}):
+            chosen[next(tile for tile in tiles if specs.tile_fields(tile)[field] == value)] = None
+    return list(chosen)
+
+
+TILED = {
+    "binary": conv((21, 19, 128), 128, pool=Pool(2, 2), padding_value=0),
+    "input": input_conv((21, 19, 3), 128, 5, pool=Pool(2, 2)),
+}
+
+
+def tiles_to_test(target: Target) -> list[tuple[str, specs.ConvTile]]:
+    """Layers of :data:`TILED`, each with the tiles of :func:`one_of_each`."""
+    return [
+        (name, tile) for name, case in TILED.items() for tile in one_of_each(specs.conv_tiles(*case, target))
+    ]
+
+
+def levels_of(kind: str) -> np.ndarray:
+    return {
+        "a curve": np.round(np.linspace(0, 15.9, 256) ** 2),
+        "falling": np.arange(255, -1, -1),
+        "two": np.where(np.arange(256) < 128, -1, 1),
+        "CNV": np.clip(np.round(128 * (2 * np.arange(256) / 255 - 1)), -128, 127),
+    }[kind].astype(np.int16)
+
+
+def output_bits(shape: Shape, features: int) -> OutputBits:
+    hidden, output = (
+        models.binary_dense(RNG(4), "output", shape, features),
+        models.output_dense(RNG(5), "output", shape, features),
+    )
+    return OutputBits(
+        "output", shape, features, hidden.weights, hidden.threshold, hidden.flip, output.scale, output.bias
+    )
+
+
+DENSE: dict[str, tuple[Layer, Shape]] = {
+    "paper 1": (models.binary_dense(RNG(6), "dense", (24, 24, 32), 100), (24, 24, 32)),
+    "paper 2": (models.binary_dense(RNG(7), "dense", (1, 1, 100), 100), (1, 1, 100)),
+    "paper 3": (models.output_dense(RNG(8), "dense", (1, 1, 100), 4), (1, 1, 100)),
+    "road signs": (models.binary_dense(RNG(9), "dense", (4, 4, 256), 512), (4, 4, 256)),
+    "spare bits": (models.binary_dense(RNG(10), "dense", (3, 5, 33), 65), (3, 5, 33)),
+    "one bit": (models.output_dense(RNG(11), "dense", (1, 1, 1), 1), (1, 1, 1)),
+    "wide logits": (models.output_dense(RNG(12), "dense", (7, 7, 40), 43), (7, 7, 40)),
+    "bits as logits": (output_bits((3, 3, 64), 64), (3, 3, 64)),
+}
+
+
+def pixel_words(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(frames, height, width, 1 or 3) uint8 -> (frames, height, width) uint32, as preprocess.cu leaves them."""
+    four = np.zeros((*pixels.shape[:3], 4), dtype=np.uint8)
+    four[..., : pixels.shape[3]] = pixels
+    return four.view("<u4")[..., 0].astype(np.uint32)
+
+
+def random_input(layer: Layer, shape: Shape, frames: int, rng: np.random.Generator) -> NDArray[Any]:
+    """(frames, height, width, channels) pixels or (frames, height, width, words) activations."""
+    if isinstance(layer, (InputConv2d, Thermometer)):
+        return rng.integers(0, 256, (frames, *shape), dtype=np.uint8)
+    return np.stack([reference.random_input(shape, rng) for _ in range(frames)])
+
+
+def paper_model() -> Model:
+    """Random weights in the topology of arXiv 1808.00209."""
+    rng = RNG(1)
+    layers: list[Layer] = [
+        models.input_conv(rng, "conv1", (96, 96, 3), 32, (5, 5), padding=(2, 2), pool=Pool(2, 2))
+    ]
+    layers.append(models.binary_conv(rng, "conv2", (48, 48, 32), 32, (5, 5), padding=(2, 2), pool=Pool(2, 2)))
+    layers.append(models.binary_dense(rng, "dense1", (24, 24, 32), 100))
+    layers.append(models.binary_dense(rng, "dense2", (1, 1, 100), 100))
+    layers.append(models.output_dense(rng, "dense3", (1, 1, 100), 4))
+    return models.make_model(InputSpec(96, 96), layers)
+
+
+def thermometer_model() -> Model:
+    rng = np.random.default_rng(2)
+    layers: list[Layer] = [models.thermometer(rng, "levels", (32, 32, 3), 32)]
+    layers.append(models.binary_conv(rng, "conv1", (32, 32, 96), 64, pool=Pool(2, 2)))
+    layers.append(models.binary_conv(rng, "conv2", (16, 16, 64), 64, padding_value=0))
+    layers.append(models.output_dense(rng, "dense1", (16, 16, 64), 10))
+    return models.make_model(InputSpec(32, 32, fit="stretch"), layers)
+
+
+def frames_of(*sizes: tuple[int, int, str]) -> list[Frame]:
+    return [models.random_frame(RNG(index), *size) for index, size in enumerate(sizes)]
