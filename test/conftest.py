@@ -6,16 +6,18 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
-# Set before rclpy is imported. Nothing here talks to a robot, or to a test that runs beside.
-# Linux keeps the ports of domains 0 to 101 free (the others lie among those that it gives to outgoing connections).
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-if os.environ.get("ROS_DISTRO") == "humble":
-    os.environ["ROS_LOCALHOST_ONLY"] = "1"
-else:
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+from bnn_perception.ros.process import private_graph
+
+# Nothing here talks to a robot, or to tests that run beside.
+os.environ.update(private_graph(1 + os.getpid() % 100))
 os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="bnn_perception-log-"))
+
+# How long an example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile("bnn_perception", deadline=None)
+hypothesis.settings.load_profile("bnn_perception")
 
 ROOT = Path(__file__).resolve().parent.parent
 

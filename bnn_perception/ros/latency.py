@@ -9,6 +9,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+#: What the time of each stage is taken from and to. A GPU backend adds stages of its own.
+STAGES = {
+    "receive": "stamp of the camera to entry of the callback",
+    "wait": "for the inference thread",
+    "decode": "message to pixels",
+    "preprocess": "crop, resize, colour",
+    "inference": "the network",
+    "publish": "the labels",
+    "node": "entry of the callback to labels published",
+    "overhead": "node without what the backend took",
+    "total": "stamp of the camera to labels published",
+}
+
 #: Frames in the window: twenty seconds of a 30 Hz camera.
 WINDOW = 600
 

@@ -32,6 +32,18 @@ def transport_environment(environment: Mapping[str, str] = os.environ) -> dict[s
     return {f"{name}_DEFAULT_PROFILES_FILE": str(profile_path())}
 
 
+def private_graph(domain: int) -> dict[str, str]:
+    """The variables that keep a ROS graph on this machine and apart from others.
+
+    Args:
+        domain: 1 to 101; Linux keeps the ports of these free, those above lie where outgoing connections take theirs.
+    """
+    limit = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    if os.environ.get("ROS_DISTRO") == "humble":
+        limit = {"ROS_LOCALHOST_ONLY": "1"}
+    return {"ROS_DOMAIN_ID": str(domain), **limit}
+
+
 def prepare_process() -> None:
     """Set both for this process and its children, where the user has not. To be called before ``rclpy.init``."""
     os.environ.update(transport_environment())
