@@ -1,5 +1,6 @@
 """Labels the images of a camera: ``ros2 launch bnn_perception classify.launch.py image_topic:=/camera/image_raw``."""
 
+import yaml
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
@@ -13,6 +14,7 @@ OVERRIDES = {
     "backend": "binary or float",
     "device": "auto, cpu or cuda",
     "image_transport": "raw or compressed",
+    "region": "part of the image that is classified: [x, y, width, height] as fractions of it",
 }
 
 
@@ -21,6 +23,8 @@ def classifier(context):
     image_topic = LaunchConfiguration("image_topic").perform(context)
     overrides = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
     parameters = {name: value for name, value in overrides.items() if value}
+    if "region" in parameters:
+        parameters["region"] = [float(value) for value in yaml.safe_load(parameters["region"])]
     parameters["use_sim_time"] = LaunchConfiguration("use_sim_time").perform(context).lower() in ("true", "1")
     return [
         Node(

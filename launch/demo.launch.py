@@ -5,17 +5,38 @@ truth with ``ros2 topic echo /bnn/truth``.
 """
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from bnn_perception.resources import resource_folder
+from bnn_perception.ros.demo import region_for
+
+
+def nodes(context):
+    """The camera, and the classifier with what the source tells of its pictures."""
+    source = LaunchConfiguration("source").perform(context)
+    arguments = {"image_topic": "image_raw"}
+    region = region_for(source)
+    if region is not None and not LaunchConfiguration("region").perform(context):
+        arguments["region"] = str(list(region))
+    classify = str(resource_folder("launch") / "classify.launch.py")
+    return [
+        Node(
+            package="bnn_perception",
+            executable="camera_node",
+            name="camera",
+            namespace=LaunchConfiguration("namespace"),
+            parameters=[{"source": source, "decode": True, "loop": True}],
+            output="screen",
+        ),
+        IncludeLaunchDescription(PythonLaunchDescriptionSource(classify), launch_arguments=arguments.items()),
+    ]
 
 
 def generate_launch_description():
     """Called by `ros2 launch`."""
-    classify = str(resource_folder("launch") / "classify.launch.py")
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -26,16 +47,11 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "namespace", default_value="bnn", description="of the nodes and their topics"
             ),
-            Node(
-                package="bnn_perception",
-                executable="camera_node",
-                name="camera",
-                namespace=LaunchConfiguration("namespace"),
-                parameters=[{"source": LaunchConfiguration("source"), "decode": True, "loop": True}],
-                output="screen",
+            DeclareLaunchArgument(
+                "region",
+                default_value="",
+                description="part of the image to classify; empty takes the source's",
             ),
-            IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(classify), launch_arguments={"image_topic": "image_raw"}.items()
-            ),
+            OpaqueFunction(function=nodes),
         ]
     )

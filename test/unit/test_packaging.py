@@ -1,0 +1,116 @@
+"""What is stated in several places says the same: manifest, setup, parameters, README, commands."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from bnn_perception.__main__ import COMMANDS
+from bnn_perception.ros.parameters import PARAMETERS
+
+MANIFEST = ET.parse(ROOT / "package.xml").getroot()
+
+
+def test_defaults_are_the_yaml_file():
+    shipped = yaml.safe_load((ROOT / "config" / "classify.yaml").read_text(encoding="utf-8"))
+    assert shipped == {"/**": {"ros__parameters": {p.name: p.default for p in PARAMETERS}}}
+
+
+def test_comments_in_the_yaml_file_are_the_descriptions():
+    text = " ".join(
+        (ROOT / "config" / "classify.yaml").read_text(encoding="utf-8").replace("#", " ").split()
+    ).lower()
+    for parameter in PARAMETERS:
+        assert parameter.description.lower() in text, parameter.name
+
+
+def test_readme_has_a_row_for_every_parameter():
+    """Rows of the form | `name` | default | what it can be | description |."""
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("there is no README.md yet")
+    text = readme.read_text(encoding="utf-8")
+    rows = {
+        cells[0].strip("`"): cells[1:]
+        for line in text.splitlines()
+        if line.startswith("|") and len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
+    }
+    for parameter in PARAMETERS:
+        assert parameter.name in rows, f"README.md has no row for the parameter {parameter.name}"
+        default, allowed, description = rows[parameter.name]
+        assert yaml.safe_load(default.strip("`")) == parameter.default, parameter.name
+        assert description.rstrip(".").lower().startswith(parameter.description.lower()), parameter.name
+        if parameter.bounds is not None:
+            numbers = [float(number.replace("_", "")) for number in re.findall(r"-?\d[\d_]*\.?\d*", allowed)]
+            assert numbers == [float(bound) for bound in parameter.bounds], parameter.name
+        for choice in parameter.choices:
+            assert choice in allowed, parameter.name
+
+
+def test_every_parameter_describes_itself():
+    pytest.importorskip("rcl_interfaces", reason="rclpy is not installed")
+    for parameter in PARAMETERS:
+        descriptor = parameter.descriptor()
+        assert descriptor.description
+        assert descriptor.read_only == parameter.read_only
+        if isinstance(parameter.default, (int, float)):
+            (bounds,) = [*descriptor.integer_range, *descriptor.floating_point_range]
+            assert bounds.from_value <= parameter.default <= bounds.to_value
+            assert (bounds.from_value, bounds.to_value) == parameter.bounds
+        if parameter.choices:
+            assert parameter.default in parameter.choices
+            assert descriptor.additional_constraints == f"one of {', '.join(parameter.choices)}"
+
+
+def test_setup_takes_its_facts_from_the_manifest():
+    command = [sys.executable, "setup.py", "--quiet", "--name", "--version", "--description", "--license"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    fields = ("name", "version", "description", "license")
+    assert done.stdout.splitlines() == [
+        " ".join((MANIFEST.findtext(field) or "").split()) for field in fields
+    ]
+
+
+def test_manifest_names_what_the_nodes_import():
+    """Every ROS package that is imported under ros/ and launch/ is a dependency."""
+    imported = set()
+    for path in [*(ROOT / "bnn_perception" / "ros").glob("*.py"), *(ROOT / "launch").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.split(".")[0] for name in names}
+    ros = {name for name in imported if name.endswith(("_msgs", "_interfaces"))} | (
+        imported & {"rclpy", "cv_bridge", "launch", "launch_ros"}
+    )
+    assert len(ros) >= 8  # rclpy, launch, launch_ros, cv_bridge and four packages of messages
+    assert ros <= {element.text for element in MANIFEST.findall("exec_depend")}
+
+
+def test_rclpy_cupy_and_torch_stay_in_their_rooms():
+    rooms = {
+        "rclpy": ("ros",),
+        "cupy": ("cuda", "backends/cuda", "tools/gpu"),
+        "torch": ("training", "tools/train"),
+        "brevitas": ("training",),
+    }
+    for path in (ROOT / "bnn_perception").rglob("*.py"):
+        place = path.relative_to(ROOT / "bnn_perception").as_posix()
+        for module, allowed in rooms.items():
+            if re.search(rf"^\s*(import|from) {module}\b", path.read_text(encoding="utf-8"), re.MULTILINE):
+                assert place.startswith(allowed), f"{place} imports {module}"
+
+
+def test_every_command_is_there():
+    for name, command in COMMANDS.items():
+        path = ROOT / "bnn_perception" / (command.module.replace(".", "/") + ".py")
+        assert path.is_file(), name
+        assert re.search(
+            rf"^def {'main' if command.is_node else 'run'}\(", path.read_text(encoding="utf-8"), re.M
+        ), name
