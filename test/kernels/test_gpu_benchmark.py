@@ -10,14 +10,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_cublas import FakeCublas
 from fake_cupy import CUDARuntimeError, FakeCupy
 
+from bnn_perception.backends.cuda_binary import CudaBinaryBackend
 from bnn_perception.cuda import cublas
+from bnn_perception.cuda.backend import Launch
+from bnn_perception.cuda.specs import Target, tiles_of
+from bnn_perception.cuda.tiles import TileTable
+from bnn_perception.model import iter_layers
 from bnn_perception.tools import ToolError
-from bnn_perception.tools.gpu import benchmark, parts, peaks, timing
-from bnn_perception.tools.gpu.nets import Convolutions, Topology
+from bnn_perception.tools.gpu import benchmark, parts, peaks, timing, tune
+from bnn_perception.tools.gpu.nets import Convolutions, Topology, random_model
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -104,6 +110,38 @@ def test_without_a_gpu_nothing_is_written(world: FakeCupy, tmp_path: Path) -> No
     with pytest.raises(ToolError, match="no NVIDIA GPU was found"):
         benchmark.run_benchmark(tmp_path / "results", 10, run_here)
     assert not (tmp_path / "results").exists()
+
+
+def test_tuning_writes_the_fastest_tile(
+    world: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = random_model(NET, np.random.default_rng(0))
+    monkeypatch.setattr(tune, "CANDIDATES", 3)
+    # The second tile of each layer is the fastest, and the third gives wrong logits.
+    networks = 0
+
+    def times(backend: CudaBinaryBackend, frames: object) -> list[tuple[Launch, timing.Timing]]:
+        fast = timing.Timing(1.0 if networks == 2 else 2.0, 3.0, 1)
+        return [(Launch(layer.name, None, lambda: None), fast) for layer in model.layers]
+
+    def logits(backend: CudaBinaryBackend, frames: object) -> np.ndarray:
+        nonlocal networks
+        networks += 1
+        return np.zeros(4) if networks < 3 else np.ones(4)
+
+    monkeypatch.setattr(tune, "time_kernels", times)
+    monkeypatch.setattr(CudaBinaryBackend, "logits", logits)
+    path = tmp_path / "tiles.yaml"
+    tune.tune([model, model], path)  # the second one's shapes are known by then
+    assert networks == 3
+    target = Target(87, 16)
+    for layer, shape, _ in iter_layers(model):
+        tiles = list(tiles_of(layer, shape, target))  # type: ignore[arg-type]
+        second = tiles[min(1, len(tiles) - 1)]
+        assert TileTable.load(path).tile(layer, shape, target) == second  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "candidate 2 left out: its logits are wrong" in out
+    assert "2.00 -> 1.00 µs, 2 tiles" in out
 
 
 def test_a_part_that_dies_is_reported(tmp_path: Path) -> None:

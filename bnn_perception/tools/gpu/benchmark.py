@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bnn_perception.model import load_model
 from bnn_perception.resources import find_model
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.gpu import parts, pytorch, report
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpu", action="store_true", help="measure the GPU: binary against float, kernel by kernel"
     )
     parser.add_argument(
+        "--tune", action="store_true", help="find the tiles that suit this GPU, for the node to use"
+    )
+    parser.add_argument(
+        "--table", type=Path, help="file that --tune writes (default: the one that the node reads)"
+    )
+    parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the GPU's results (default: %(default)s)"
     )
     parser.add_argument(
@@ -49,7 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and write the results; 0 where every part succeeded."""
+    """Tune, or measure and write the results; 0 where every part succeeded."""
+    if args.tune:
+        from bnn_perception.cuda.tiles import user_table
+        from bnn_perception.tools.gpu.tune import tune
+
+        with tempfile.TemporaryDirectory() as scratch:
+            models = [load_model(folder) for folder, _ in _nets(Path(scratch)).values()]
+            tune(models, args.table or user_table())
+        return 0
     return run_benchmark(args.results, args.minutes, run_in_process)
 
 
