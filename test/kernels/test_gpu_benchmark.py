@@ -49,6 +49,7 @@ def world(fake_gpu: Callable[..., FakeCupy], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(benchmark, "ROAD_SIGNS", NET)
     monkeypatch.setattr(parts, "BATCHES", (1, 4))
     monkeypatch.setattr(parts, "ROTATION", 2)
+    monkeypatch.setattr(parts, "TUNING_CANDIDATES", 2)
     for name, value in {"MIN_SAMPLES": 2, "MAX_SAMPLES": 2, "KERNEL_REPEATS": 2}.items():
         monkeypatch.setattr(timing, name, value)
     measured = peaks.Peaks(1e12, 4e12, 1e11, {"b1 mma m16n8k256 xor": 1e14})
@@ -61,7 +62,7 @@ def test_the_whole_run(world: FakeCupy, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "shim.json").read_text())
     entries = results["nets"]["small"]["entries"]
     assert entries["correctness"]["words"] > 1000
-    for name in ("cuda_binary", "cuda_float fp32", "cuda_float fp16"):
+    for name in ("cuda_binary", "cuda_binary tuned", "cuda_float fp32", "cuda_float fp16"):
         assert set(entries[name]["batches"]) == {"1", "4"}
         for measured in entries[name]["batches"].values():
             assert measured["gpu"]["median"] > 0
@@ -70,6 +71,7 @@ def test_the_whole_run(world: FakeCupy, tmp_path: Path) -> None:
     assert [kernel["layer"] for kernel in kernels] == ["input", "conv1", "conv2", "dense1", "dense2"]
     # conv2: 6x6 pixels, 3x3 taps of 8 channels, 8 filters, 4 frames.
     assert kernels[2]["binary_macs"] == 36 * 9 * 8 * 8 * 4
+    TileTable.load(tmp_path / "shim.tiles.yaml")
     text = (tmp_path / "shim.md").read_text()
     assert "| cuda_float fp32, no graph |" in text
     assert "cuda_binary equals the reference" in text
@@ -116,7 +118,6 @@ def test_tuning_writes_the_fastest_tile(
     world: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = random_model(NET, np.random.default_rng(0))
-    monkeypatch.setattr(tune, "CANDIDATES", 3)
     # The second tile of each layer is the fastest, and the third gives wrong logits.
     networks = 0
 
@@ -132,7 +133,7 @@ def test_tuning_writes_the_fastest_tile(
     monkeypatch.setattr(tune, "time_kernels", times)
     monkeypatch.setattr(CudaBinaryBackend, "logits", logits)
     path = tmp_path / "tiles.yaml"
-    tune.tune([model, model], path)  # the second one's shapes are known by then
+    tune.tune([model, model], path, 3)  # the second one's shapes are known by then
     assert networks == 3
     target = Target(87, 16)
     for layer, shape, _ in iter_layers(model):

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bnn_perception.model import load_model
 from bnn_perception.resources import find_model
 from bnn_perception.tools import ToolError
@@ -125,6 +127,7 @@ def run_benchmark(folder: Path, minutes: float, run_part: RunPart) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    _save_tiles(results, file.with_suffix(".tiles.yaml"))
     text = report.markdown(results)
     file.with_suffix(".md").write_text(text, encoding="utf-8")
     print(f"\n{text}\nresults: {file}, {file.with_suffix('.md')}")
@@ -141,6 +144,18 @@ def _nets(scratch: Path) -> dict[str, tuple[Path, str]]:
             random_net(topology, folder)
         nets[topology.name] = (folder, origin)
     return nets
+
+
+def _save_tiles(results: dict[str, Any], path: Path) -> None:
+    """Keep the tiles that were found to be the fastest, as a table that may become config/cuda_tiles.yaml."""
+    tables: dict[int, dict[str, Any]] = {}
+    for net in results["nets"].values():
+        tuned = net["entries"].get("cuda_binary tuned") or {}
+        for sm, tiles in tuned.get("tiles", {}).items():
+            tables.setdefault(int(sm), {}).update(tiles)
+    if tables:
+        text = yaml.safe_dump(tables, sort_keys=False, default_flow_style=None, width=160)
+        path.write_text(text, encoding="utf-8")
 
 
 def _commit() -> str | None:

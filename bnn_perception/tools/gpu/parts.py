@@ -10,25 +10,31 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from bnn_perception.backends.float_twin import Stage, read_float_twin
 from bnn_perception.cuda.backend import CudaBackend
 from bnn_perception.cuda.specs import MAX_FRAMES
+from bnn_perception.cuda.tiles import SHIPPED, TileTable
 from bnn_perception.model import Model, load_model
 from bnn_perception.preprocess import Frame, prepare_reference
+from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.gpu import pytorch
 from bnn_perception.tools.gpu.timing import ROTATION, time_calls, time_kernels, time_network
 from bnn_perception.tools.gpu.work import Work, binary_work, float_work
 
 BATCHES = (1, 4, 16, 256)
+#: Tiles that a layer is tried with; `benchmark --tune` takes more time and tries more.
+TUNING_CANDIDATES = 8
 #: Largest difference of a logit, as a share of the largest logit. Rounding to half precision or TF32 (2**-11 and 2**-11
 #: of a value) happens once a layer to activations and once to weights; in single precision only orders of sums differ.
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2}
@@ -134,12 +140,32 @@ def correctness(model: Model | None, save: Save) -> None:
 
 
 def cuda_binary(model: Model | None, save: Save) -> None:
-    """Times of the binary net."""
-    from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+    """Times of the binary net, with the tiles that ship, whatever was tuned on this machine."""
+    assert model is not None
+    table = TileTable.load(resource_folder("config") / SHIPPED)
+    _time_binary(model, table, {"batches": {}}, save)
+
+
+def cuda_binary_tuned(model: Model | None, save: Save) -> None:
+    """Times of the binary net, with the best of a few tiles for each layer, tensor cores among them."""
+    from bnn_perception.tools.gpu.tune import tune
 
     assert model is not None
-    backend = CudaBinaryBackend(model)
-    result: Result = {"batches": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiles.yaml"
+        tune([model], path, TUNING_CANDIDATES)
+        tiles = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _time_binary(model, TileTable.load(path), {"batches": {}, "tiles": tiles}, save)
+
+
+def _time_binary(model: Model, table: TileTable, result: Result, save: Save) -> None:
+    from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+    from bnn_perception.backends.reference import ReferenceBackend
+
+    backend = CudaBinaryBackend(model, table)
+    frames = _batches(model, 4)[0]
+    if not np.array_equal(backend.logits(frames), ReferenceBackend(model).logits(frames)):
+        raise ToolError(f"{model.name}: the logits differ from the reference; no times were taken")
     for batch in BATCHES:
         _measure(backend, batch, result, lambda frames: binary_work(model, frames, _frame_bytes(model)))
         save(result)
@@ -262,6 +288,7 @@ GPU_PARTS: Mapping[str, Callable[[Model | None, Save], None]] = {"environment": 
 NET_PARTS: Mapping[str, Callable[[Model | None, Save], None]] = {
     "correctness": correctness,
     "cuda_binary": cuda_binary,
+    "cuda_binary tuned": cuda_binary_tuned,
     "cuda_float fp32": _part(cuda_float, "fp32"),
     "cuda_float fp16": _part(cuda_float, "fp16"),
     **{name: _part(compare_pytorch, name) for name in pytorch.VARIANTS},

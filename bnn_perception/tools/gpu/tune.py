@@ -22,7 +22,7 @@ from bnn_perception.tools.gpu.timing import time_kernels
 CANDIDATES = 24
 
 
-def tune(models: Sequence[Model], path: Path) -> None:
+def tune(models: Sequence[Model], path: Path, candidates: int = CANDIDATES) -> None:
     """Try tiles for every layer of ``models``, one frame at a time, and write the best to ``path``.
 
     Entries of the table for other layers and other GPUs stay as they are. A candidate counts only where its net gives
@@ -36,7 +36,7 @@ def tune(models: Sequence[Model], path: Path) -> None:
     table = TileTable.load(path)
     done: set[str] = set()
     for model in models:
-        layers = _layers(model, target, done)  # a shape that two nets have is measured once
+        layers = _layers(model, target, done, candidates)  # a shape that two nets have is measured once
         times = _measure(model, layers, target)
         for name, (layer, shape, tiles) in layers.items():
             best = min(times[name], key=lambda index: times[name][index])
@@ -52,13 +52,13 @@ def tune(models: Sequence[Model], path: Path) -> None:
 _Layers = dict[str, "tuple[Conv2d | Dense, Shape, list[Tile]]"]
 
 
-def _layers(model: Model, target: Target, done: set[str]) -> _Layers:
+def _layers(model: Model, target: Target, done: set[str], candidates: int) -> _Layers:
     """Layers that have tiles and whose shape is not in ``done``, where it is entered, with their candidates."""
     found: _Layers = {}
     for layer, shape, _ in iter_layers(model):
         if not isinstance(layer, Thermometer) and shape_key(layer, shape) not in done:
             done.add(shape_key(layer, shape))
-            found[layer.name] = (layer, shape, list(islice(tiles_of(layer, shape, target), CANDIDATES)))
+            found[layer.name] = (layer, shape, list(islice(tiles_of(layer, shape, target), candidates)))
     return found
 
 
