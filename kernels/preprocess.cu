@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int word = word_begin; word < word_end; word += THREADS) {
     if (word + static_cast<int>(threadIdx.x) < word_end) {
       unsigned sums[4] = {};
-#pragma unroll 4
+#pragma unroll 8
       for (int y = y_begin; y < y_end; ++y) {
         const unsigned four = __ldg(pixels + static_cast<size_t>(y) * row_words + word + threadIdx.x);
         const unsigned weight = overlap(y, out_y, height, OUT_HEIGHT);

@@ -93,6 +93,20 @@ TILED = {
     "input": input_conv((21, 19, 3), 128, 5, pool=Pool(2, 2)),
 }
 
+#: Binary convolutions for tensor cores, with a tile: every number of groups, every width of a group, tails everywhere.
+MMA: dict[str, tuple[Conv2d, Shape, specs.MmaTile]] = {
+    "paper": (*conv((48, 48, 32), 32, 5, pool=Pool(2, 2)), specs.MmaTile(8, 2, 3, 1)),
+    "road signs 2": (*conv((16, 16, 64), 128, pool=Pool(2, 2)), specs.MmaTile(4, 1, 2, 4)),
+    "road signs 3": (*conv((8, 8, 128), 256, pool=Pool(2, 2)), specs.MmaTile(4, 1, 1, 2)),
+    "no pool": (*conv((9, 7, 65), 70), specs.MmaTile(2, 1, 2, 3)),
+    "pool 3/2, strided": (
+        *conv((23, 21, 40), 33, (3, 5), stride=(2, 1), pool=Pool(3, 2)),
+        specs.MmaTile(1, 1, 4, 2),
+    ),
+    "pool 4/3": (*conv((13, 14, 33), 31, pool=Pool(4, 3)), specs.MmaTile(8, 1, 1, 1)),
+    "one channel": (*conv((5, 5, 1), 1, 1), specs.MmaTile(8, 1, 1, 1)),
+}
+
 
 def tiles_to_test(target: Target) -> list[tuple[str, specs.ConvTile]]:
     """Layers of :data:`TILED`, each with the tiles of :func:`one_of_each`."""

@@ -11,11 +11,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from bnn_perception.bits import words_for
 from bnn_perception.cuda import packing, specs
-from bnn_perception.cuda.specs import ConvTile, DenseTile, KernelSpec, Target
+from bnn_perception.cuda.specs import DenseTile, KernelSpec, Target
 from bnn_perception.cuda.tiles import TileTable
 from bnn_perception.model import (
     Conv2d,
-    InputConv2d,
     Layer,
     Model,
     OutputBits,
@@ -85,13 +84,13 @@ def layer_step(layer: Layer, before: Shape, after: Shape, target: Target, tiles:
         )
     tile = tiles.tile(layer, before, target)
     if isinstance(layer, Conv2d):
-        assert isinstance(tile, ConvTile)
-        constants = (
-            packing.input_conv2d(layer)
-            if isinstance(layer, InputConv2d)
-            else packing.binary_conv2d(layer, before, tile)
+        assert not isinstance(tile, DenseTile)
+        return Step(
+            layer.name,
+            lambda frames: specs.convolution(layer, before, tile, frames),
+            packing.convolution(layer, before, tile),
+            output,
         )
-        return Step(layer.name, lambda frames: specs.conv2d(layer, before, tile, frames), constants, output)
     assert isinstance(tile, DenseTile)
     words = words_for(layer.out_features)
     scratch = (Array((words, tile.splits, specs.WARP), np.int32), Array((words,), np.uint32))

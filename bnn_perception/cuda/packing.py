@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception import bits
-from bnn_perception.cuda.specs import WARP, ConvTile, Dense, divide_up, level_offset, taps
+from bnn_perception.cuda.specs import WARP, ConvTile, Dense, MmaTile, divide_up, level_offset, mma_steps, taps
 from bnn_perception.model import (
     BinaryConv2d,
     BinaryDense,
@@ -38,6 +38,14 @@ def thresholds(layer: Conv2d | BinaryDense, threshold: NDArray[np.int32] | None 
     return [_pad(layer.threshold if threshold is None else threshold, bits.NEVER), bits.pack(layer.flip)]
 
 
+def convolution(layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile) -> list[NDArray[Any]]:
+    """The constants of a convolution's kernel, in the order of its arguments."""
+    if isinstance(layer, InputConv2d):
+        return input_conv2d(layer)
+    assert isinstance(layer, BinaryConv2d)
+    return binary_conv2d(layer, shape, tile) if isinstance(tile, ConvTile) else binary_conv2d_mma(layer)
+
+
 def binary_conv2d(layer: BinaryConv2d, shape: Shape, tile: ConvTile) -> list[NDArray[Any]]:
     """weights (filter words, chunks, kernel y, kernel x, chunk words, 32) uint32, threshold, flip, border int32."""
     height, width = layer.kernel
@@ -46,6 +54,29 @@ def binary_conv2d(layer: BinaryConv2d, shape: Shape, tile: ConvTile) -> list[NDA
     corrections = np.moveaxis(_pad(np.moveaxis(table, -1, 0)), 0, -1)
     border = np.concatenate([row, column, corrections.reshape(-1)]).astype(np.int32)
     return [_lanes_last(chunked.transpose(0, 3, 1, 2, 4)), *thresholds(layer), border]
+
+
+def binary_conv2d_mma(layer: BinaryConv2d) -> list[NDArray[Any]]:
+    """weights (filter words, steps, 32 lanes, 4 matrices, 2 registers) uint32, threshold, flip.
+
+    Matrix B ``b`` of a filter word holds filters ``8 b`` to ``8 b + 7``; lane ``4 g + t`` has words ``t`` and
+    ``4 + t`` of column ``g`` (kernels/bmma.cuh). What is missing of the last step is 0.
+    """
+    flat = layer.weights.reshape(layer.out_channels, -1)
+    steps = mma_steps(layer)
+    padded = np.zeros((*flat.shape[:1], steps * 8), dtype=np.uint32)
+    padded[:, : flat.shape[1]] = flat
+    parts = _pad(padded).reshape(-1, 4, 8, steps, 2, 4)  # filter word, b, g, step, register, t
+    weights = np.ascontiguousarray(parts.transpose(0, 3, 2, 5, 1, 4))
+    ones = bits.popcount(flat).sum(axis=1, dtype=np.int64)
+    return [weights, *thresholds(layer, _shift(layer.threshold, 2 * ones - layer.fan_in))]
+
+
+def _shift(threshold: NDArray[np.int32], by: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Thresholds for sums that are more by ``by``; constant ones stay."""
+    constant = (threshold == bits.NEVER) | (threshold == bits.ALWAYS)
+    shifted = np.clip(threshold.astype(np.int64) + by, bits.ALWAYS, bits.NEVER)
+    return np.where(constant, threshold, shifted).astype(np.int32)
 
 
 def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
@@ -64,12 +95,8 @@ def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
     four[..., : per_tap.shape[3]] = per_tap
     words = np.ascontiguousarray(four).view("<u4")[..., 0].astype(np.uint32)
     offset = level_offset(layer)
-    # The staged levels are less by `offset`, and so are the sums by offset * sum(weights). Constant thresholds stay.
-    lowered = layer.threshold.astype(np.int64) - offset * signs.sum(axis=(1, 2, 3), dtype=np.int64)
-    constant = (layer.threshold == bits.NEVER) | (layer.threshold == bits.ALWAYS)
-    threshold = np.where(constant, layer.threshold, np.clip(lowered, bits.ALWAYS, bits.NEVER)).astype(
-        np.int32
-    )
+    # The staged levels are less by `offset`, and so are the sums by offset * sum(weights).
+    threshold = _shift(layer.threshold, -offset * signs.sum(axis=(1, 2, 3), dtype=np.int64))
     levels = ((layer.levels.astype(np.int32) - offset) & 0xFF).astype(np.uint8)
     return [_lanes_last(words), *thresholds(layer, threshold), levels]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import product, zip_longest
 from typing import TypeAlias
 
 import numpy as np
@@ -35,7 +35,14 @@ MAX_FRAMES = 256
 MAX_SHARED_BYTES = 48 * 1024
 #: Registers of a thread at most, by kernel: with blocks of 256 threads (128 for preprocess and thermometer) an SM of
 #: 65,536 registers then holds at least 16 warps. Checked for every SM by test/kernels/test_nvrtc_matrix.py.
-MAX_REGISTERS = {"preprocess": 64, "thermometer": 64, "input_conv2d": 128, "bconv2d_popc": 128, "dense": 128}
+MAX_REGISTERS = {
+    "preprocess": 64,
+    "thermometer": 64,
+    "input_conv2d": 128,
+    "bconv2d_popc": 128,
+    "bconv2d_b1mma": 128,
+    "dense": 128,
+}
 
 #: One frame of the upload buffer, the twin of ``struct Frame`` in kernels/preprocess.cu.
 FRAME = np.dtype(
@@ -116,6 +123,25 @@ class ConvTile:
 
 
 @dataclass(frozen=True)
+class MmaTile:
+    """How a binary convolution on tensor cores is cut; see kernels/bconv2d_b1mma.cu.
+
+    Attributes:
+        columns: width of a group of 8 outputs: 1, 2, 4 or 8.
+        rows, patches, filters: rows and columns of groups, and filter words, of a block: its warps.
+    """
+
+    columns: int
+    rows: int
+    patches: int
+    filters: int
+
+    @property
+    def warps(self) -> int:
+        return self.rows * self.patches * self.filters
+
+
+@dataclass(frozen=True)
 class DenseTile:
     """How a dense layer is cut; see kernels/dense.cu.
 
@@ -128,7 +154,7 @@ class DenseTile:
     splits: int = 1
 
 
-Tile: TypeAlias = "ConvTile | DenseTile"
+Tile: TypeAlias = "ConvTile | MmaTile | DenseTile"
 Dense: TypeAlias = "BinaryDense | OutputDense | OutputBits"
 
 #: RESULT of kernels/dense.cu.
@@ -148,9 +174,9 @@ def divisors(n: int, largest: int) -> list[int]:
 
 
 def preprocess(spec: InputSpec, frames: int) -> KernelSpec:
-    """Four warps make 16 pixels of a row: a camera's 640 columns to a row of 32 pixels are then 2 blocks of about
-    as many 4-byte words as threads."""
-    tile, warps = min(16, spec.width), 4
+    """Four warps make 8 or 16 pixels of a row: under them lie about as many 4-byte words of a camera's row as the block
+    has threads, and a small output still makes a hundred blocks."""
+    tile, warps = min(8 if spec.width < 64 else 16, spec.width), 4
     return KernelSpec(
         "preprocess",
         {
@@ -373,6 +399,94 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
     return blocks * (staging + busy) + 0.6 * step * steps
 
 
+#: SMs on which one-bit matrix products are one instruction. Later ones make many of it.
+MMA_SMS = (80, 86, 87, 89, 90)
+
+
+def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
+    """The kernel of a binary convolution on tensor cores.
+
+    Raises:
+        ValueError: where the tile or the kernel does not fit the layer or the shared memory.
+    """
+    out_height, out_width, out_channels = layer.output_shape(shape)
+    in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
+    pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
+    if border_columns(layer, shape):
+        raise ValueError(f"{layer.name}: tensor cores are used with padding by -1 only")
+    if out_words % tile.filters or 8 % tile.columns:
+        raise ValueError(f"{layer.name}: {tile} does not divide the layer")
+    # Two slots make a matrix, and two matrices at a time are better than one.
+    groups = {1: 4}.get(pool_size, 1 + pool_size % 2)
+    rows, columns = tile.rows * groups * 8 // tile.columns, tile.patches * tile.columns
+    in_rows = ((rows - 1) * pool_stride + pool_size - 1) * layer.stride[0] + layer.kernel[0]
+    in_columns = ((columns - 1) * pool_stride + pool_size - 1) * layer.stride[1] + layer.kernel[1]
+    shared_bytes = 4 * (in_rows * in_columns * in_words + mma_steps(layer) * 8)
+    if shared_bytes > MAX_SHARED_BYTES:
+        raise ValueError(f"{layer.name}: {tile} needs more than {MAX_SHARED_BYTES} bytes of shared memory")
+    return KernelSpec(
+        "bconv2d_b1mma",
+        {
+            "IN_HEIGHT": shape[0],
+            "IN_WIDTH": shape[1],
+            "IN_WORDS": in_words,
+            "TAPS_Y": layer.kernel[0],
+            "TAPS_X": layer.kernel[1],
+            "STRIDE_Y": layer.stride[0],
+            "STRIDE_X": layer.stride[1],
+            "PADDING_Y": layer.padding[0],
+            "PADDING_X": layer.padding[1],
+            "POOL_SIZE": pool_size,
+            "POOL_STRIDE": pool_stride,
+            "OUT_HEIGHT": out_height,
+            "OUT_WIDTH": out_width,
+            "OUT_WORDS": out_words,
+            "GROUPS": groups,
+            "GROUP_COLUMNS": tile.columns,
+            "TILE_ROWS": tile.rows,
+            "TILE_PATCHES": tile.patches,
+            "TILE_FILTERS": tile.filters,
+        },
+        block=(tile.warps * WARP, 1, 1),
+        grid=(divide_up(out_height, rows) * divide_up(out_width, columns), out_words // tile.filters, frames),
+        shared_bytes=shared_bytes,
+    )
+
+
+def mma_steps(layer: BinaryConv2d) -> int:
+    """Steps of 256 bits that a window takes."""
+    return divide_up(layer.kernel[0] * layer.kernel[1] * words_for(layer.in_channels), 8)
+
+
+def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
+    """Every tile on tensor cores worth trying, best guess first; none where the SM or the layer has no use for it."""
+    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d):
+        return []
+    out_height, out_width, out_channels = layer.output_shape(shape)
+    candidates: dict[MmaTile, float] = {}
+    for columns, rows, patches, filters in product((8, 4, 2, 1), (1, 2, 4), (1, 2, 4), (1, 2, 4)):
+        tile = MmaTile(columns, rows, patches, filters)
+        if tile.warps > 8 or words_for(out_channels) % filters or (patches - 1) * columns >= out_width:
+            continue
+        try:
+            spec = bconv2d_b1mma(layer, shape, tile, 1)
+        except ValueError:
+            continue
+        covered = (
+            spec.grid[0]
+            * spec.defines["TILE_ROWS"]
+            * spec.defines["TILE_PATCHES"]
+            * spec.defines["GROUPS"]
+            * 8
+        )
+        blocks = divide_up(spec.grid[0] * spec.grid[1], target.multiprocessors)
+        # Waste first, then waves of blocks; staging is shared by the warps of a block.
+        candidates[tile] = (
+            covered / (out_height * out_width) * blocks * (tile.warps + spec.shared_bytes / 2048)
+        )
+    return sorted(candidates, key=lambda tile: candidates[tile])
+
+
 # ---------------------------------------------------------------------------------------------------- dense
 
 
@@ -439,12 +553,30 @@ def tile_fields(tile: Tile) -> dict[str, int]:
 
 
 def best_tile(layer: Conv2d | Dense, shape: Shape, target: Target) -> Tile:
-    """The best guess for a layer."""
+    """The best guess for a layer. Tensor cores are taken only where they were measured to be faster."""
     if isinstance(layer, Conv2d):
         return conv_tiles(layer, shape, target)[0]
     return dense_tiles(layer, target)[0]
 
 
 def tiles_of(layer: Conv2d | Dense, shape: Shape, target: Target) -> Iterator[Tile]:
-    """Every tile that a tuner may try."""
-    yield from conv_tiles(layer, shape, target) if isinstance(layer, Conv2d) else dense_tiles(layer, target)
+    """Every tile that a tuner may try, best guesses first; those on tensor cores take turns with the others."""
+    if isinstance(layer, Conv2d):
+        mma: list[Tile] = [*mma_tiles(layer, shape, target)]
+        others: list[Tile] = [*conv_tiles(layer, shape, target)]
+        yield from (tile for pair in zip_longest(others, mma) for tile in pair if tile is not None)
+    else:
+        yield from dense_tiles(layer, target)
+
+
+def convolution(layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile, frames: int) -> KernelSpec:
+    """The kernel of a convolution with either kind of tile.
+
+    Raises:
+        ValueError: where the tile does not fit the layer or the shared memory.
+    """
+    if isinstance(tile, ConvTile):
+        return conv2d(layer, shape, tile, frames)
+    if not isinstance(layer, BinaryConv2d):
+        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
+    return bconv2d_b1mma(layer, shape, tile, frames)

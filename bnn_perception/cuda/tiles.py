@@ -19,7 +19,17 @@ from typing import Any
 
 import yaml
 
-from bnn_perception.cuda.specs import ConvTile, Dense, DenseTile, Target, Tile, best_tile, conv2d, tile_fields
+from bnn_perception.cuda.specs import (
+    ConvTile,
+    Dense,
+    DenseTile,
+    MmaTile,
+    Target,
+    Tile,
+    best_tile,
+    convolution,
+    tile_fields,
+)
 from bnn_perception.model import Conv2d, InputConv2d, Shape
 from bnn_perception.resources import resource_folder
 
@@ -78,10 +88,10 @@ class TileTable:
         tile = self._entries.get(target.sm, {}).get(shape_key(layer, shape))
         if tile is None:
             return best_tile(layer, shape, target)
-        if isinstance(layer, Conv2d) != isinstance(tile, ConvTile):
+        if isinstance(layer, Conv2d) == isinstance(tile, DenseTile):
             raise ValueError(f"{layer.name}: {tile} in the table of tiles is not for this kind of layer")
-        if isinstance(layer, Conv2d) and isinstance(tile, ConvTile):
-            conv2d(layer, shape, tile, frames=1)
+        if isinstance(layer, Conv2d) and not isinstance(tile, DenseTile):
+            convolution(layer, shape, tile, frames=1)
         return tile
 
     def set(self, layer: Conv2d | Dense, shape: Shape, target: Target, tile: Tile) -> None:
@@ -122,8 +132,8 @@ def _sm(sm: Any) -> int:
 
 
 def _tile(key: str, values: Any) -> Tile:
-    known: dict[frozenset[str], type[ConvTile] | type[DenseTile]] = {
-        frozenset(f.name for f in fields(cls)): cls for cls in (ConvTile, DenseTile)
+    known: dict[frozenset[str], type[Tile]] = {
+        frozenset(f.name for f in fields(cls)): cls for cls in (ConvTile, MmaTile, DenseTile)
     }
     cls = known.get(frozenset(values)) if isinstance(values, dict) else None
     if cls is None or not all(isinstance(value, int) and 0 < value <= 64 for value in values.values()):

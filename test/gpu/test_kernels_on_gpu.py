@@ -11,6 +11,7 @@ import pytest
 from layer_cases import (
     CONVOLUTIONS,
     DENSE,
+    MMA,
     ORIN,
     RNG,
     TILED,
@@ -95,6 +96,14 @@ def test_large_convolution(runner: Runner, name: str) -> None:
 @pytest.mark.parametrize(("name", "tile"), tiles_to_test(ORIN), ids=str)
 def test_tile(runner: Runner, name: str, tile: specs.ConvTile) -> None:
     runner.check_layer(*TILED[name], tile=tile, frames=2)
+
+
+@pytest.mark.parametrize("name", MMA)
+def test_convolution_on_tensor_cores(runner: Runner, name: str) -> None:
+    if runner.gpu.target.sm not in specs.MMA_SMS:
+        pytest.skip(f"sm_{runner.gpu.target.sm} has no one-bit matrix instruction")
+    layer, shape, tile = MMA[name]
+    runner.check_layer(layer, shape, tile=tile, frames=2)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

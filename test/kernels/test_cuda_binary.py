@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
 import pytest
 from fake_cupy import CompileException, CUDADriverError, CUDARuntimeError, FakeCupy, OutOfMemoryError
@@ -15,13 +14,14 @@ from hypothesis import given
 from launches import same_examples
 from layer_cases import RNG, frames_of, paper_model
 
+import models
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda_binary import CudaBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.cuda import backend as cuda_backend
 from bnn_perception.cuda import device, graph, specs
 from bnn_perception.cuda.tiles import TileTable, user_table
-from bnn_perception.model import Model, load_model
+from bnn_perception.model import BinaryConv2d, Model, iter_layers, load_model
 from bnn_perception.preprocess import Frame
 from bnn_perception.resources import resource_folder
 
@@ -267,6 +267,26 @@ def test_a_tuned_tile_is_used(fake_gpu: MakeGpu) -> None:
     backend = CudaBinaryBackend(SMALL)
     np.testing.assert_array_equal(backend.logits(MIXED[:1]), ReferenceBackend(SMALL).logits(MIXED[:1]))
     assert world.graph_launches == 1
+
+
+def test_tuned_tiles_on_tensor_cores(fake_gpu: MakeGpu) -> None:
+    """A net whose layers run on tensor cores gives the same words; the table keeps such tiles."""
+    fake_gpu()
+    model, target, table = models.road_sign_model(RNG(6)), specs.Target(87, 16), TileTable()
+    for layer, shape, _ in iter_layers(model):
+        if isinstance(layer, BinaryConv2d):
+            table.set(layer, shape, target, specs.mma_tiles(layer, shape, target)[0])
+    table.save(user_table())
+    frame = models.random_frame(RNG(7), 40, 50)
+    check_activations(model, frame)
+    backend = CudaBinaryBackend(model)
+    with backend.current():
+        kernels = [
+            launch.spec.kernel
+            for launch in backend.network.launches(backend._upload.device, 1)
+            if launch.spec
+        ]
+    assert kernels.count("bconv2d_b1mma") == 2
 
 
 @pytest.mark.parametrize(

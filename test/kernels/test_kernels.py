@@ -12,7 +12,7 @@ from host_module import HostModule, LaunchError
 from hypothesis import given
 from hypothesis import strategies as st
 from launches import check_layer, launch_step, same_examples
-from layer_cases import CONVOLUTIONS, DENSE, ORIN, RNG, TILED, conv, input_conv, levels_of, tiles_to_test
+from layer_cases import CONVOLUTIONS, DENSE, MMA, ORIN, RNG, TILED, conv, input_conv, levels_of, tiles_to_test
 
 from bnn_perception import bits
 from bnn_perception.cuda import specs
@@ -20,7 +20,7 @@ from bnn_perception.cuda.device import Gpu
 from bnn_perception.cuda.network import Array, Step
 from bnn_perception.cuda.sources import kernel_source
 from bnn_perception.cuda.upload import FrameUpload
-from bnn_perception.model import InputSpec, Model, Shape, iter_layers
+from bnn_perception.model import InputSpec, Model, ModelError, Shape, iter_layers
 from bnn_perception.preprocess import CHANNELS, Frame, prepare_reference
 
 
@@ -40,6 +40,28 @@ def test_convolution_in_any_order_of_threads_and_for_several_frames(name: str, s
 @pytest.mark.parametrize(("name", "tile"), tiles_to_test(ORIN), ids=str)
 def test_tile(name: str, tile: specs.ConvTile) -> None:
     check_layer(*TILED[name], tile=tile)
+
+
+@pytest.mark.parametrize("name", MMA)
+def test_convolution_on_tensor_cores(name: str) -> None:
+    layer, shape, tile = MMA[name]
+    check_layer(layer, shape, tile=tile, frames=2, seed=7)
+
+
+@same_examples(15)
+@given(st.data())
+def test_any_convolution_on_tensor_cores(data: st.DataObject) -> None:
+    shape = (
+        data.draw(st.integers(5, 13)),
+        data.draw(st.integers(5, 13)),
+        data.draw(st.sampled_from([1, 33, 64, 96])),
+    )
+    layer = models.binary_conv(RNG(9), "conv", shape, **data.draw(models.convolutions()))
+    try:
+        layer.output_shape(shape)
+    except ModelError:
+        return  # a pool larger than what it pools
+    check_layer(layer, shape, tile=data.draw(st.sampled_from(specs.mma_tiles(layer, shape, ORIN))))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,7 +9,7 @@ import models
 import numpy as np
 import nvrtc
 import pytest
-from layer_cases import CONVOLUTIONS, DENSE, paper_model, thermometer_model
+from layer_cases import CONVOLUTIONS, DENSE, MMA, paper_model, thermometer_model
 
 from bnn_perception.cuda import network, specs
 from bnn_perception.cuda.sources import kernel_source
@@ -61,6 +61,11 @@ def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
     ):
         layer, shape = CONVOLUTIONS[name]
         found.append((name, specs.conv2d(layer, shape, specs.conv_tiles(layer, shape, target)[0], 1)))
+    if target.sm in specs.MMA_SMS:
+        found += [
+            (f"{name}, tensor cores", specs.convolution(*case, frames=1))  # layer, shape, tile
+            for name, case in MMA.items()
+        ]
     bits_layer: Layer = DENSE["bits as logits"][0]
     found.append(("bits as logits", specs.dense(bits_layer, specs.dense_tiles(bits_layer, target)[0], 1)))  # type: ignore[arg-type]
     return found

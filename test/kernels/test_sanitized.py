@@ -6,7 +6,7 @@ import models
 import numpy as np
 import pytest
 from launches import check_layer, launch_step
-from layer_cases import CONVOLUTIONS, DENSE, conv, input_conv
+from layer_cases import CONVOLUTIONS, DENSE, MMA, conv, input_conv
 
 from bnn_perception.cuda import specs
 from bnn_perception.cuda.network import Array, Step
@@ -34,6 +34,11 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("name", SMALL)
 def test_convolution(name: str, mode: str) -> None:
     check_layer(*SMALL[name], mode=mode)
+
+
+def test_convolution_on_tensor_cores(mode: str) -> None:
+    layer, shape, tile = MMA["no pool"]
+    check_layer(layer, shape, tile=tile, mode=mode)
 
 
 def test_convolution_of_several_frames(mode: str) -> None:

@@ -27,6 +27,9 @@ struct dim3 : uint3 {};
 struct alignas(8) uint2 {
   unsigned x, y;
 };
+struct alignas(8) int2 {
+  int x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -46,10 +49,16 @@ struct Launch {
   unsigned poison;  // byte that fills shared memory when a block starts
 };
 
-enum Operation { SYNC, SHUFFLE, BALLOT };
+enum Operation { SYNC, SHUFFLE, BALLOT, MMA };
+
+// The registers of a lane in mma.m16n8k256.
+struct Fragments {
+  const unsigned *a, *b;
+  int* d;
+};
 
 // Suspends the thread until every lane of `mask` has come; then each gets the `value` of lane `source`, or the ballot.
-unsigned warp_operation(Operation operation, unsigned mask, unsigned value, int source);
+unsigned warp_operation(Operation operation, unsigned mask, unsigned value, int source, const Fragments* fragments = nullptr);
 void barrier();
 [[noreturn]] void fail(const char* message);  // ends the launch
 void* dynamic_shared();
@@ -110,6 +119,12 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32) {
   const int lane = shim::lane(), source = lane ^ lane_mask;
   return shim::shuffle(mask, value, source < (lane & -width) + width ? source : lane);
+}
+
+// The twin of kernels/bmma.cuh.
+inline void mma_and_popc(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  const shim::Fragments fragments{a, b, d};
+  shim::warp_operation(shim::MMA, ~0u, 0, shim::lane(), &fragments);
 }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }

@@ -75,6 +75,7 @@ struct Fiber {
   Operation operation;
   unsigned mask, value;
   int source;
+  const Fragments* fragments;
 #if defined(SHIM_ASAN)
   void* fake_stack = nullptr;
 #elif defined(SHIM_TSAN)
@@ -168,7 +169,31 @@ void order_all() {
 #endif
 }
 
+// d += popcount(a & b), from the layout of the fragments in kernels/bmma.cuh: the matrices are put together, multiplied
+// as matrices, and dealt out.
+void multiply(const Fiber* lanes) {
+  unsigned a[16][8], b[8][8];  // (row, word), (column, word)
+  for (int lane = 0; lane < WARP; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    const Fragments& own = *lanes[lane].fragments;
+    a[g][t] = own.a[0], a[g + 8][t] = own.a[1], a[g][t + 4] = own.a[2], a[g + 8][t + 4] = own.a[3];
+    b[g][t] = own.b[0], b[g][t + 4] = own.b[1];
+  }
+  int d[16][8] = {};
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 8; ++column) {
+      for (int word = 0; word < 8; ++word) d[row][column] += __builtin_popcount(a[row][word] & b[column][word]);
+    }
+  }
+  for (int lane = 0; lane < WARP; ++lane) {
+    const int g = lane / 4, t = lane % 4;
+    int* own = lanes[lane].fragments->d;
+    own[0] += d[g][2 * t], own[1] += d[g][2 * t + 1], own[2] += d[g + 8][2 * t], own[3] += d[g + 8][2 * t + 1];
+  }
+}
+
 void complete_warp_operation(int first, unsigned mask, Operation operation) {
+  if (operation == MMA) multiply(&fibers[first]);
   unsigned results[WARP] = {}, ballot = 0;
   for (int lane = 0; lane < WARP; ++lane) {
     if (!(mask >> lane & 1)) continue;
@@ -245,13 +270,14 @@ void barrier() {
   acquire(block_meeting, turn);
 }
 
-unsigned warp_operation(Operation operation, unsigned mask, unsigned value, int source) {
+unsigned warp_operation(Operation operation, unsigned mask, unsigned value, int source, const Fragments* fragments) {
   const int warp = current / WARP, lane = current % WARP, first = warp * WARP;
   if (!(mask >> lane & 1)) fail("warp operation: the calling lane is not in the mask");
   if (!(mask >> source & 1)) fail("shuffle: the source lane is not in the mask");
   if (mask & warp_gone[warp]) fail("warp operation: a lane of the mask has ended or never was");
   Fiber& fiber = fibers[current];
   fiber.operation = operation, fiber.mask = mask, fiber.value = value, fiber.source = source;
+  fiber.fragments = fragments;
   warp_waiting[warp] |= 1u << lane;
   const unsigned turn = warp_meeting[warp].turn;
   release(warp_meeting[warp]);
