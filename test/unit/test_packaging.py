@@ -7,14 +7,15 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 
 from bnn_perception.__main__ import COMMANDS
 from bnn_perception.ros.parameters import PARAMETERS
 
+ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ET.parse(ROOT / "package.xml").getroot()
 
 
