@@ -47,9 +47,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_backend_arguments(parser)
 
 
+def is_scene(source: str) -> bool:
+    """Whether frames are rendered, so that the truth and the place of the sign are known."""
+    return source.partition(":")[0] == "scene"
+
+
 def region_for(source: str) -> tuple[float, float, float, float] | None:
-    """The part of the picture to classify where a source knows it: the rendered scene does."""
-    if source.partition(":")[0] != "scene":
+    """The part of the picture to classify, where the source knows it."""
+    if not is_scene(source):
         return None
     from bnn_perception.scene import Scene
 
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     rclpy.init(args=[])
     try:
         with tempfile.TemporaryDirectory(prefix="bnn_perception-demo-") as folder:
-            watcher = Watcher(rclpy.create_node("demo"), args.frames)
+            watcher = Watcher(rclpy.create_node("demo"), args.frames, is_scene(args.source))
             play(args, watcher, Path(folder))
         print(watcher.summary())
     except ExternalShutdownException:  # Ctrl-C or SIGTERM, as rclpy tells it
@@ -108,10 +113,10 @@ def play(args: argparse.Namespace, watcher: Watcher, folder: Path) -> None:
         )
         camera_parameters = {"source": args.source, "loop": True, "decode": True}
         with child("camera_node", camera_parameters, {"__ns": "/bnn"}, folder) as camera:
-            watcher.work_until(lambda: watcher.answers, LABEL_PATIENCE, [classifier, camera])
+            watcher.work_until(watcher.stamps, LABEL_PATIENCE, [classifier, camera])
             with live_table(watcher) if sys.stdout.isatty() else plain_lines(watcher):
                 watcher.work_until(watcher.is_done, LABEL_PATIENCE + args.frames, [classifier, camera])
-        watcher.work(LINGER)
+                watcher.work(LINGER)
 
 
 @dataclass
@@ -159,24 +164,30 @@ def child(name: str, parameters: dict[str, Any], remappings: dict[str, str], fol
 
 
 class Watcher:
-    """Listens to the graph. Frames count from the first one that is answered.
+    """Listens to the graph. Frames count from the first one whose answer, and truth if there is one, came here.
+
+    Args:
+        node: to listen with.
+        frames: how many count.
+        knows_truth: whether the camera publishes what each frame shows.
 
     Attributes:
         labels: of the model, None until the node is ready.
         values: the newest of the node's diagnostics.
         answers: label and score of each answered frame, and when the answer came, by the frame's stamp. A frame
             without a label above the threshold has the label "".
-        truths: what each frame shows, by its stamp; empty for a source that does not know.
+        truths: what each frame shows, by its stamp.
         on_answer: called with the stamp after each answer.
     """
 
-    def __init__(self, node: Node, frames: int) -> None:
+    def __init__(self, node: Node, frames: int, knows_truth: bool) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import DurabilityPolicy, QoSProfile
         from vision_msgs.msg import Classification, LabelInfo
 
-        self.frames = frames
+        self._frames = frames
+        self._knows_truth = knows_truth
         self.labels: set[str] | None = None
         self.values: dict[str, str] = {}
         self.answers: dict[int, Answer] = {}
@@ -213,14 +224,14 @@ class Watcher:
             self._executor.spin_once(timeout_sec=0.05)
 
     def stamps(self) -> list[int]:
-        """Of the frames that count, in order: those sent where the truth tells of them, else those answered."""
-        first = min(self.answers, default=0)
-        known = self.truths or self.answers
-        return sorted(stamp for stamp in known if stamp >= first)[: self.frames]
+        """Of the frames that count, in order: all that were sent where the truth tells of them, else the answered."""
+        known = self.truths if self._knows_truth else self.answers
+        first = min(self.answers.keys() & known.keys(), default=None)
+        return [] if first is None else sorted(stamp for stamp in known if stamp >= first)[: self._frames]
 
     def is_done(self) -> bool:
         """Whether as many frames as were wanted have been sent."""
-        return bool(self.answers) and len(self.stamps()) == self.frames
+        return len(self.stamps()) == self._frames
 
     def summary(self) -> str:
         """The result as a text of several lines."""
@@ -230,12 +241,12 @@ class Watcher:
             name: int(self.values[f"frames {name}"]) for name in ("lost in transport", "refused", "failed")
         }
         dropped = max(0, len(stamps) - len(answered) - sum(counts.values()))
-        if not self.truths:  # the node knows less than the camera, which does not tell
+        if not self._knows_truth:  # the node knows less than the camera, which does not tell
             dropped = int(self.values["frames dropped as stale"])
         lines = [
             "",
             f"accuracy  {self._accuracy(answered)}",
-            f"frames    {len(stamps)} {'sent' if self.truths else 'seen'}, {len(answered)} classified, "
+            f"frames    {len(stamps)} {'sent' if self._knows_truth else 'seen'}, {len(answered)} classified, "
             f"{dropped} dropped for a newer one, "
             + ", ".join(f"{count} {name}" for name, count in counts.items()),
             f"latency   {'':<12}{'p50':>8}{'p95':>8}  ms",
@@ -246,11 +257,11 @@ class Watcher:
         return "\n".join(lines)
 
     def _accuracy(self, answered: Sequence[int]) -> str:
-        judged = [stamp for stamp in answered if self.truths.get(stamp) in (self.labels or ())]
+        if not self._knows_truth:
+            return "unknown: the source does not tell the truth"
+        judged = [stamp for stamp in answered if self.truths[stamp] in (self.labels or ())]
         if not judged:
-            return (
-                "unknown: the source does not tell the truth" if not self.truths else "unknown: other labels"
-            )
+            return "unknown: the labels of the model are not those of the scene"
         correct = sum(self.answers[stamp].label == self.truths[stamp] for stamp in judged)
         return f"{100 * correct / len(judged):.1f} % ({correct} of {len(judged)} frames)"
 
