@@ -120,7 +120,10 @@ def fold_batch_norm(
     if np.any(sigma <= 0):
         raise ValueError(f"batch norm: sigma of channel {int(np.argmax(sigma <= 0))} is not positive")
     constant = gamma == 0
-    crossing = mean - beta * sigma / np.where(constant, 1.0, gamma)
+    with np.errstate(
+        over="ignore"
+    ):  # what overflows float64 is clipped to int32 like all that lies beyond it
+        crossing = mean - beta * sigma / np.where(constant, 1.0, gamma)
     negative = gamma < 0
     threshold = np.where(negative, np.floor(crossing) + 1, np.ceil(crossing))
     threshold = np.where(constant, np.where(beta >= 0, float(ALWAYS), float(NEVER)), threshold)

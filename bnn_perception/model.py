@@ -18,6 +18,7 @@ import hashlib
 import math
 import os
 import re
+import reprlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -41,6 +42,10 @@ MAX_SIDE = 4096
 MAX_CHANNELS = 1 << 16
 MAX_ACTIVATION_BITS = 1 << 28
 MAX_LAYERS = 256
+#: Logits over a temperature, and over its inverse, stay well inside float32.
+MAX_TEMPERATURE = 1e6
+
+LAYER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 Shape = tuple[int, int, int]
 """(height, width, channels) of an activation."""
@@ -70,9 +75,9 @@ class InputSpec:
         _integer("input.height", self.height, 1, MAX_SIDE)
         _integer("input.width", self.width, 1, MAX_SIDE)
         if self.channels not in (1, 3):
-            raise ModelError(f"input.channels is {self.channels!r}; it can be 3 (RGB) or 1 (grey)")
+            raise ModelError(f"input.channels is {_show(self.channels)}; it can be 3 (RGB) or 1 (grey)")
         if self.fit not in ("crop", "stretch"):
-            raise ModelError(f"input.fit is {self.fit!r}; it can be crop or stretch")
+            raise ModelError(f"input.fit is {_show(self.fit)}; it can be crop or stretch")
 
     @property
     def shape(self) -> Shape:
@@ -176,7 +181,8 @@ class Conv2d:
         """Shape of the integers before the pool."""
         _expect(self, "in_channels", self.in_channels, shape[2])
         height, width = (
-            (shape[axis] + 2 * self.padding[axis] - self.kernel[axis]) // self.stride[axis] + 1 for axis in (0, 1)
+            (shape[axis] + 2 * self.padding[axis] - self.kernel[axis]) // self.stride[axis] + 1
+            for axis in (0, 1)
         )
         if height < 1 or width < 1:
             raise ModelError(
@@ -233,7 +239,7 @@ class BinaryConv2d(Conv2d):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.padding_value not in (-1, 0):
-            raise ModelError(f"{self.name}.padding_value is {self.padding_value!r}; it can be -1 or 0")
+            raise ModelError(f"{self.name}.padding_value is {_show(self.padding_value)}; it can be -1 or 0")
 
     def border_correction(self, shape: Shape) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32]]:
         """What to add to a dot product that was padded with -1 so that it is padded with ``padding_value``.
@@ -257,12 +263,18 @@ class BinaryConv2d(Conv2d):
             )
         inside = []
         for axis, length in ((0, height), (1, width)):
-            tap = np.arange(length)[:, None] * self.stride[axis] - self.padding[axis] + np.arange(self.kernel[axis])
+            tap = (
+                np.arange(length)[:, None] * self.stride[axis]
+                - self.padding[axis]
+                + np.arange(self.kernel[axis])
+            )
             inside.append((tap >= 0) & (tap < shape[axis]))
         patterns_y, row = np.unique(inside[0], axis=0, return_inverse=True)
         patterns_x, column = np.unique(inside[1], axis=0, return_inverse=True)
         tap_sum = bits.signs(self.weights, self.in_channels).sum(axis=-1)  # (out, kernel y, kernel x)
-        window = np.einsum("oyx,ry,cx->rco", tap_sum, patterns_y.astype(np.int32), patterns_x.astype(np.int32))
+        window = np.einsum(
+            "oyx,ry,cx->rco", tap_sum, patterns_y.astype(np.int32), patterns_x.astype(np.int32)
+        )
         table = tap_sum.sum(axis=(1, 2)) - window
         return row.reshape(-1), column.reshape(-1), table.astype(np.int32)
 
@@ -279,7 +291,9 @@ class _DenseBase:
             _integer(f"{self.name}.in_shape", value, 1, MAX_CHANNELS)
         _integer(f"{self.name}.out_features", self.out_features, 1, MAX_CHANNELS)
         _check_arrays(self)
-        _check_spare(self.name, self.weights.reshape(self.out_features, -1, self.pixel_words), self.in_shape[2])
+        _check_spare(
+            self.name, self.weights.reshape(self.out_features, -1, self.pixel_words), self.in_shape[2]
+        )
 
     @property
     def pixel_words(self) -> int:
@@ -404,13 +418,14 @@ class Model:
             raise ModelError(f"layers: {len(self.layers)} of them; a model has 1 to {MAX_LAYERS}")
         names = [layer.name for layer in self.layers]
         for name in names:
-            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", name):
-                raise ModelError(f"layers: the name {name!r} is not a word of letters, digits, _ and -")
+            _checked_name(name)
             if names.count(name) > 1:
                 raise ModelError(f"layers: the name '{name}' stands twice")
         last = self.layers[-1]
         if not isinstance(last, (OutputDense, OutputBits)):
-            raise ModelError(f"{last.name}: the last layer must be an output_dense or output_bits, not a {last.kind}")
+            raise ModelError(
+                f"{last.name}: the last layer must be an output_dense or output_bits, not a {last.kind}"
+            )
         for index, layer in enumerate(self.layers):
             if isinstance(layer, (Thermometer, InputConv2d)) != (index == 0):
                 raise ModelError(
@@ -421,14 +436,24 @@ class Model:
                 raise ModelError(f"{layer.name}: a {layer.kind} must be the last layer")
         for layer, shape in zip(self.layers, self.shapes()[1:]):
             if math.prod(shape) > MAX_ACTIVATION_BITS:
-                raise ModelError(f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits")
+                raise ModelError(
+                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
+                )
         if len(self.labels) != last.out_features:
-            raise ModelError(f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs")
+            raise ModelError(
+                f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs"
+            )
         for label in self.labels:
             if not isinstance(label, str) or not label.strip() or len(label) > 200:
-                raise ModelError(f"labels: {label!r} is not a text of 1 to 200 characters")
-        if not (isinstance(self.temperature, (int, float)) and 0 < self.temperature < math.inf):
-            raise ModelError(f"temperature is {self.temperature!r}; it must be a positive number")
+                raise ModelError(f"labels: {_show(label)} is not a text of 1 to 200 characters")
+        if (
+            not isinstance(self.temperature, (int, float))
+            or isinstance(self.temperature, bool)
+            or not 1 / MAX_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE
+        ):
+            raise ModelError(
+                f"temperature is {_show(self.temperature)}; it must be a number from 1e-6 to 1e6"
+            )
 
     def shapes(self) -> list[Shape]:
         """Shape of the input and of each layer's output; one more than there are layers."""
@@ -460,17 +485,19 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
             raise ModelError(f"files: no sha256 of {BINARY}")
         unknown = set(files) - {BINARY, FLOAT_TWIN}
         if unknown:
-            raise ModelError(f"files: unknown file {sorted(map(str, unknown))[0]!r}")
+            raise ModelError(f"files: unknown file {_show(sorted(map(str, unknown))[0])}")
         configs = description["layers"]
         if not isinstance(configs, list) or not all(isinstance(config, dict) for config in configs):
             raise ModelError("layers: not a list of layers")
+        if not 0 < len(configs) <= MAX_LAYERS:
+            raise ModelError(f"layers: {len(configs)} of them; a model has 1 to {MAX_LAYERS}")
         input_spec = InputSpec(**_known("input", description["input"], InputSpec))
         labels = description["labels"]
         if not isinstance(labels, list):
             raise ModelError("labels: not a list")
         name = description["name"]
         if not isinstance(name, str) or not name.strip():
-            raise ModelError(f"name is {name!r}; it must be a text")
+            raise ModelError(f"name is {_show(name)}; it must be a text")
         temperature = description.get("temperature", 1.0)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
@@ -515,7 +542,11 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    arrays = {f"{layer.name}.{array}": getattr(layer, array) for layer in model.layers for array in layer.array_specs()}
+    arrays = {
+        f"{layer.name}.{array}": getattr(layer, array)
+        for layer in model.layers
+        for array in layer.array_specs()
+    }
     np.savez_compressed(folder / BINARY, **arrays)
     if float_twin is None:
         (folder / FLOAT_TWIN).unlink(missing_ok=True)
@@ -561,26 +592,34 @@ def _read_description(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_DESCRIPTION_BYTES:
             raise ModelError(f"{path}: {size} bytes; a description has at most {MAX_DESCRIPTION_BYTES}")
-        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}") from None
+        raise ModelError(
+            f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ModelError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        raise ModelError(f"{path}: cannot be read: {_reason(error)}") from None
+    try:
+        description = yaml.safe_load(text)
+    except (
+        Exception
+    ) as error:  # of PyYAML, or of Python where PyYAML converts a number, a date or a nest of brackets
+        raise ModelError(f"{path}: is not YAML: {_reason(error)}") from None
     if not isinstance(description, dict):
         raise ModelError(f"{path}: is not a mapping of fields")
     version = description.get("format")
     if version != FORMAT or isinstance(version, bool):
         newer = isinstance(version, int) and version > FORMAT
         remedy = "; update bnn_perception to read it" if newer else ""
-        raise ModelError(f"{path}: format is {version!r}; this version reads format {FORMAT}{remedy}")
+        raise ModelError(f"{path}: format is {_show(version)}; this version reads format {FORMAT}{remedy}")
     return description
 
 
 def _check_digest(path: Path, digest: object, limit: int) -> None:
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ModelError(f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits")
+        raise ModelError(
+            f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits"
+        )
     try:
         size = path.stat().st_size
         if size > limit:
@@ -589,7 +628,7 @@ def _check_digest(path: Path, digest: object, limit: int) -> None:
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file, but {DESCRIPTION} lists it") from None
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
+        raise ModelError(f"{path}: cannot be read: {_reason(error)}") from None
     if actual != digest:
         raise ModelError(
             f"{path}: its sha256 begins {actual[:12]}, {DESCRIPTION} says {digest[:12]}; the file was changed"
@@ -602,12 +641,15 @@ class _Arrays:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._used: set[str] = set()
+        self._left = MAX_ARRAY_BYTES
 
     def __enter__(self) -> _Arrays:
         try:
             self._zip = zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ModelError(f"{BINARY}: is not an npz file: {error}") from None
+        except (
+            Exception
+        ) as error:  # a damaged directory of the archive raises what its parsing happens to raise
+            raise ModelError(f"{BINARY}: is not an npz file: {_reason(error)}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -616,8 +658,11 @@ class _Arrays:
     def read(self, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
         wanted = f"{np.dtype(dtype).name} {list(shape)}"
         expected = math.prod(shape) * np.dtype(dtype).itemsize
-        if expected > MAX_ARRAY_BYTES:
-            raise ModelError(f"{BINARY}: {name} would take {expected} bytes; at most {MAX_ARRAY_BYTES} are read")
+        self._left -= expected
+        if self._left < 0:
+            raise ModelError(
+                f"{BINARY}: {name} takes {expected} bytes; at most {MAX_ARRAY_BYTES} are read in all"
+            )
         try:
             # The header of an npy file is at most 64 KiB; anything longer is not the array that is wanted.
             if self._zip.getinfo(f"{name}.npy").file_size > expected + (1 << 16):
@@ -629,38 +674,31 @@ class _Arrays:
                 actual_shape, fortran, actual_dtype = np.lib.format.read_array_header_1_0(stream)
                 if actual_shape != shape or actual_dtype != np.dtype(dtype) or fortran:
                     raise ModelError(f"{BINARY}: {name} is {actual_dtype} {list(actual_shape)}, not {wanted}")
-                array: NDArray[Any] = np.frombuffer(stream.read(expected), dtype=dtype)
+                content = stream.read(expected)
         except KeyError:
             raise ModelError(f"{BINARY}: the array {name} is missing") from None
-        except (
-            ValueError,
-            EOFError,
-            OSError,
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(f"{BINARY}: {name} cannot be read: {error}") from None
-        if array.size != math.prod(shape):
+        except ModelError:
+            raise
+        except Exception as error:  # of zipfile, of the decompressors, of NumPy's parser of headers
+            raise ModelError(f"{BINARY}: {name} cannot be read: {_reason(error)}") from None
+        if len(content) != expected:
             raise ModelError(f"{BINARY}: {name} ends early")
         self._used.add(f"{name}.npy")
-        return array.reshape(shape)
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
 
     def check_all_used(self) -> None:
         unused = sorted(set(self._zip.namelist()) - self._used)
         if unused:
-            raise ModelError(f"{BINARY}: {unused[0]} belongs to no layer")
+            raise ModelError(f"{BINARY}: {_show(unused[0])} belongs to no layer")
 
 
 def _layer_from_config(config: Mapping[str, Any], arrays: _Arrays) -> Layer:
-    name = config.get("name")
+    name = _checked_name(config.get("name"))
     kind = config.get("kind")
-    if not isinstance(name, str):
-        raise ModelError(f"layers: a layer's name is {name!r}; it must be a word")
-    if kind not in LAYER_KINDS:
-        raise ModelError(f"{name}: kind {kind!r} is unknown; this version knows {', '.join(LAYER_KINDS)}")
+    if not isinstance(kind, str) or kind not in LAYER_KINDS:
+        raise ModelError(
+            f"{name}: kind {_show(kind)} is unknown; this version knows {', '.join(LAYER_KINDS)}"
+        )
     cls = LAYER_KINDS[kind]
     values = _known(name, {key: value for key, value in config.items() if key != "kind"}, cls)
     for key in ("kernel", "stride", "padding", "in_shape"):
@@ -706,7 +744,7 @@ def _known(where: str, config: object, cls: type) -> dict[str, Any]:
     known = {f.name: f for f in fields(cls)}
     for key in config:
         if key not in known or "NDArray" in str(known[key].type):
-            raise ModelError(f"{where}: unknown field {key!r}")
+            raise ModelError(f"{where}: unknown field {_show(key)}")
     required = [
         f.name
         for f in fields(cls)
@@ -718,17 +756,41 @@ def _known(where: str, config: object, cls: type) -> dict[str, Any]:
     return dict(config)
 
 
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlevel = 2
+
+
+def _show(value: object) -> str:
+    """A value in a message: one short line, however long or deeply nested an untrusted value is."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python writes no whole number of more than some thousand digits
+        return "a very long number"
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, on one short line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def _integer(where: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
-        raise ModelError(f"{where} is {value!r}; it must be a whole number from {low} to {high}")
+        raise ModelError(f"{where} is {_show(value)}; it must be a whole number from {low} to {high}")
 
 
 def _integers(where: str, value: object, count: int) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or len(value) != count:
-        raise ModelError(f"{where} is {value!r}; it must be {count} whole numbers")
+        raise ModelError(f"{where} is {_show(value)}; it must be {count} whole numbers")
     for item in value:
         _integer(where, item, 0, MAX_CHANNELS)
     return tuple(value)
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not LAYER_NAME.fullmatch(name):
+        raise ModelError(f"layers: the name {_show(name)} is not a word of letters, digits, _ and -")
+    return name
 
 
 def _expect(layer: Layer | Conv2d | _DenseBase, what: str, stated: object, actual: object) -> None:
@@ -740,7 +802,11 @@ def _check_arrays(layer: Any) -> None:
     for name, (shape, dtype) in layer.array_specs().items():
         array = getattr(layer, name)
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.dtype(dtype):
-            found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            found = (
+                f"{array.dtype} {list(array.shape)}"
+                if isinstance(array, np.ndarray)
+                else type(array).__name__
+            )
             raise ModelError(f"{layer.name}.{name} is {found}, not {np.dtype(dtype).name} {list(shape)}")
 
 

@@ -82,7 +82,7 @@ sigmas = st.integers(1, 80).map(lambda n: n / 8)
 
 
 @given(exact_gammas, eighths, eighths, sigmas)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_folding_where_the_crossing_is_exact(gamma: float, beta: float, mean: float, sigma: float) -> None:
     threshold, flip = bits.fold_batch_norm(*(np.array([value]) for value in (gamma, beta, mean, sigma)))
     crossing = mean if gamma == 0 else mean - beta * sigma / gamma
@@ -94,7 +94,7 @@ finite = st.floats(-1e4, 1e4)
 
 
 @given(finite, finite, finite, st.floats(1e-3, 1e4), st.lists(st.integers(-40000, 40000), min_size=20))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_folding_of_any_floats(
     gamma: float, beta: float, mean: float, sigma: float, values: list[int]
 ) -> None:

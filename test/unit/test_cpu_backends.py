@@ -1,19 +1,46 @@
-"""The CPU backends against the reference."""
+"""The CPU backends: binary equals the reference bit for bit, float equals ONNX Runtime called by hand."""
 
 from __future__ import annotations
 
-import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from models import (
-    models,
-    random_frame,
-)
+import gc
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from bnn_perception.backends import Backend
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnn_perception import bits
+from bnn_perception.backends import Backend, BackendError, make_backend, reference
 from bnn_perception.backends.cpu_binary import CpuBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.model import Model
+from bnn_perception.model import InputSpec, Layer, Model, Pool, save_model
+from bnn_perception.preprocess import Frame, prepare, prepare_reference
+from models import (
+    binary_conv,
+    binary_dense,
+    input_conv,
+    make_model,
+    models,
+    output_dense,
+    random_float_twin,
+    random_frame,
+    random_model,
+    road_sign_model,
+    thermometer,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(23)
 
 
 def assert_same(model: Model, backend: Backend, rng: np.random.Generator, count: int = 1) -> None:
@@ -29,10 +56,294 @@ def assert_same(model: Model, backend: Backend, rng: np.random.Generator, count:
 
 
 @given(models(), st.integers(1, 3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None)
 def test_every_layer_equals_the_reference(model: Model, threads: int) -> None:
     backend = CpuBinaryBackend(model, threads)
     try:
         assert_same(model, backend, np.random.default_rng(7), count=2)
     finally:
         backend.close()
+
+
+def check(model: Model, threads: int = 1) -> None:
+    backend = CpuBinaryBackend(model, threads)
+    assert_same(model, backend, np.random.default_rng(7), count=2)
+    backend.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_road_sign_net(rng: np.random.Generator, threads: int) -> None:
+    check(road_sign_model(rng), threads)
+
+
+def test_the_net_of_the_paper(rng: np.random.Generator) -> None:
+    """arXiv 1808.00209: one threshold a colour, 5x5 convolutions with 32 filters, a dense layer of 18,432 inputs."""
+    layers: list[Layer] = [
+        thermometer(rng, "binarize", (96, 96, 3), 1),
+        binary_conv(rng, "conv1", (96, 96, 3), 32, (5, 5), padding=(2, 2), pool=Pool(2, 2)),
+        binary_conv(rng, "conv2", (48, 48, 32), 32, (5, 5), padding=(2, 2), pool=Pool(2, 2)),
+        binary_dense(rng, "dense1", (24, 24, 32), 100),
+        binary_dense(rng, "dense2", (1, 1, 100), 100),
+        output_dense(rng, "dense3", (1, 1, 100), 4),
+    ]
+    check(make_model(InputSpec(96, 96), layers), threads=2)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_values_beyond_16_bits(rng: np.random.Generator, value: int) -> None:
+    """More taps (7 x 7 x 3) and more units (64 x 64 x 16 bytes) than 16 bits hold, thresholds right at the sums."""
+    shape = (64, 64, 128)
+    first = input_conv(rng, "first", (64, 64, 3), 128, (7, 7), padding=(3, 3))
+    first = replace(
+        first,
+        weights=first.weights | bits.spare_mask(3),  # all +1: the largest sums on white pixels
+        threshold=np.arange(-64, 64, dtype=np.int32) + 147 * value,
+    )
+    ones = bits.unpack(reference.input_conv2d(first, np.full((64, 64, 3), value, np.uint8)), 128).sum()
+    dense = binary_dense(rng, "dense", shape, 40)
+    dense = replace(
+        dense,
+        weights=np.full_like(dense.weights, 0xFFFFFFFF),
+        threshold=np.arange(-20, 20, dtype=np.int32) + np.int32(2 * int(ones) - 64 * 64 * 128),
+    )
+    model = make_model(InputSpec(64, 64), [first, dense, output_dense(rng, "output", (1, 1, 40), 2)])
+    frame = Frame(np.full((64, 64, 3), value, np.uint8))
+    expected = dict(ReferenceBackend(model).activations(frame))
+    fires = bits.unpack(expected["dense"], 40) ^ dense.flip
+    np.testing.assert_array_equal(fires[0, 0], np.arange(-20, 20) <= 0)
+    backend = CpuBinaryBackend(model, 1)
+    for name, output in backend.activations(frame):
+        np.testing.assert_array_equal(output, expected[name], err_msg=name)
+
+
+def test_results_do_not_depend_on_threads(rng: np.random.Generator) -> None:
+    model = road_sign_model(rng)
+    frames = [random_frame(rng, 60, 80) for _ in range(5)]
+    expected = ReferenceBackend(model).logits(frames)
+    for threads in (1, 2, 3, 8):
+        backend = CpuBinaryBackend(model, threads)
+        for _ in range(20):
+            np.testing.assert_array_equal(backend.logits(frames), expected)
+        backend.close()
+
+
+def test_two_backends_at_the_same_time(rng: np.random.Generator) -> None:
+    """As in the node while it swaps models; each is used by one thread, and has threads of its own."""
+    nets = [road_sign_model(rng), random_model(rng), random_model(rng, side=20, classes=9)]
+    frames = [random_frame(rng, 40, 50) for _ in range(3)]
+    expected = [ReferenceBackend(model).logits(frames) for model in nets]
+    backends = [CpuBinaryBackend(model, 2) for model in nets]
+
+    def work(index: int) -> None:
+        for _ in range(100):
+            np.testing.assert_array_equal(backends[index].logits(frames), expected[index])
+
+    with ThreadPoolExecutor(len(nets)) as pool:
+        for future in [pool.submit(work, index) for index in range(len(nets))]:
+            future.result(timeout=120)
+    for backend in backends:
+        backend.close()
+
+
+def helpers() -> int:
+    return sum(thread.name.startswith("cpu_binary") for thread in threading.enumerate())
+
+
+def test_threads_end_with_the_backend(rng: np.random.Generator) -> None:
+    model = random_model(rng)
+    before = helpers()
+    backend = CpuBinaryBackend(model, 4)
+    assert helpers() == before + 3
+    backend.close()
+    backend.close()
+    assert helpers() == before
+    with pytest.raises(BackendError, match="closed"):
+        backend.logits([random_frame(rng, 12, 12)])
+    forgotten = CpuBinaryBackend(model, 3)
+    assert helpers() == before + 2
+    del forgotten
+    gc.collect()
+    assert helpers() == before
+
+
+def test_an_interpreter_ends_without_close() -> None:
+    code = (
+        "import numpy as np, sys; from models import random_model;"
+        "from bnn_perception.backends.cpu_binary import CpuBinaryBackend;"
+        "backend = CpuBinaryBackend(random_model(np.random.default_rng(0)), 3); print('made')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": ":".join(sys.path), "HOME": str(Path.home())},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "made\n", "")
+
+
+def test_inference_leaves_the_interpreter_to_others(rng: np.random.Generator) -> None:
+    """Another Python thread goes on while one evaluates: it would stand still if the lock were held."""
+    layers: list[Layer] = [input_conv(rng, "a", (256, 256, 3), 64)]
+    layers.append(binary_conv(rng, "b", (256, 256, 64), 64, (5, 5), padding=(2, 2)))
+    layers.append(output_dense(rng, "c", (256, 256, 64), 2))
+    backend = CpuBinaryBackend(make_model(InputSpec(256, 256), layers), 1)
+    frame = random_frame(rng, 256, 256)
+    longest, done = [0.0], threading.Event()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not done.is_set():
+            time.sleep(0.0005)
+            now = time.perf_counter()
+            longest[0], last = max(longest[0], now - last), now
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    begin = time.perf_counter()
+    backend.logits([frame] * 100)
+    elapsed = time.perf_counter() - begin
+    done.set()
+    thread.join()
+    # The whole call took one evaluation after the other; the other thread never waited for a tenth of it.
+    assert longest[0] < elapsed / 10
+
+
+def test_memory_is_steady(rng: np.random.Generator) -> None:
+    backend = CpuBinaryBackend(road_sign_model(rng), 2)
+    frames = [random_frame(rng, 480, 640)]
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for _ in range(200):
+        backend.logits(frames)
+    before = resident()
+    for _ in range(2000):
+        backend.logits(frames)
+    # Pages of 4 KiB; a leak of one small array a frame would be 1000 pages and more.
+    assert resident() - before < 250
+
+
+def test_without_a_place_for_the_cache(tmp_path: Path) -> None:
+    """numba has nowhere to keep what it compiled: the package's folder, the home and its own are not writable."""
+    code = (
+        "from numba.core import caching\n"
+        "def refuse(self): raise OSError('read-only')\n"
+        "for locator in caching.CacheImpl._locator_classes: locator.ensure_cache_path = refuse\n"
+        "import numpy as np\n"
+        "from models import random_frame\n"
+        "from bnn_perception.model import InputSpec\n"
+        "from bnn_perception.preprocess import prepare, prepare_reference\n"
+        "frame, spec = random_frame(np.random.default_rng(0), 20, 30), InputSpec(8, 8)\n"
+        "assert np.array_equal(prepare(frame, spec), prepare_reference(frame, spec))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("package", ["numba", "onnxruntime"])
+def test_a_missing_package_is_named(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    model = random_model(rng)
+    model = save_model(model, tmp_path, random_float_twin(rng, model))
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "bnn_perception.native", raising=False)
+    monkeypatch.delattr("bnn_perception.native", raising=False)
+    choices = ["binary", "float"] if package == "numba" else ["float"]
+    for backend in choices:
+        with pytest.raises(BackendError, match=f"pip install {package}"):
+            make_backend(model, backend, device="cpu")
+    if package == "numba":
+        with pytest.raises(ImportError, match="pip install numba"):
+            prepare(random_frame(rng, 8, 8), model.input)
+
+
+@pytest.mark.parametrize("backend", ["binary", "float"])
+def test_a_negative_number_of_threads(rng: np.random.Generator, tmp_path: Path, backend: str) -> None:
+    model = random_model(rng)
+    model = save_model(model, tmp_path, random_float_twin(rng, model))
+    with pytest.raises(BackendError, match="threads is -1"):
+        make_backend(model, backend, device="cpu", threads=-1)
+
+
+# The float twin.
+
+
+def twin_of(model: Model, tmp_path: Path, twin: bytes) -> Model:
+    return save_model(model, tmp_path / "model", twin)
+
+
+def test_float_logits(rng: np.random.Generator, tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = random_model(rng)
+    twin = random_float_twin(rng, model)
+    model = twin_of(model, tmp_path, twin)
+    frames = [random_frame(rng, 30, 20), random_frame(rng, 15, 25, "bgra8"), random_frame(rng, 12, 12)]
+    pixels = np.stack([prepare_reference(frame, model.input) for frame in frames])
+    session = onnxruntime.InferenceSession(twin, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"image": (pixels.transpose(0, 3, 1, 2) / 255).astype(np.float32)})
+    for threads in (1, 2):
+        backend = make_backend(model, "float", "cpu", threads)
+        logits = backend.logits(frames)
+        assert logits.dtype == np.float32
+        # Sums of up to 2,520 float32 products in another order: a few ulp of the largest.
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+        outputs = list(backend.activations(frames[1]))
+        assert [name for name, _ in outputs] == ["input", "dense2"]
+        np.testing.assert_array_equal(outputs[0][1], pixels[1])
+        np.testing.assert_allclose(outputs[1][1], expected[1], rtol=1e-4, atol=1e-4)
+        assert list(backend.times) == ["preprocess", "inference"]
+        backend.close()
+        with pytest.raises(BackendError, match="closed"):
+            backend.logits(frames)
+
+
+def edited(twin: bytes, **changes: Any) -> bytes:
+    """The twin with its input or output shape, type or number changed."""
+    import onnx
+
+    model = onnx.load_from_string(twin)
+    for name, shape in changes.items():
+        (value,) = getattr(model.graph, name)
+        for dimension, size in zip(value.type.tensor_type.shape.dim, shape):
+            dimension.Clear()
+            if isinstance(size, str):
+                dimension.dim_param = size
+            else:
+                dimension.dim_value = size
+    return bytes(model.SerializeToString())
+
+
+def test_twins_that_do_not_fit(rng: np.random.Generator, tmp_path: Path) -> None:
+    model = random_model(rng)
+    twin = random_float_twin(rng, model)
+    larger = random_float_twin(rng, random_model(rng, side=16))
+    other = random_float_twin(rng, random_model(rng, classes=7))
+    for content, reason in (
+        (b"", "cannot load"),
+        (b"not a graph", "cannot load"),
+        (twin[:1000], "cannot load"),
+        (larger, r"image is tensor\(float\) \['N', 3, 16, 16\], not float \['N', 3, 12, 12\]"),
+        (other, r"logits is tensor\(float\) \['N', 7\], not float \['N', 5\]"),
+        (edited(twin, input=[1, 3, 12, 12], output=[1, 5]), "the batch of image is fixed to 1"),
+    ):
+        with pytest.raises(BackendError, match=reason) as caught:
+            make_backend(twin_of(model, tmp_path, content), "float", "cpu", 1)
+        assert "\n" not in str(caught.value)
+        assert "float.onnx" in str(caught.value)
+
+
+def test_a_model_without_a_twin(rng: np.random.Generator) -> None:
+    with pytest.raises(BackendError, match="has no float twin"):
+        make_backend(random_model(rng), "float", "cpu")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import random_frame
 from numpy.typing import NDArray
 
 from bnn_perception.model import InputSpec
@@ -21,6 +20,7 @@ from bnn_perception.preprocess import (
     prepare_reference,
     source_rect,
 )
+from models import random_frame
 
 sides = st.one_of(st.integers(1, 12), st.integers(1, 90))
 
@@ -58,7 +58,7 @@ specs = st.builds(
 
 
 @given(frames(), specs)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_prepare_equals_its_definition(frame: Frame, spec: InputSpec) -> None:
     np.testing.assert_array_equal(prepare(frame, spec), prepare_reference(frame, spec))
 

@@ -1,0 +1,593 @@
+"""Model folders: written and read back, and refused with the file, the field and the reason."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bnn_perception import bits
+from bnn_perception.backends.reference import convolution
+from bnn_perception.model import (
+    BINARY,
+    DESCRIPTION,
+    FLOAT_TWIN,
+    MAX_DESCRIPTION_BYTES,
+    BinaryConv2d,
+    InputConv2d,
+    InputSpec,
+    Layer,
+    Model,
+    ModelError,
+    Pool,
+    load_model,
+    save_model,
+    update_info,
+)
+from models import (
+    binary_conv,
+    binary_dense,
+    input_conv,
+    make_model,
+    models,
+    output_bits,
+    output_dense,
+    random_model,
+    thermometer,
+)
+
+Description = dict[str, Any]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A whole model: an input convolution, a binary one, a dense layer, the output, a float twin."""
+    save_model(random_model(rng), tmp_path / "model", float_twin=b"not looked at here")
+    return tmp_path / "model"
+
+
+def assert_equal(a: Model, b: Model) -> None:
+    assert (a.name, a.labels, a.input, a.temperature) == (b.name, b.labels, b.input, b.temperature)
+    assert dict(a.info) == dict(b.info)
+    assert [type(layer) for layer in a.layers] == [type(layer) for layer in b.layers]
+    for ours, theirs in zip(a.layers, b.layers):
+        for field, value in vars(ours).items():
+            other = getattr(theirs, field)
+            if isinstance(value, np.ndarray):
+                assert value.dtype == other.dtype
+                np.testing.assert_array_equal(value, other)
+            else:
+                assert value == other
+
+
+@given(models())
+@settings(max_examples=30, deadline=None)
+def test_a_saved_model_is_read_back(tmp_path_factory: pytest.TempPathFactory, model: Model) -> None:
+    model = replace(model, temperature=1.5, info={"accuracy": {"binary": 0.9}, "note": "two\nlines, Übermaß"})
+    assert_equal(save_model(model, tmp_path_factory.mktemp("model")), model)
+
+
+def test_the_float_twin_is_kept_dropped_and_found(folder: Path) -> None:
+    model = load_model(folder)
+    assert model.float_twin == folder / FLOAT_TWIN
+    assert save_model(model, folder).float_twin is None
+    assert not (folder / FLOAT_TWIN).exists()
+
+
+def test_update_info(folder: Path) -> None:
+    before = load_model(folder)
+    after = update_info(folder, accuracy=0.95, temperature=2.0)
+    assert after.info["accuracy"] == 0.95
+    assert after.temperature == 2.0
+    assert (folder / FLOAT_TWIN).read_bytes() == b"not looked at here"
+    assert_equal(replace(after, info={}, temperature=1.0), replace(before, info={}))
+    with pytest.raises(ModelError, match="layers defines the net"):
+        update_info(folder, layers=[])
+
+
+def test_an_interrupted_save_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    model = load_model(folder)
+    monkeypatch.setattr(np, "savez_compressed", stop)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(model, folder)
+    with pytest.raises(ModelError, match=rf"{DESCRIPTION}: no such file"):
+        load_model(folder)
+
+
+def read(folder: Path) -> Description:
+    description = yaml.safe_load((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    assert isinstance(description, dict)
+    return description
+
+
+def write(folder: Path, description: object) -> None:
+    (folder / DESCRIPTION).write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+
+
+def arrays(folder: Path) -> dict[str, NDArray[Any]]:
+    with np.load(folder / BINARY) as file:
+        return dict(file)
+
+
+def write_binary(folder: Path, content: bytes) -> None:
+    """Replace ``binary.npz`` and state its digest, as an attacker would."""
+    (folder / BINARY).write_bytes(content)
+    description = read(folder)
+    description["files"][BINARY] = hashlib.sha256(content).hexdigest()
+    write(folder, description)
+
+
+def write_arrays(folder: Path, values: dict[str, Any]) -> None:
+    file = io.BytesIO()
+    np.savez(file, **values)
+    write_binary(folder, file.getvalue())
+
+
+def assert_refused(folder: Path, *parts: str) -> None:
+    """Loading fails with one line that holds all ``parts``."""
+    with pytest.raises(ModelError) as caught:
+        load_model(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (str(folder), *parts):
+        assert part in message
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "nowhere", f"{DESCRIPTION}: no such file")
+
+
+@pytest.mark.parametrize("file", [BINARY, FLOAT_TWIN])
+def test_a_missing_file(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    assert_refused(folder, f"{file}: no such file")
+
+
+@pytest.mark.parametrize("file", [DESCRIPTION, BINARY])
+def test_a_folder_in_the_place_of_a_file(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    (folder / file).mkdir()
+    assert_refused(folder, file)
+
+
+def test_a_changed_file(folder: Path) -> None:
+    with (folder / BINARY).open("ab") as file:
+        file.write(b"x")
+    assert_refused(folder, BINARY, "the file was changed")
+
+
+def test_a_float_twin_without_a_digest(folder: Path) -> None:
+    description = read(folder)
+    del description["files"][FLOAT_TWIN]
+    write(folder, description)
+    assert_refused(folder, f"no sha256 of {FLOAT_TWIN}")
+
+
+def test_a_description_that_is_too_long(folder: Path) -> None:
+    (folder / DESCRIPTION).write_text("#" * (MAX_DESCRIPTION_BYTES + 1))
+    assert_refused(folder, f"{MAX_DESCRIPTION_BYTES + 1} bytes")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [1, 2",
+        "\tname: x",
+        "- a\n- b",
+        "just text",
+        "",
+        "name: \x07",
+        "a: !!python/object:os.system {}",
+        "a: 2020-13-45",  # a date, as YAML takes it
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "a: " + "9" * 5000,  # more digits than Python converts
+        "[" * 400,
+        "? [a]\n: b",
+    ],
+)
+def test_a_description_that_is_not_a_mapping(folder: Path, text: str) -> None:
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    assert_refused(folder, DESCRIPTION)
+
+
+def test_a_description_that_is_not_text(folder: Path) -> None:
+    (folder / DESCRIPTION).write_bytes(b"name: \xff\xfe\xfa")
+    assert_refused(folder, "cannot be read")
+
+
+def test_a_bomb_of_references_gives_a_short_message(folder: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    text = yaml.safe_dump({**read(folder), "name": None}).replace("name: null", "name: *a29")
+    (folder / DESCRIPTION).write_text("\n".join(lines) + "\n" + text)
+    with pytest.raises(ModelError, match="name is") as caught:
+        load_model(folder)
+    assert len(str(caught.value)) < 1000
+
+
+def at(path: str, value: object) -> Callable[[Description], None]:
+    """An edit that sets the field ``path``, or deletes it where ``value`` is Ellipsis."""
+
+    def edit(description: Description) -> None:
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        place: Any = description
+        for part in parents:
+            place = place[part]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+
+    return edit
+
+
+REFUSALS: list[tuple[str, object, str]] = [
+    ("format", 2, "update bnn_perception"),
+    ("format", 0, "format is 0"),
+    ("format", "1", "format is '1'"),
+    ("format", True, "format is True"),
+    ("format", ..., "format is None"),
+    ("name", ..., "'name' is missing"),
+    ("name", "", "name is ''"),
+    ("name", 3, "name is 3"),
+    ("labels", ..., "'labels' is missing"),
+    ("labels", "bus", "labels: not a list"),
+    ("labels", ["a", "b"], "labels: 2 of them, but dense2 has 5 outputs"),
+    ("labels", ["a", "b", "c", "d", 5], "labels: 5 is not a text"),
+    ("labels", ["a", "b", "c", "d", " "], "labels: ' ' is not a text"),
+    ("input", ..., "'input' is missing"),
+    ("input", [12, 12], "input: is not a mapping"),
+    ("input.height", ..., "input: the field 'height' is missing"),
+    ("input.height", 0, "input.height is 0"),
+    ("input.height", 1e3, "input.height is 1000.0"),
+    ("input.height", True, "input.height is True"),
+    ("input.height", 100000, "input.height is 100000"),
+    ("input.channels", 2, "input.channels is 2"),
+    ("input.channels", [3], "input.channels is [3]"),
+    ("input.fit", "pad", "input.fit is 'pad'"),
+    ("input.colour", "rgb", "input: unknown field 'colour'"),
+    ("temperature", 0, "temperature is 0"),
+    ("temperature", -1.0, "temperature is -1.0"),
+    ("temperature", float("nan"), "temperature is nan"),
+    ("temperature", float("inf"), "temperature is inf"),
+    ("temperature", "warm", "temperature is 'warm'"),
+    ("temperature", 10**400, "temperature is"),
+    ("temperature", True, "temperature is True"),
+    ("files", ..., "'files' is missing"),
+    ("files", [], "files: no sha256 of binary.npz"),
+    ("files", {}, "files: no sha256 of binary.npz"),
+    ("files.binary.npz", None, ""),
+    ("files", {BINARY: "0" * 64, "../evil": "0" * 64}, "files: unknown file '../evil'"),
+    ("files", {BINARY: "0" * 63}, "is not 64 hexadecimal digits"),
+    ("files", {BINARY: "0" * 64}, "the file was changed"),
+    ("layers", ..., "'layers' is missing"),
+    ("layers", [], "layers: 0 of them"),
+    ("layers", {}, "layers: not a list"),
+    ("layers", ["conv"], "layers: not a list"),
+    ("layers.1.name", ..., "layers: the name None is not a word"),
+    ("layers.1.name", 3, "layers: the name 3 is not a word"),
+    ("layers.1.name", "conv1", "conv1"),
+    ("layers.1.name", "../conv", "layers: the name '../conv' is not a word"),
+    ("layers.1.kind", ..., "conv2: kind None is unknown"),
+    ("layers.1.kind", "residual", "conv2: kind 'residual' is unknown"),
+    ("layers.1.kind", ["binary_conv2d"], "conv2: kind ['binary_conv2d'] is unknown"),
+    ("layers.1.kind", "thermometer", "conv2"),
+    ("layers.1.kind", "input_conv2d", "conv2"),
+    ("layers.1.groups", 2, "conv2: unknown field 'groups'"),
+    ("layers.1.weights", [1], "conv2: unknown field 'weights'"),
+    ("layers.1.in_channels", ..., "conv2: the field 'in_channels' is missing"),
+    ("layers.1.in_channels", 41, "conv2: in_channels is 41, but its input has 40"),
+    ("layers.1.in_channels", 400, "conv2.weights is uint32 [70, 3, 3, 2], not uint32 [70, 3, 3, 13]"),
+    ("layers.1.in_channels", "many", "conv2"),
+    ("layers.1.in_channels", -5, "conv2"),
+    ("layers.1.out_channels", 71, "conv2.weights is uint32 [70, 3, 3, 2], not uint32 [71, 3, 3, 2]"),
+    ("layers.1.out_channels", 10**30, "conv2"),
+    ("layers.1.kernel", 3, "conv2.kernel is 3; it must be 2 whole numbers"),
+    ("layers.1.kernel", [3], "conv2.kernel is [3]"),
+    ("layers.1.kernel", [3, "x"], "conv2.kernel is 'x'"),
+    ("layers.1.kernel", [3, 5], "conv2.weights"),
+    ("layers.1.stride", [0, 1], "conv2.stride is 0"),
+    ("layers.1.stride", [65, 1], "conv2.stride is 65"),
+    ("layers.1.padding", [3, 1], "conv2.padding is 3; it must be a whole number from 0 to 2"),
+    ("layers.1.padding_value", 1, "conv2.padding_value is 1"),
+    ("layers.1.padding_value", [0], "conv2.padding_value is [0]"),
+    ("layers.0.pool", 2, "conv1.pool: is not a mapping"),
+    ("layers.0.pool", {"size": 2}, "conv1.pool: the field 'stride' is missing"),
+    ("layers.0.pool", {"size": 2, "stride": 0}, "conv1.pool.stride is 0"),
+    ("layers.0.pool", {"size": "2", "stride": 2}, "conv1.pool.size is '2'"),
+    ("layers.0.pool", {"size": 13, "stride": 2}, "conv1: pool.size 13 is larger than its input"),
+    (
+        "layers.0.pool",
+        {"size": 4, "stride": 2},
+        "dense1: in_shape is [6, 6, 70], but its input has [5, 5, 70]",
+    ),
+    ("layers.2.in_shape", [6, 6], "dense1.in_shape is [6, 6]; it must be 3 whole numbers"),
+    ("layers.2.in_shape", [0, 6, 70], "dense1"),
+    ("layers.2.in_shape", [6, 6, 96], "dense1"),
+    ("layers.3.out_features", 6, "dense2.weights"),
+    ("layers.3.kind", "binary_dense", "dense2"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "reason"), REFUSALS)
+def test_a_wrong_field(folder: Path, path: str, value: object, reason: str) -> None:
+    description = read(folder)
+    if path == "files.binary.npz":
+        description["files"][BINARY] = value
+        reason = "is not 64 hexadecimal digits"
+    else:
+        at(path, value)(description)
+    write(folder, description)
+    assert_refused(folder, reason)
+
+
+def test_too_many_layers(folder: Path) -> None:
+    description = read(folder)
+    description["layers"] = [description["layers"][1]] * 300
+    write(folder, description)
+    assert_refused(folder, "layers: 300 of them")
+
+
+def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:
+    first = input_conv(rng, "first", (8, 8, 3), 32)
+    middle = binary_conv(rng, "middle", (8, 8, 32), 32)
+    last = output_dense(rng, "last", (8, 8, 32), 2)
+    spec = InputSpec(8, 8)
+    with pytest.raises(ModelError, match="first: the last layer must be"):
+        make_model(spec, [first])
+    with pytest.raises(ModelError, match="middle: a binary_conv2d cannot stand at place 1"):
+        make_model(spec, [middle, last])
+    with pytest.raises(ModelError, match="again: a input_conv2d cannot stand at place 2"):
+        make_model(spec, [first, replace(first, name="again"), last])
+    with pytest.raises(ModelError, match="bits: a output_bits must be the last layer"):
+        make_model(
+            spec, [first, output_bits(rng, "bits", (8, 8, 32), 2), output_dense(rng, "last", (1, 1, 2), 2)]
+        )
+    with pytest.raises(ModelError, match="the name 'first' stands twice"):
+        make_model(spec, [first, replace(middle, name="first"), last])
+    with pytest.raises(ModelError, match="is not a word"):
+        make_model(spec, [first, replace(last, name="a/b")])
+
+
+ARRAY_REFUSALS: list[tuple[str, Callable[[NDArray[Any]], Any], str]] = [
+    ("conv2.weights", lambda a: a[:-1], "conv2.weights is uint32 [69, 3, 3, 2], not uint32 [70, 3, 3, 2]"),
+    ("conv2.weights", lambda a: a.astype(np.int32), "conv2.weights is int32"),
+    ("conv2.weights", lambda a: a.astype(">u4"), "conv2.weights is >u4"),
+    ("conv2.weights", np.asfortranarray, "conv2.weights is uint32"),
+    ("conv2.weights", lambda a: a | np.uint32(1 << 31), "conv2.weights: a spare bit is set"),
+    ("conv2.weights", lambda a: np.zeros(1 << 20, np.uint32), "conv2.weights is larger than uint32"),
+    ("conv2.threshold", lambda a: a.astype(np.float32), "conv2.threshold is float32"),
+    ("conv2.flip", lambda a: a.astype(np.uint8), "conv2.flip is uint8"),
+    ("conv2.flip", lambda a: np.array([None] * len(a), dtype=object), "conv2.flip"),
+    ("conv1.levels", lambda a: a - 1, "conv1.levels lie in -1..254"),
+    ("conv1.levels", lambda a: a * 2, "conv1.levels lie in 0..510"),
+    ("dense1.weights", lambda a: a | np.uint32(1 << 31), "dense1.weights: a spare bit is set"),
+    ("dense2.scale", lambda a: a * np.nan, "dense2.scale holds a value that is not finite"),
+    ("dense2.bias", lambda a: a + np.inf, "dense2.bias holds a value that is not finite"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "reason"), ARRAY_REFUSALS)
+def test_a_wrong_array(folder: Path, name: str, change: Callable[[NDArray[Any]], Any], reason: str) -> None:
+    values = arrays(folder)
+    values[name] = change(values[name])
+    write_arrays(folder, values)
+    assert_refused(folder, reason)
+
+
+def test_a_missing_array_and_one_too_many(folder: Path) -> None:
+    values = arrays(folder)
+    threshold = values.pop("conv2.threshold")
+    write_arrays(folder, values)
+    assert_refused(folder, BINARY, "the array conv2.threshold is missing")
+    write_arrays(folder, {**values, "conv2.threshold": threshold, "conv9.threshold": threshold})
+    assert_refused(folder, BINARY, "'conv9.threshold.npy' belongs to no layer")
+
+
+def test_a_truncated_file(folder: Path) -> None:
+    content = (folder / BINARY).read_bytes()
+    for length in (0, 1, 100, len(content) // 2, len(content) - 1):
+        write_binary(folder, content[:length])
+        assert_refused(folder, BINARY, "is not an npz file")
+
+
+def test_an_array_that_ends_early(folder: Path) -> None:
+    values = arrays(folder)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, value in values.items():
+            entry = io.BytesIO()
+            np.save(entry, value)
+            cut = 5 if name == "conv2.weights" else 0
+            archive.writestr(f"{name}.npy", entry.getvalue()[: len(entry.getvalue()) - cut])
+    write_binary(folder, file.getvalue())
+    assert_refused(folder, BINARY, "conv2.weights ends early")
+
+
+def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = sum(value.nbytes for value in arrays(folder).values())
+    monkeypatch.setattr("bnn_perception.model.MAX_ARRAY_BYTES", total)
+    load_model(folder)
+    monkeypatch.setattr("bnn_perception.model.MAX_ARRAY_BYTES", total - 1)
+    assert_refused(folder, BINARY, "at most")
+
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 70),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.one_of(st.integers(-1, 70), st.text(max_size=3), st.none()), max_size=4),
+    st.dictionaries(st.sampled_from(["size", "stride", "x"]), st.integers(-1, 5), max_size=3),
+    st.dates(),
+)
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every field in a description."""
+    found = [path] if path else []
+    if isinstance(value, dict):
+        for key, child in value.items():
+            found += places(child, (*path, key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            found += places(child, (*path, index))
+    return found
+
+
+WHOLE: Description = {}
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that the fuzz tests change again and again."""
+    folder = tmp_path_factory.mktemp("fuzz") / "model"
+    save_model(random_model(np.random.default_rng(0)), folder)
+    shutil.copytree(folder, folder.parent / "whole")
+    WHOLE.update(read(folder))
+    return folder
+
+
+def assert_loads_or_refuses(folder: Path) -> None:
+    refusal = None
+    try:
+        load_model(folder)
+    except ModelError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert refusal.startswith(str(folder))
+        assert "\n" not in refusal
+        assert len(refusal) < len(str(folder)) + 1000
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_fields_of_any_value(fuzzed: Path, data: st.DataObject) -> None:
+    description = copy.deepcopy(WHOLE)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *parents, last = data.draw(st.sampled_from(places(description)))
+        place: Any = description
+        for part in parents:
+            place = place[part]
+        action = data.draw(st.sampled_from(["set", "delete", "add"]))
+        if action == "set":
+            place[last] = data.draw(values)
+        elif action == "delete":
+            del place[last]
+        elif isinstance(place, dict):
+            place[data.draw(st.text(max_size=4))] = data.draw(values)
+    write(fuzzed, description)
+    shutil.copy(fuzzed.parent / "whole" / BINARY, fuzzed)
+    assert_loads_or_refuses(fuzzed)
+
+
+def mutated(data: st.DataObject, content: bytes) -> bytes:
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(changed) - 1))
+        if data.draw(st.booleans()):
+            changed[position] = data.draw(st.integers(0, 255))
+        else:
+            del changed[position : position + data.draw(st.integers(1, 30))]
+    return bytes(changed)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_descriptions_of_any_bytes(fuzzed: Path, data: st.DataObject) -> None:
+    (fuzzed / DESCRIPTION).write_bytes(mutated(data, (fuzzed.parent / "whole" / DESCRIPTION).read_bytes()))
+    assert_loads_or_refuses(fuzzed)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_arrays_of_any_bytes(fuzzed: Path, data: st.DataObject) -> None:
+    shutil.copy(fuzzed.parent / "whole" / DESCRIPTION, fuzzed)
+    write_binary(fuzzed, mutated(data, (fuzzed.parent / "whole" / BINARY).read_bytes()))
+    assert_loads_or_refuses(fuzzed)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["conv2.weights", "dense2.scale"]))
+@settings(max_examples=100, deadline=None)
+def test_array_headers_of_any_bytes(fuzzed: Path, header: bytes, name: str) -> None:
+    shutil.copytree(fuzzed.parent / "whole", fuzzed, dirs_exist_ok=True)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(
+            f"{name}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(2000)
+        )
+    write_binary(fuzzed, file.getvalue())
+    assert_loads_or_refuses(fuzzed)
+
+
+# What layers say of themselves.
+
+
+def test_shapes_macs_and_fan_in(rng: np.random.Generator) -> None:
+    conv = input_conv(rng, "a", (17, 20, 3), 8, kernel=(5, 3), stride=(2, 1), padding=(2, 1), pool=Pool(3, 2))
+    assert conv.conv_shape((17, 20, 3)) == (9, 20, 8)
+    assert conv.output_shape((17, 20, 3)) == (4, 9, 8)
+    assert conv.fan_in == 45
+    assert conv.macs((17, 20, 3)) == 9 * 20 * 8 * 45
+    dense = binary_dense(rng, "b", (4, 9, 8), 50)
+    assert dense.output_shape((4, 9, 8)) == (1, 1, 50)
+    assert dense.macs((4, 9, 8)) == 4 * 9 * 8 * 50
+    levels = thermometer(rng, "c", (17, 20, 3), 32)
+    assert levels.output_shape((17, 20, 3)) == (17, 20, 96)
+    with pytest.raises(ModelError, match="a: in_channels is 3, but its input has 1"):
+        conv.output_shape((17, 20, 1))
+    with pytest.raises(ModelError, match="larger than its padded input"):
+        binary_conv(rng, "d", (3, 3, 8), 8, kernel=(5, 5), padding=(0, 0)).output_shape((3, 3, 8))
+
+
+@given(st.integers(0, 1 << 32), st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 5, 33]), st.data())
+@settings(max_examples=60, deadline=None)
+def test_border_correction(seed: int, height: int, width: int, channels: int, data: st.DataObject) -> None:
+    """Padding by -1 plus the correction is padding by 0."""
+    rng = np.random.default_rng(seed)
+    kernel = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    padding = (data.draw(st.integers(0, kernel[0] - 1)), data.draw(st.integers(0, kernel[1] - 1)))
+    stride = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    shape = (height, width, channels)
+    layer = binary_conv(rng, "a", shape, 3, kernel, stride, padding, padding_value=0)
+    try:
+        conv_shape = layer.conv_shape(shape)
+    except ModelError:
+        return
+    values = rng.choice(np.array([-1, 1], dtype=np.int32), shape)
+    weights = bits.signs(layer.weights, channels)
+    row, column, table = layer.border_correction(shape)
+    corrected = convolution(values, weights, stride, padding, -1) + table[row][:, column]
+    assert corrected.shape == conv_shape
+    np.testing.assert_array_equal(corrected, convolution(values, weights, stride, padding, 0))
+
+
+def test_levels_are_the_identity_unless_stated(rng: np.random.Generator) -> None:
+    layer: Layer = input_conv(rng, "a", (8, 8, 3), 8)
+    assert isinstance(layer, InputConv2d)
+    np.testing.assert_array_equal(layer.levels, np.arange(256))
+    assert isinstance(binary_conv(rng, "b", (8, 8, 8), 8), BinaryConv2d)

@@ -1,0 +1,146 @@
+"""The reference backend against loops that say what the words in its docstrings say."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bnn_perception import bits
+from bnn_perception.backends import reference
+from bnn_perception.backends.reference import ReferenceBackend
+from bnn_perception.classifier import Classifier
+from bnn_perception.model import Conv2d, InputSpec, Pool
+from bnn_perception.preprocess import Frame
+from models import (
+    binary_conv,
+    binary_dense,
+    input_conv,
+    make_model,
+    output_bits,
+    output_dense,
+    random_frame,
+    random_model,
+    random_words,
+    thermometer,
+)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def looped(layer: Conv2d, values: NDArray[np.int64], padding_value: int) -> NDArray[np.bool_]:
+    """A convolution with pool, threshold and flip, one product after the other."""
+    shape = (values.shape[0], values.shape[1], layer.in_channels)
+    weights = bits.signs(layer.weights, layer.in_channels)
+    sums = np.zeros(layer.conv_shape(shape), dtype=np.int64)
+    for y, x, out in np.ndindex(sums.shape):
+        for ky, kx, channel in np.ndindex(*layer.kernel, layer.in_channels):
+            row = y * layer.stride[0] + ky - layer.padding[0]
+            column = x * layer.stride[1] + kx - layer.padding[1]
+            inside = 0 <= row < shape[0] and 0 <= column < shape[1]
+            value = values[row, column, channel] if inside else padding_value
+            sums[y, x, out] += value * weights[out, ky, kx, channel]
+    result = np.zeros(layer.output_shape(shape), dtype=bool)
+    pool = layer.pool or Pool(1, 1)
+    for y, x, out in np.ndindex(result.shape):
+        top, left = y * pool.stride, x * pool.stride
+        largest = sums[top : top + pool.size, left : left + pool.size, out].max()
+        result[y, x, out] = (largest >= layer.threshold[out]) != layer.flip[out]
+    return result
+
+
+POOLS = [None, Pool(2, 2), Pool(3, 2)]
+
+
+@pytest.mark.parametrize(("pool", "padding_value"), list(itertools.product(POOLS, [-1, 0])))
+def test_binary_conv2d(rng: np.random.Generator, pool: Pool | None, padding_value: int) -> None:
+    shape = (7, 6, 35)
+    layer = binary_conv(rng, "a", shape, 5, (3, 2), (2, 1), (2, 1), pool, padding_value)
+    words = random_words(rng, shape)
+    expected = looped(layer, bits.signs(words, 35).astype(np.int64), padding_value)
+    np.testing.assert_array_equal(reference.binary_conv2d(layer, words), bits.pack(expected))
+
+
+@pytest.mark.parametrize(("pool", "signed"), list(itertools.product(POOLS, [False, True])))
+def test_input_conv2d(rng: np.random.Generator, pool: Pool | None, signed: bool) -> None:
+    layer = input_conv(rng, "a", (7, 6, 3), 5, (3, 2), (1, 2), (1, 0), pool, signed)
+    pixels = rng.integers(0, 256, (7, 6, 3), dtype=np.uint8)
+    values = pixels.astype(np.int64) - (128 if signed else 0)
+    np.testing.assert_array_equal(reference.input_conv2d(layer, pixels), bits.pack(looped(layer, values, 0)))
+
+
+def test_thermometer(rng: np.random.Generator) -> None:
+    layer = thermometer(rng, "a", (4, 5, 3), 11)
+    pixels = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    expected = np.zeros((4, 5, 33), dtype=bool)
+    for y, x, channel, level in np.ndindex(4, 5, 3, 11):
+        expected[y, x, channel * 11 + level] = pixels[y, x, channel] >= layer.thresholds[channel, level]
+    np.testing.assert_array_equal(reference.thermometer(layer, pixels), bits.pack(expected))
+
+
+def test_dense_layers(rng: np.random.Generator) -> None:
+    shape = (2, 3, 33)
+    words = random_words(rng, shape)
+    values = bits.signs(words, 33).reshape(-1)
+    for make in (binary_dense, output_dense, output_bits):
+        layer = make(rng, "a", shape, 7)
+        weights = bits.signs(layer.weights.reshape(7, 2, 3, 2), 33).reshape(7, -1)
+        dots = np.array([sum(int(v) * int(w) for v, w in zip(values, row)) for row in weights])
+        if make is binary_dense:
+            expected = bits.pack((dots >= layer.threshold) != layer.flip)
+            np.testing.assert_array_equal(reference.binary_dense(layer, words), expected.reshape(1, 1, 1))
+        elif make is output_dense:
+            # Rounded to float32 after the product and again after the sum.
+            expected = np.float32(np.float32(dots) * layer.scale) + layer.bias
+            np.testing.assert_array_equal(reference.output_dense(layer, words), expected)
+        else:
+            fires = (dots >= layer.threshold) != layer.flip
+            expected = np.where(fires, layer.scale + layer.bias, layer.bias)
+            np.testing.assert_array_equal(reference.output_bits(layer, words), expected)
+
+
+def test_logits_are_the_last_activation(rng: np.random.Generator) -> None:
+    model = random_model(rng)
+    backend = ReferenceBackend(model)
+    frames = [random_frame(rng, 30, 20), random_frame(rng, 15, 25, "bgra8")]
+    logits = backend.logits(frames)
+    assert logits.dtype == np.float32
+    for frame, row in zip(frames, logits):
+        names, outputs = zip(*backend.activations(frame))
+        assert names == ("input", *(layer.name for layer in model.layers))
+        np.testing.assert_array_equal(outputs[-1], row)
+        for output, shape in zip(outputs[1:-1], model.shapes()[1:-1]):
+            assert output.dtype == np.uint32
+            assert output.shape == (shape[0], shape[1], bits.words_for(shape[2]))
+    assert list(backend.times) == ["preprocess", "inference"]
+
+
+def test_random_models_have_bits_of_both_kinds(rng: np.random.Generator) -> None:
+    """Or the other tests would compare constants."""
+    model = random_model(rng)
+    for name, words in list(ReferenceBackend(model).activations(random_frame(rng, 30, 20)))[1:-1]:
+        channels = dict(zip((layer.name for layer in model.layers), (s[2] for s in model.shapes()[1:])))[name]
+        share = bits.unpack(words, channels).mean()
+        assert 0.2 < share < 0.8, name
+
+
+def test_classifier_scores(rng: np.random.Generator) -> None:
+    model = random_model(rng)
+    classifier = Classifier(model, ReferenceBackend(model))
+    frames = [random_frame(rng, 30, 20) for _ in range(3)]
+    scores = classifier.scores(frames)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-6)
+    for predictions, row in zip(classifier.classify(frames, top_k=3), scores):
+        assert [p.class_id for p in predictions] == list(np.argsort(-row, kind="stable")[:3])
+        assert all(p.label == model.labels[p.class_id] and p.score == row[p.class_id] for p in predictions)
+
+
+def test_a_thermometer_model(rng: np.random.Generator) -> None:
+    layers = [thermometer(rng, "a", (5, 5, 1), 32), output_dense(rng, "b", (5, 5, 32), 3)]
+    model = make_model(InputSpec(5, 5, channels=1), list(layers))
+    assert ReferenceBackend(model).logits([Frame(np.zeros((5, 5, 1), np.uint8), "mono8")]).shape == (1, 3)
