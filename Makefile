@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train lint clean
+.PHONY: demo test test-train gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
@@ -23,6 +23,11 @@ test: $(STAMP)
 # The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
 test-train: $(VENV)/.made-for-training
 	$(RUN) -m pytest $(ARGS)
+
+# Tests and benchmark on an NVIDIA GPU, into benchmark/results. No environment is made: PYTHON has CuPy for the GPU's
+# driver (and ONNX Runtime, and PyTorch where it is to be compared with); benchmark/results/README.md says what it needs.
+gpu-check:
+	$(PYTHON) -m bnn_perception.tools.gpu.benchmark --gpu --tests test/gpu $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check

@@ -145,6 +145,17 @@ def test_tuning_writes_the_fastest_tile(
     assert "2.00 -> 1.00 µs, 2 tiles" in out
 
 
+def test_tests_are_a_part_of_the_results(tmp_path: Path) -> None:
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    (folder / "test_one.py").write_text("def test_one():\n    assert True\n")
+    result = tmp_path / "result.json"
+    assert benchmark.run_in_process(benchmark.TESTS, result, folder, 60) is None
+    assert "1 passed" in json.loads(result.read_text())["summary"]
+    (folder / "test_two.py").write_text("def test_two():\n    assert False\n")
+    assert "1 failed, 1 passed" in str(benchmark.run_in_process(benchmark.TESTS, result, folder, 60))
+
+
 def test_a_part_that_dies_is_reported(tmp_path: Path) -> None:
     """In a process of its own, without a GPU: the last line of its complaint."""
     error = benchmark.run_in_process("cuda_binary", tmp_path / "result.json", tmp_path, 60)

@@ -177,8 +177,7 @@ def cuda_float(precision: str, model: Model | None, save: Save) -> None:
     from bnn_perception.backends.cuda_float import CudaFloatBackend
 
     assert model is not None
-    assert model.float_twin is not None
-    stages = read_float_twin(model.float_twin, model.input, len(model.labels))
+    stages = _stages(model)
     backend = CudaFloatBackend(model, precision)
     _compare_with_onnx_runtime(model, backend.logits(_batches(model, 4)[0]), TOLERANCE[precision])
     result: Result = {"batches": {}}
@@ -198,6 +197,14 @@ def cuda_float(precision: str, model: Model | None, save: Save) -> None:
         entry["call_without_graph"] = asdict(time_calls(backend.logits, batches))
         save(result)
     backend.close()
+
+
+def _stages(model: Model) -> tuple[Stage, ...]:
+    if model.float_twin is None:
+        raise ToolError(
+            f"{model.name} has no float twin; random ones need the package onnx: pip install onnx"
+        )
+    return read_float_twin(model.float_twin, model.input, len(model.labels))
 
 
 def _measure(backend: CudaBackend, batch: int, result: Result, work: Callable[[int], list[Work]]) -> None:
@@ -227,8 +234,7 @@ def _measure(backend: CudaBackend, batch: int, result: Result, work: Callable[[i
 def compare_pytorch(variant: str, model: Model | None, save: Save) -> None:
     """Times of the float twin by PyTorch."""
     assert model is not None
-    assert model.float_twin is not None
-    stages: Sequence[Stage] = read_float_twin(model.float_twin, model.input, len(model.labels))
+    stages = _stages(model)
     how = pytorch.VARIANTS[variant]
     result: Result = {"batches": {}}
     for batch in BATCHES:

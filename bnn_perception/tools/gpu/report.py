@@ -12,7 +12,10 @@ PAPERS_BASELINE = ("cuda_float fp32", "gpu_without_graph")
 
 def markdown(results: dict[str, Any]) -> str:
     """All tables, with what they were measured on and what failed."""
-    lines = [*_heading(results), *_peaks(results)]
+    lines = _heading(results)
+    if results.get("tests"):
+        lines += ["", f"Tests on this GPU: {results['tests']['summary'].strip('= ')}."]
+    lines += _peaks(results)
     for net, content in results["nets"].items():
         entries = {name: entry for name, entry in content["entries"].items() if entry}
         lines += ["", f"## {net}", "", f"Weights: {content['origin']}."]
@@ -97,7 +100,9 @@ def _papers_claim(entries: dict[str, Any]) -> list[str]:
             lines.append(
                 f"At batch 1, {name} launched kernel by kernel takes {ratio:.1f} times as long as {binary} in a graph."
             )
-    return lines + ["The paper (arXiv 1808.00209) states up to 7.4 times for its own pair."] if lines else []
+    if lines:
+        lines.append("The paper (arXiv 1808.00209) states up to 7.4 times for its own pair.")
+    return lines
 
 
 def _comparison(entries: dict[str, Any]) -> list[str]:

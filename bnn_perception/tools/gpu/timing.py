@@ -99,6 +99,7 @@ def time_network(backend: CudaBackend, batches: Sequence[Sequence[Frame]], graph
             for launches in sequences:
                 enqueue(launches)
 
+        work()  # CUDA loads a kernel at its first launch, which a capture may not do
         run = captured(backend.stream, work) if graph else work
         watch = Stopwatch(backend.gpu.cupy.cuda, backend.stream)
         return sample(lambda: watch.microseconds(run) / len(batches))
