@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "msgs" / "vision_msgs"
 
 # The wheels' CMake exports name the interpreter of the container in which they were built.
 _BUILD_INCLUDE = re.compile(r"/opt/python/[^/;\"]+/include/python[\d.]+")
-_BUILD_SITE_PACKAGES = re.compile(r"/opt/python/[^/;\"]+/lib/python[\d.]+/site-packages")
+_BUILD_NUMPY = re.compile(r"/opt/python/[^/;\"]+/lib/python[\d.]+/site-packages/numpy/_?core/include")
 
 
 def main(check_only: bool) -> int:
@@ -49,9 +49,7 @@ def missing() -> str | None:
 
 def build(prefix: Path) -> int:
     """Generate, compile and install the package below ``prefix``."""
-    include = Path(sysconfig.get_path("include"))
-    site_packages = Path(sysconfig.get_path("purelib"))
-    point_exports_at(prefix / "share", include, site_packages)
+    point_exports_at_this_machine(prefix / "share")
     with tempfile.TemporaryDirectory(prefix="vision_msgs-") as scratch:
         configure = [
             "cmake",
@@ -62,17 +60,20 @@ def build(prefix: Path) -> int:
             f"-DCMAKE_PREFIX_PATH={prefix}",
             f"-DCMAKE_INSTALL_PREFIX={prefix}",
             f"-DPython3_EXECUTABLE={sys.executable}",
-            f"-DPYTHON_INSTALL_DIR={site_packages.relative_to(prefix)}",
+            f"-DPYTHON_INSTALL_DIR={Path(sysconfig.get_path('purelib')).relative_to(prefix)}",
         ]
         steps = [configure, ["cmake", "--build", scratch, "--parallel"], ["cmake", "--install", scratch]]
         return 0 if all(run(step, prefix) for step in steps) else 1
 
 
-def point_exports_at(share: Path, include: Path, site_packages: Path) -> None:
-    """Replace the build container's include paths in the wheels' CMake exports by the ones of this machine."""
+def point_exports_at_this_machine(share: Path) -> None:
+    """Replace the build container's include paths in the wheels' CMake exports by those of this interpreter."""
+    import numpy
+
     for export in share.glob("*/cmake/*rosidl_generator_pyExport.cmake"):
         text = export.read_text(encoding="utf-8")
-        here = _BUILD_SITE_PACKAGES.sub(str(site_packages), _BUILD_INCLUDE.sub(str(include), text))
+        here = _BUILD_INCLUDE.sub(lambda _: sysconfig.get_path("include"), text)
+        here = _BUILD_NUMPY.sub(lambda _: numpy.get_include(), here)
         if here != text:
             export.write_text(here, encoding="utf-8")
 

@@ -104,7 +104,17 @@ def install(target: Path, extras: list[str], requirements: list[str]) -> None:
     """Install the package, editable, with its extras and further requirements."""
     print(f"make_venv: installing the package with [{','.join(extras)}]", flush=True)
     package = f"{ROOT}[{','.join(extras)}]"
-    run(python_of(target), "-m", "pip", "install", "--quiet", "--editable", package, *requirements)
+    run(
+        python_of(target),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--use-pep517",
+        "--editable",
+        package,
+        *requirements,
+    )
 
 
 def python_of(target: Path) -> Path:
