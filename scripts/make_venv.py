@@ -34,9 +34,11 @@ def main(folder: str, *extras: str) -> int:
     target = Path(folder)
     try:
         if os.environ.get("ROS_DISTRO") and os.environ.get("AMENT_PREFIX_PATH"):
-            requirements = check_sourced_ros()
+            check_sourced_ros()
             create(target, system_site_packages=True)
-            install(target, ["tools", *extras], requirements)
+            # apt's OpenCV and NumPy are not shadowed: cv_bridge is built for them.
+            base = "tools" if importlib.util.find_spec("cv2") else "standalone"
+            install(target, [base, *extras], numpy_of_this_machine())
         else:
             check_bare_machine()
             create(target, system_site_packages=False)
@@ -49,12 +51,8 @@ def main(folder: str, *extras: str) -> int:
     return 0
 
 
-def check_sourced_ros() -> list[str]:
-    """Check the sourced ROS installation.
-
-    Returns:
-        what to install from PyPI besides the extras.
-    """
+def check_sourced_ros() -> None:
+    """Check that the sourced ROS installation is one for this Python, and complete."""
     distribution = os.environ["ROS_DISTRO"]
     if importlib.util.find_spec("rclpy") is None:
         raise SetupError(
@@ -65,15 +63,15 @@ def check_sourced_ros() -> list[str]:
         if importlib.util.find_spec(package) is None:
             name = package.replace("_", "-")
             raise SetupError(f"{package} is not installed: sudo apt install ros-{distribution}-{name}")
-    requirements = []
-    if importlib.util.find_spec("cv2") is None:
-        requirements.append(f"{ROOT}[opencv]")
-    if importlib.util.find_spec("numpy") is not None:
-        import numpy
 
-        # apt's cv_bridge and OpenCV are built for the major version of apt's NumPy.
-        requirements.append(f"numpy<{int(numpy.__version__.split('.')[0]) + 1}")
-    return requirements
+
+def numpy_of_this_machine() -> list[str]:
+    """The requirement that keeps the major version of the NumPy that is there."""
+    if importlib.util.find_spec("numpy") is None:
+        return []
+    import numpy
+
+    return [f"numpy<{int(numpy.__version__.split('.')[0]) + 1}"]
 
 
 def check_bare_machine() -> None:
