@@ -19,7 +19,7 @@ from bnn_perception.tools.gpu.nets import PAPER, ROAD_SIGNS, random_model
 from bnn_perception.tools.gpu.work import Work, binary_work
 
 #: One SM at 1 MHz: a cycle is a microsecond. Memory of 1 MB/s: a byte is one too.
-SIMPLE = Board("simple", 87, 1, 1e6, 1e6, 16, 0.0, 0.0, "none")
+SIMPLE = Board("simple", 87, 1, 1e6, 1e6, 16, 16384, 0.0, 0.0)
 
 #: As nvdisasm prints a kernel: a loop inside a loop, a label before it, the branch to itself that ends every kernel.
 LISTING = """
@@ -126,6 +126,7 @@ def test_floor_by_hand() -> None:
     # 16 POPC a cycle of 32 bits, 1.47 times over: 752.64 binary multiply-accumulates a microsecond.
     assert floor(Work("a", 0, binary_macs=752640), SIMPLE) == pytest.approx(1e-3)
     assert floor(Work("a", 0, byte_macs=256), SIMPLE) == pytest.approx(1e-6)  # 64 DP4A of 4
+    assert floor(Work("a", 0, binary_macs=16384), SIMPLE, tensor_cores=True) == pytest.approx(1e-6)
     assert floor(Work("a", 5), SIMPLE) == pytest.approx(5e-6)
     assert floor(Work("a", 5, binary_macs=752640), SIMPLE) == pytest.approx(1e-3)  # the larger
 
@@ -143,7 +144,7 @@ def test_prediction_by_hand() -> None:
     assert predict(alone, code, Work("a", 0), SIMPLE) == pytest.approx((1000 + 22) * 1e-6)
 
 
-def fake_kernels(model: Any, board: Board) -> list[performance.Kernel]:
+def fake_kernels(model: Any, board: Board, tiles: TileTable) -> list[performance.Kernel]:
     spec = conv_spec()
     code = take_apart(spec, sass.kernels(LISTING)["bconv2d_popc"])
     layers = ("input", *(layer.name for layer in model.layers))
@@ -164,7 +165,7 @@ def make_run() -> dict[str, Any]:
             "clock_mhz": 1000.0,
             "integrated": False,
         },
-        "peaks": {"popc": 1.6e12, "copy": 1e12},
+        "peaks": {"popc": 1.6e12, "copy": 1e12, "binary_mma": {"b1 mma m16n8k256 and": 8e14}},
         "nets": {"khan2018": {"entries": {"cuda_binary": entry}}},
     }
 
@@ -187,16 +188,18 @@ def test_the_page_sets_measurements_beside_predictions(
     (tmp_path / "some-gpu.notes.md").write_text("The difference is the cold cache.\n")
     text = performance.document([(tmp_path / "some-gpu.json", make_run())])
     assert "Nothing on this page has been measured" not in text
-    assert "### Measured: Some GPU, 2026-01-02, commit abc" in text
-    assert "| conv2 | 1.0 | 2.0 | 3.0 | 1.50 |" in text
+    assert "### Measured: some-gpu, 2026-01-02, commit abc" in text
+    assert "| conv2 `bconv2d_popc` | 1.0 | 2.0 | 3.0 | 1.50 |" in text
     assert "The difference is the cold cache." in text
-    assert "some-gpu.json holds no times of this net." in text  # of the other net
+    assert text.count("No times of cuda_binary.") == 1  # of the other net
+    assert text.count("No times of cuda_binary tuned.") == 2
 
 
 def test_the_board_of_a_run_is_what_it_measured() -> None:
     board = performance.measured_board(make_run())
     assert board is not None
     assert board.popc == pytest.approx(16)
+    assert board.binary_mma == pytest.approx(8000)
     assert board.bandwidth == 1e12
     assert board.node == next(b.node for b in BOARDS if b.sm == 90)
     assert performance.measured_board({"environment": None, "peaks": None}) is None
@@ -205,14 +208,20 @@ def test_the_board_of_a_run_is_what_it_measured() -> None:
 def test_machine_code_of_the_real_kernels() -> None:
     """The nets' kernels for an Orin: their products are all found, and a word costs more than one instruction."""
     try:
-        found = performance.kernels(random_model(ROAD_SIGNS, np.random.default_rng(0)), BOARDS[0])
+        model = random_model(ROAD_SIGNS, np.random.default_rng(0))
+        found = performance.kernels(model, BOARDS[0], TileTable())
+        found += performance.kernels(model, BOARDS[0], performance.tensor_tiles(model, BOARDS[0]))
     except ToolError as error:
         pytest.skip(str(error))
+    assert {kernel.spec.kernel for kernel in found} == {
+        *("preprocess", "input_conv2d", "bconv2d_popc", "bconv2d_b1mma", "dense"),
+    }
     for kernel in found:
         multiplies = kernel.work.binary_macs + kernel.work.byte_macs > 0
         assert (kernel.code.loop is not None) == multiplies, kernel.work.layer
         if kernel.code.loop is not None:
-            assert 1 < kernel.code.loop.per_word < 30
+            low, high = (0.1, 1) if kernel.spec.kernel == "bconv2d_b1mma" else (1, 30)
+            assert low < kernel.code.loop.per_word < high
         assert kernel.prediction > kernel.floor > 0
 
 

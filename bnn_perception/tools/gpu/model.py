@@ -30,9 +30,9 @@ class Board:
         clock: Hz.
         bandwidth: of its memory, bytes/s.
         popc: POPC results a clock and SM.
+        binary_mma: binary multiply-accumulates of the tensor cores a clock and SM.
         node: from the end of one kernel of a graph to the start of the next, s.
         graph: of launching a graph and learning of its end, s.
-        sources: where the figures are from.
     """
 
     name: str
@@ -41,49 +41,22 @@ class Board:
     clock: float
     bandwidth: float
     popc: float
+    binary_mma: float
     node: float
     graph: float
-    sources: str
-
-    @property
-    def popc_rate(self) -> float:
-        """POPC a second, whole GPU."""
-        return self.popc * self.multiprocessors * self.clock
 
 
 #: Two robots' boards and a data-centre GPU.
 BOARDS = (
-    Board(
-        "Orin Nano Super",
-        87,
-        8,
-        1.02e9,
-        102e9,
-        16,
-        2.0e-6,
-        10e-6,
-        "clock, SMs, bandwidth: NVIDIA's data sheet",
-    ),
-    Board(
-        "AGX Orin 64 GB",
-        87,
-        16,
-        1.30e9,
-        204.8e9,
-        16,
-        2.0e-6,
-        10e-6,
-        "clock, SMs, bandwidth: NVIDIA's data sheet",
-    ),
-    Board(
-        "H100 SXM", 90, 132, 1.98e9, 3.35e12, 16, 1.0e-6, 4e-6, "clock, SMs, bandwidth: NVIDIA's data sheet"
-    ),
+    Board("Orin Nano Super", 87, 8, 1.02e9, 102e9, 16, 16384, 2.0e-6, 10e-6),
+    Board("AGX Orin 64 GB", 87, 16, 1.30e9, 204.8e9, 16, 16384, 2.0e-6, 10e-6),
+    Board("H100 SXM", 90, 132, 1.98e9, 3.35e12, 16, 16384, 1.0e-6, 4e-6),
 )
 
 #: Results a clock and SM by instruction, on SM 8.x and 9.0 (CUDA programming guide, throughput of native arithmetic
-#: instructions; shared memory serves one warp a clock). What is not named is an instruction of the integer pipe.
+#: instructions; shared memory serves one warp a clock). POPC and BMMA are the board's; what is not named here is an
+#: instruction of the integer pipe.
 PIPES: Mapping[str, tuple[str, float]] = {
-    "POPC": ("popc", 16),
     "LDS": ("memory", 32),
     "STS": ("memory", 32),
     "LDG": ("memory", 32),
@@ -94,9 +67,10 @@ PIPES: Mapping[str, tuple[str, float]] = {
     "FMUL": ("float", 128),
     "FADD": ("float", 128),
     "BRA": ("branch", 64),
-    "BMMA": ("tensor", 4),  # a warp's product of 16 x 8 x 256 in 8 clocks, as measured on SM 8.0
 }
 _INTEGER = ("integer", 64.0)
+#: Multiply-accumulates of one BMMA of a warp, m16n8k256.
+_MMA_MACS = 16 * 8 * 256
 #: A scheduler issues one instruction a clock, an SM has four.
 _ISSUE = 4.0
 #: Clocks between two instructions of a warp that has its scheduler to itself; dependent ones take 4 to 6, others 1.
@@ -174,6 +148,9 @@ def _words(spec: KernelSpec, count: Mapping[str, int]) -> float:
     defines = spec.defines
     if spec.kernel == "input_conv2d":
         return count.get("IDP", 0)
+    if spec.kernel == "bconv2d_b1mma":
+        # Of five products four are with filters; the fifth counts the ones of the input.
+        return count.get("BMMA", 0) * 4 / 5 * _MMA_MACS / (32 * WARP)
     if spec.kernel == "bconv2d_popc":
         group = defines["STEP_TAPS"] * defines["CHUNK_WORDS"]
     elif spec.kernel == "dense":
@@ -190,6 +167,10 @@ def _words_per_thread(spec: KernelSpec) -> float:
         columns = (d["PATCH"] - 1) * d["POOL_STRIDE"] + d["POSITIONS"]
         windows = (d["POOL_SIZE"] // d["POSITIONS"]) ** 2
         return windows * d["POSITIONS"] * columns * d["TAPS_Y"] * d["TAPS_X"] * d["CHUNKS"] * d["CHUNK_WORDS"]
+    if spec.kernel == "bconv2d_b1mma":
+        matrices = d["GROUPS"] * d["POOL_SIZE"] ** 2 / 2
+        steps = divide_up(d["TAPS_Y"] * d["TAPS_X"] * d["IN_WORDS"], 8)
+        return matrices * steps * 4 * _MMA_MACS / (32 * WARP)
     if spec.kernel == "dense":
         return d["SLICE"] * d["FRAMES"]
     return 0
@@ -198,6 +179,8 @@ def _words_per_thread(spec: KernelSpec) -> float:
 def _staged_per_thread(spec: KernelSpec) -> float:
     """Elements that each thread brings to shared memory: words of the input, and of weights four words at once."""
     d = spec.defines
+    if spec.kernel == "bconv2d_b1mma":
+        return spec.shared_bytes / 4 / spec.block[0]
     if "STAGE_CHUNKS" not in d:
         return 0.0
     stages = (
@@ -211,10 +194,13 @@ def _staged_per_thread(spec: KernelSpec) -> float:
     return stages * ((words - weights) + weights / 4) / spec.block[0]
 
 
-def floor(work: Work, board: Board) -> float:
-    """Seconds below which the kernel cannot be."""
-    binary = work.binary_macs / (32 * board.popc_rate * CARRY_SAVE_GAIN)
-    bytes_ = work.byte_macs / (4 * 64 * board.multiprocessors * board.clock)
+def floor(work: Work, board: Board, tensor_cores: bool = False) -> float:
+    """Seconds below which the kernel cannot be, by POPC or on tensor cores."""
+    cycles = board.multiprocessors * board.clock
+    binary = work.binary_macs / (
+        cycles * (board.binary_mma if tensor_cores else 32 * board.popc * CARRY_SAVE_GAIN)
+    )
+    bytes_ = work.byte_macs / (4 * 64 * cycles)
     return max(binary, bytes_, work.bytes / board.bandwidth) + board.node
 
 
@@ -225,10 +211,11 @@ def predict(spec: KernelSpec, code: Code, work: Work, board: Board) -> float:
         iterations = _words_per_thread(spec) / code.loop.words
         for name, count in code.loop.instructions.items():
             executed[name] = executed.get(name, 0.0) + count * iterations
+    own = {"POPC": ("popc", board.popc), "BMMA": ("tensor", board.binary_mma / _MMA_MACS * WARP)}
     pipes: dict[str, float] = {}
     for name, times in executed.items():
-        pipe, rate = PIPES.get(name, _INTEGER)
-        pipes[pipe] = pipes.get(pipe, 0.0) + times * WARP / (board.popc if pipe == "popc" else rate)
+        pipe, rate = own.get(name) or PIPES.get(name, _INTEGER)
+        pipes[pipe] = pipes.get(pipe, 0.0) + times * WARP / rate
     total = sum(executed.values())
     warps = spec.block[0] // WARP
     blocks = divide_up(spec.grid[0] * spec.grid[1] * spec.grid[2], board.multiprocessors)

@@ -33,47 +33,69 @@ def _places(folder: str, pattern: str) -> Iterator[Path]:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def libraries() -> dict[int, ctypes.CDLL]:
+    """The NVRTC of each major version of CUDA that is installed."""
+    found: dict[int, ctypes.CDLL] = {}
     for path in _places("lib", "libnvrtc.so.*"):
-        if re.fullmatch(r"libnvrtc\.so\.\d+", path.name):
-            return ctypes.CDLL(str(path))
-    raise ToolError(f"NVRTC was not found; {INSTALL}")
+        name = re.fullmatch(r"libnvrtc\.so\.(\d+)", path.name)
+        if name and int(name[1]) not in found:
+            found[int(name[1])] = ctypes.CDLL(str(path))
+    return found
 
 
-def version() -> tuple[int, int]:
-    """Of CUDA, (12, 9) say.
+#: SMs that only the NVRTC of one major version of CUDA knows.
+_ONLY_12 = (50, 52, 53, 60, 61, 62, 70, 72)
+_ONLY_13 = (88, 110)
+
+
+def _library(sm: int) -> ctypes.CDLL:
+    """The oldest NVRTC that knows an SM; what runs on JetPack 6 is then what is looked at."""
+    known = (12,) if sm in _ONLY_12 else (13,) if sm in _ONLY_13 else (12, 13)
+    for major in known:
+        if major in libraries():
+            return libraries()[major]
+    raise ToolError(f"NVRTC of CUDA {known[0]} was not found; {INSTALL}")
+
+
+def version(sm: int = 87) -> tuple[int, int]:
+    """Of the CUDA that compiles for an SM, (12, 9) say.
 
     Raises:
-        ToolError: where NVRTC is not installed.
+        ToolError: where it is not installed.
     """
     major, minor = ctypes.c_int(), ctypes.c_int()
-    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    _check(_library(sm).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
     return major.value, minor.value
 
 
 def compile_cubin(source: str, options: Sequence[str], sm: int) -> bytes:
-    """Machine code of a kernel's source for one SM.
+    """Machine code of a kernel's source for one SM; see :func:`compile_with_log`."""
+    return compile_with_log(_library(sm), source, options, sm)[0]
+
+
+def compile_with_log(library: ctypes.CDLL, source: str, options: Sequence[str], sm: int) -> tuple[bytes, str]:
+    """Machine code of a kernel's source for one SM, and what the compiler says.
 
     Args:
+        library: one of :func:`libraries`.
         source: CUDA C++ without includes.
-        options: ``-D`` options.
+        options: ``-D`` options and others.
         sm: compute capability times ten.
 
     Raises:
-        ToolError: with the compiler's message, or where NVRTC is not installed.
+        ToolError: with the compiler's message.
     """
-    library = _library()
     program = ctypes.c_void_p()
     _check(library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None))
     try:
-        # -ftz=true as CuPy compiles.
-        every = [f"--gpu-architecture=sm_{sm}", "--std=c++17", "-ftz=true", *options]
+        # The last two as CuPy compiles.
+        every = [f"--gpu-architecture=sm_{sm}", *options, "-ftz=true", "--device-as-default-execution-space"]
         array = (ctypes.c_char_p * len(every))(*(option.encode() for option in every))
-        if library.nvrtcCompileProgram(program, len(every), array) != 0:
-            raise ToolError(
-                f"NVRTC refused a kernel for sm_{sm}: {_text(library, program, 'ProgramLog').strip()}"
-            )
-        return _bytes(library, program, "CUBIN")
+        status = library.nvrtcCompileProgram(program, len(every), array)
+        log = _text(library, program, "ProgramLog").strip()
+        if status != 0:
+            raise ToolError(f"NVRTC refused a kernel for sm_{sm}: {log}")
+        return _bytes(library, program, "CUBIN"), log
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 

@@ -21,16 +21,16 @@ import numpy as np
 
 from bnn_perception.cuda.network import network
 from bnn_perception.cuda.sources import kernel_source
-from bnn_perception.cuda.specs import KernelSpec, Target
-from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import Model
+from bnn_perception.cuda.specs import KernelSpec, Target, mma_tiles
+from bnn_perception.cuda.tiles import SHIPPED, TileTable
+from bnn_perception.model import Conv2d, Model, iter_layers
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.gpu import nvrtc, sass
 from bnn_perception.tools.gpu.benchmark import RESULTS
 from bnn_perception.tools.gpu.model import BOARDS, CARRY_SAVE_GAIN, Board, Code, floor, predict, take_apart
 from bnn_perception.tools.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_model
-from bnn_perception.tools.gpu.report import table
+from bnn_perception.tools.gpu.report import TENSOR_KERNEL, TENSOR_PEAK, table
 from bnn_perception.tools.gpu.work import Work, binary_work
 
 DOCUMENT = Path("docs") / "performance.md"
@@ -47,17 +47,28 @@ class Kernel:
     prediction: float
 
 
-def kernels(model: Model, board: Board) -> list[Kernel]:
+def kernels(model: Model, board: Board, tiles: TileTable) -> list[Kernel]:
     """Compile a net's kernels for a board and take them apart."""
-    tiles = TileTable.load(resource_folder("config") / "cuda_tiles.yaml")
     steps = network(model, Target(board.sm, board.multiprocessors), tiles)
     found = []
     for step, work in zip(steps, binary_work(model, 1, int(np.prod(model.input.shape))), strict=True):
         spec = step.spec(1)
         text = nvrtc.disassemble(nvrtc.compile_cubin(kernel_source(spec.kernel), spec.options, board.sm))
         code = take_apart(spec, sass.kernels(text)[spec.kernel])
-        found.append(Kernel(work, spec, code, floor(work, board), predict(spec, code, work, board)))
+        lowest = floor(work, board, spec.kernel == TENSOR_KERNEL)
+        found.append(Kernel(work, spec, code, lowest, predict(spec, code, work, board)))
     return found
+
+
+def tensor_tiles(model: Model, board: Board) -> TileTable:
+    """Tiles on tensor cores, the best guesses, for every layer and board that can use them."""
+    target = Target(board.sm, board.multiprocessors)
+    table = TileTable()
+    for layer, shape, _ in iter_layers(model):
+        if isinstance(layer, Conv2d):
+            for tile in mma_tiles(layer, shape, target)[:1]:
+                table.set(layer, shape, target, tile)
+    return table
 
 
 def measured_board(results: dict[str, Any]) -> Board | None:
@@ -66,6 +77,7 @@ def measured_board(results: dict[str, Any]) -> Board | None:
     if not environment or not peaks or not environment.get("clock_mhz") or environment["sm"] < 75:
         return None
     clock = environment["clock_mhz"] * 1e6
+    cycles = clock * environment["multiprocessors"]
     known = min(
         BOARDS,
         key=lambda board: (board.sm != environment["sm"], environment["integrated"] != (board.sm == 87)),
@@ -76,10 +88,10 @@ def measured_board(results: dict[str, Any]) -> Board | None:
         environment["multiprocessors"],
         clock,
         peaks["copy"],
-        peaks["popc"] / environment["multiprocessors"] / clock,
+        peaks["popc"] / cycles,
+        peaks["binary_mma"].get(TENSOR_PEAK, 0.0) / cycles or known.binary_mma,
         known.node,
         known.graph,
-        "measured: bandwidth, POPC; stated by the driver: clock, SMs",
     )
 
 
@@ -100,7 +112,8 @@ def document(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
         )
     lines += _text(
         f"Written by `python -m bnn_perception.tools.gpu.performance`, machine code by NVRTC {major}.{minor}, tiles as "
-        "the node chooses them where nothing was tuned. All figures are for one frame of the net's own size."
+        "they are guessed where nothing was measured: the node then takes POPC, and tensor cores only where `benchmark "
+        "--tune` has found them to be faster. All figures are for one frame of the net's own size."
     )
     lines += _boards()
     for topology in (PAPER, ROAD_SIGNS):
@@ -117,13 +130,16 @@ def _boards() -> list[str]:
             str(board.multiprocessors),
             f"{board.clock / 1e9:.2f} GHz",
             f"{board.bandwidth / 1e9:.0f} GB/s",
-            f"{2 * 32 * board.popc_rate / 1e12:.1f}",
+            f"{2 * 32 * board.popc * cycles / 1e12:.1f}",
+            f"{2 * board.binary_mma * cycles / 1e12:.0f}",
             f"{board.node * 1e6:.0f} µs",
             f"{board.graph * 1e6:.0f} µs",
         )
         for board in BOARDS
+        for cycles in (board.clock * board.multiprocessors,)
     ]
-    header = ("", "SM", "SMs", "clock", "memory", "POPC, binary TOPS", "kernel in a graph", "graph")
+    binary = ("POPC, binary TOPS", "tensor cores, binary TOPS")
+    header = ("", "SM", "SMs", "clock", "memory", *binary, "kernel in a graph", "graph")
     return [
         "## Boards",
         *table(header, rows),
@@ -131,91 +147,106 @@ def _boards() -> list[str]:
         *_text(
             "Clock (the highest), SMs and memory bandwidth: NVIDIA's data sheets. 16 POPC a clock and SM: the CUDA "
             "programming guide, from memory; `benchmark --gpu` measures it. Binary TOPS: derived, one POPC for 32 "
-            "multiply-accumulates of two operations. The two launch times are estimates."
+            "multiply-accumulates of two operations. Tensor cores: derived, 16,384 binary multiply-accumulates a clock "
+            "and SM as the A100's data sheet gives them, measured neither on an Orin nor on a Hopper. The two launch "
+            "times are estimates."
         ),
     ]
 
 
 def _net(topology: Topology, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
     model = random_model(topology, np.random.default_rng(0))
-    by_board = {board: kernels(model, board) for board in BOARDS}
-    sm87 = next(found for board, found in by_board.items() if board.sm == 87)
-    rows = []
-    for kernel in sm87:
-        work, loop = kernel.work, kernel.code.loop
-        binary = loop is not None and work.binary_macs > 0
-        rows.append(
-            (
-                f"{work.layer} `{kernel.spec.kernel}`",
-                f"{2 * work.binary_macs / 1e6:.2f}" if work.binary_macs else "",
-                f"{work.byte_macs / 1e6:.2f}" if work.byte_macs else "",
-                f"{work.bytes / 1e3:.1f}",
-                f"{loop.per_word:.2f}" if loop is not None and binary else "",
-                f"{loop.instructions['POPC'] / loop.words:.2f}" if loop is not None and binary else "",
-                f"{loop.instructions['LOP3'] / loop.words:.2f}" if loop is not None and binary else "",
-                f"{loop.per_word / 4:.2f}" if loop is not None and work.byte_macs else "",
-            )
-        )
-    header = (
-        *("kernel", "million binary operations", "million 8-bit MACs", "kB"),
-        *(
-            "instructions for 32 binary MACs",
-            "of them POPC",
-            "of them LOP3",
-            "instructions for one 8-bit MAC",
-        ),
-    )
+    # By board: every kernel by POPC, and for the layers that can, the kernel on tensor cores.
+    found = {}
+    for board in BOARDS:
+        by_popc = kernels(model, board, TileTable())
+        by_tensor = kernels(model, board, tensor_tiles(model, board))
+        found[board] = [
+            [first] if first.spec.kernel == second.spec.kernel else [first, second]
+            for first, second in zip(by_popc, by_tensor, strict=True)
+        ]
+    sm87 = next(layers for board, layers in found.items() if board.sm == 87)
     lines = [
         "",
         f"## {topology.name}",
         "",
         "What there is to do, and the main loop's machine code for SM 8.7:",
     ]
-    lines += table(header, rows)
+    header = (
+        *("kernel", "million binary operations", "million 8-bit MACs", "kB"),
+        *("instructions for 32 binary MACs", "of them POPC", "of them LOP3", "of them BMMA"),
+        "instructions for one 8-bit MAC",
+    )
+    lines += table(header, [_code_row(kernel) for layer in sm87 for kernel in layer])
     lines += ["", "Floor and prediction, microseconds:"]
-    names = [f"{board.name}: {what}" for board in BOARDS for what in ("floor", "predicted")]
-    times = []
-    for index, kernel in enumerate(sm87):
-        cells = [
-            f"{t * 1e6:.1f}"
-            for found in by_board.values()
-            for t in (found[index].floor, found[index].prediction)
-        ]
-        times.append((kernel.work.layer, *cells))
-    totals = []
-    for board, found in by_board.items():
-        totals += [
-            f"{(board.graph + sum(kernel.floor for kernel in found)) * 1e6:.1f}",
-            f"{(board.graph + sum(kernel.prediction for kernel in found)) * 1e6:.1f}",
-        ]
-    lines += table(("", *names), [*times, ("whole net, one graph", *totals)])
+    rows = []
+    for layer in range(len(sm87)):
+        for variant, kernel in enumerate(sm87[layer]):
+            cells = []
+            for layers in found.values():
+                timed = layers[layer][variant]
+                cells += [f"{timed.floor * 1e6:.1f}", f"{timed.prediction * 1e6:.1f}"]
+            rows.append((_title(kernel), *cells))
+    for title, choose in (("whole net by POPC", 0), ("whole net, tensor cores where they can", -1)):
+        cells = []
+        for board, layers in found.items():
+            chosen = [layer[choose] for layer in layers]
+            cells.append(f"{(board.graph + sum(kernel.floor for kernel in chosen)) * 1e6:.1f}")
+            cells.append(f"{(board.graph + sum(kernel.prediction for kernel in chosen)) * 1e6:.1f}")
+        rows.append((title, *cells))
+    lines += table(
+        ("", *(f"{board.name}: {what}" for board in BOARDS for what in ("floor", "predicted"))), rows
+    )
     for path, run in runs:
         lines += _measured(topology, model, path, run)
     return lines
 
 
+def _title(kernel: Kernel) -> str:
+    return f"{kernel.work.layer} `{kernel.spec.kernel}`"
+
+
+def _code_row(kernel: Kernel) -> tuple[str, ...]:
+    work, loop = kernel.work, kernel.code.loop
+    cells = [_title(kernel)]
+    cells.append(f"{2 * work.binary_macs / 1e6:.2f}" if work.binary_macs else "")
+    cells.append(f"{work.byte_macs / 1e6:.2f}" if work.byte_macs else "")
+    cells.append(f"{work.bytes / 1e3:.1f}")
+    if loop is None:
+        return (*cells, "", "", "", "", "")
+    if work.byte_macs:
+        return (*cells, "", "", "", "", f"{loop.per_word / 4:.2f}")
+    parts = (loop.instructions[name] / loop.words for name in ("POPC", "LOP3", "BMMA"))
+    return (*cells, f"{loop.per_word:.2f}", *(f"{part:.2f}" if part else "" for part in parts), "")
+
+
 def _measured(topology: Topology, model: Model, path: Path, run: dict[str, Any]) -> list[str]:
     """Prediction and measurement side by side, and what was written about the difference."""
+    lines = ["", f"### Measured: {path.stem}, {run['date'][:10]}, commit {run['commit'] or 'unknown'}"]
     board = measured_board(run)
     entries = (run.get("nets") or {}).get(topology.name, {}).get("entries", {})
-    batch = ((entries.get("cuda_binary") or {}).get("batches") or {}).get("1")
-    if board is None or batch is None:
-        return ["", f"### Measured: {path.stem}", "", f"{path.name} holds no times of this net."]
-    rows = []
-    for kernel, measured in zip(kernels(model, board), batch["kernels"], strict=True):
-        prediction = kernel.prediction * 1e6
-        rows.append(
-            (
-                kernel.work.layer,
+    tables = {"cuda_binary": TileTable.load(resource_folder("config") / SHIPPED)}
+    tables["cuda_binary tuned"] = TileTable.load(path.with_suffix(".tiles.yaml"))
+    for name, tiles in tables.items():
+        batch = ((entries.get(name) or {}).get("batches") or {}).get("1")
+        if board is None or batch is None:
+            lines += ["", f"No times of {name}."]
+            continue
+        rows = []
+        for kernel, measured in zip(kernels(model, board, tiles), batch["kernels"], strict=True):
+            prediction, found = kernel.prediction * 1e6, measured["microseconds"]
+            times = (
                 f"{kernel.floor * 1e6:.1f}",
                 f"{prediction:.1f}",
-                f"{measured['microseconds']:.1f}",
-                f"{measured['microseconds'] / prediction:.2f}",
+                f"{found:.1f}",
+                f"{found / prediction:.2f}",
             )
-        )
-    lines = ["", f"### Measured: {board.name}, {run['date'][:10]}, commit {run['commit'] or 'unknown'}"]
-    lines += table(("", "floor, µs", "predicted, µs", "measured, µs", "measured / predicted"), rows)
-    lines += ["", f"Whole net, frames on the GPU to logits there: {batch['gpu']['median']:.1f} µs."]
+            rows.append((_title(kernel), *times))
+        lines += [
+            "",
+            f"{name}; whole net, frames on the GPU to logits there: {batch['gpu']['median']:.1f} µs.",
+        ]
+        lines += table(("", "floor, µs", "predicted, µs", "measured, µs", "measured / predicted"), rows)
     notes = path.with_suffix(".notes.md")
     if notes.is_file():
         lines += ["", notes.read_text(encoding="utf-8").strip()]
@@ -228,14 +259,16 @@ def _method() -> list[str]:
         "weight and output once.",
         "*Instructions for 32 binary MACs*: all instructions of the innermost loop that counts, over the words that it "
         "counts. The number of words follows from its POPC: the carry-save tree of `kernels/bits.cuh` takes a known "
-        "number of POPC for a number of words.",
+        "number of POPC for a number of words. A BMMA of a warp is 32 words for each lane; one of five counts the ones "
+        "of the input and no products.",
         "*Floor*: the larger of operations over peak and bytes over bandwidth, plus one kernel's place in a graph. The "
-        f"peak of a binary kernel is {CARRY_SAVE_GAIN} times that of POPC, what carry-save adders allow where LOP3 is "
-        "the limit (derived, not measured); that of the 8-bit layer is 64 DP4A a clock and SM.",
+        f"peak by POPC is {CARRY_SAVE_GAIN} words a POPC, what carry-save adders allow where LOP3 is the limit (derived, "
+        "not measured); that of the 8-bit layer is 64 DP4A a clock and SM.",
         "*Predicted*: the main loop as often as the geometry says, staging, and the rest of the code once. The busiest "
-        "SM issues at most four instructions a clock, and 16 POPC, 64 integer operations, 64 multiplications and 32 "
-        "accesses to memory; a single warp one instruction in two clocks. Two trips to memory of 500 clocks are hidden "
-        "by nothing. The loops of the preprocessing depend on the frame and are left out.",
+        "SM issues at most four instructions a clock, POPC and BMMA at their peaks, 64 integer operations, 64 "
+        "multiplications and 32 accesses to memory; a single warp one instruction in two clocks. Two trips to memory "
+        "of 500 clocks are hidden by nothing. Of the preprocessing, the loops, which depend on the frame, are left out "
+        "and all other code counts, though a frame skips some of it.",
     )
     lines = ["", "## How it is computed", ""]
     for point in points:
