@@ -5,17 +5,20 @@ python -m pytest test/kernels/test_nvrtc_matrix.py -s      prints the table
 
 from __future__ import annotations
 
-import models
+import re
+from dataclasses import dataclass
+
 import numpy as np
-import nvrtc
 import pytest
 from layer_cases import CONVOLUTIONS, DENSE, MMA, paper_model, thermometer_model
 
+import models
 from bnn_perception.cuda import network, specs
 from bnn_perception.cuda.sources import kernel_source
 from bnn_perception.cuda.specs import KernelSpec, Target
 from bnn_perception.cuda.tiles import TileTable
 from bnn_perception.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Shape
+from bnn_perception.tools.gpu import nvrtc
 
 #: Compute capability times ten, with SMs of a typical board (Nano, TX2, Xavier, T4, A100, A40, AGX Orin, L4, H100,
 #: B200, RTX 5080), and the CUDA that compiles for it. CUDA 13 begins at 7.5 and brings 11.0 (Thor).
@@ -36,6 +39,36 @@ TARGETS = {
     13: [(87, 16), (90, 132), (110, 20)],
 }
 CASES = [(major, *target) for major, targets in TARGETS.items() for target in targets]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What ptxas says of a kernel."""
+
+    registers: int
+    shared_bytes: int
+    spill_bytes: int
+    stack_bytes: int
+
+
+def usage_of(major: int, spec: KernelSpec, sm: int) -> Usage:
+    """Compile a kernel with the NVRTC of a major version of CUDA."""
+    options = ("--ptxas-options=-v", *spec.options)
+    _, log = nvrtc.compile_with_log(nvrtc.libraries()[major], kernel_source(spec.kernel), options, sm)
+
+    def number(pattern: str) -> int:
+        return sum(int(found) for found in re.findall(pattern, log))
+
+    registers = number(r"Used (\d+) registers")
+    assert registers > 0, log
+    spills = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+    return Usage(registers, number(r"(\d+) bytes smem"), spills, number(r"(\d+) bytes stack frame"))
+
+
+def need(major: int) -> None:
+    """Skip where the NVRTC of a major version of CUDA is missing."""
+    if major not in nvrtc.libraries():
+        pytest.skip(f"NVRTC of CUDA {major} is not installed; pip install '.[test]' brings it")
 
 
 def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
@@ -75,8 +108,7 @@ def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
     ("major", "sm", "multiprocessors"), CASES, ids=[f"sm_{sm} CUDA {major}" for major, sm, _ in CASES]
 )
 def test_every_kernel_compiles_without_spills(major: int, sm: int, multiprocessors: int) -> None:
-    if nvrtc.library(major) is None:
-        pytest.skip(f"the wheel {nvrtc.WHEELS[major]} is not installed")
+    need(major)
     done: set[tuple[str, tuple[str, ...]]] = set()
     print(
         f"\nsm_{sm}, NVRTC of CUDA {major}\n{'kernel':14} {'layer':34} {'threads':>7} {'registers':>9} {'shared':>7}"
@@ -85,7 +117,7 @@ def test_every_kernel_compiles_without_spills(major: int, sm: int, multiprocesso
         if (spec.kernel, spec.options) in done:
             continue
         done.add((spec.kernel, spec.options))
-        _, usage = nvrtc.compile_kernel(major, kernel_source(spec.kernel), spec.options, sm)
+        usage = usage_of(major, spec, sm)
         print(f"{spec.kernel:14} {name:34} {spec.block[0]:7} {usage.registers:9} {usage.shared_bytes:7}")
         assert usage.spill_bytes == usage.stack_bytes == 0, name
         assert usage.registers <= specs.MAX_REGISTERS[spec.kernel], name
@@ -95,8 +127,7 @@ def test_every_kernel_compiles_without_spills(major: int, sm: int, multiprocesso
 
 def test_extreme_tiles_keep_within_their_registers() -> None:
     """A tuner may pick any tile: those with the most sums and the longest lines are compiled for one SM."""
-    if nvrtc.library(12) is None:
-        pytest.skip(f"the wheel {nvrtc.WHEELS[12]} is not installed")
+    need(12)
     target = Target(87, 16)
     cases: list[tuple[Conv2d, Shape]] = [
         CONVOLUTIONS[name] for name in ("paper", "CNV", "road signs 3", "input, paper")
@@ -109,6 +140,6 @@ def test_extreme_tiles_keep_within_their_registers() -> None:
             max(tiles, key=lambda t: (t.chunk_words, t.patch)),
         }:
             spec = specs.conv2d(layer, shape, tile, 1)
-            _, usage = nvrtc.compile_kernel(12, kernel_source(spec.kernel), spec.options, 87)
+            usage = usage_of(12, spec, 87)
             assert usage.spill_bytes == 0, tile
             assert usage.registers <= specs.MAX_REGISTERS[spec.kernel], (tile, usage)
