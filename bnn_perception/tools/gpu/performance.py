@@ -262,8 +262,8 @@ def _method() -> list[str]:
         "number of POPC for a number of words. A BMMA of a warp is 32 words for each lane; one of five counts the ones "
         "of the input and no products.",
         "*Floor*: the larger of operations over peak and bytes over bandwidth, plus one kernel's place in a graph. The "
-        f"peak by POPC is {CARRY_SAVE_GAIN} words a POPC, what carry-save adders allow where LOP3 is the limit (derived, "
-        "not measured); that of the 8-bit layer is 64 DP4A a clock and SM.",
+        f"peak by POPC is {CARRY_SAVE_GAIN} words a POPC, what carry-save adders allow where LOP3 is the limit "
+        "(derived, not measured); that of the 8-bit layer is 64 DP4A a clock and SM.",
         "*Predicted*: the main loop as often as the geometry says, staging, and the rest of the code once. The busiest "
         "SM issues at most four instructions a clock, POPC and BMMA at their peaks, 64 integer operations, 64 "
         "multiplications and 32 accesses to memory; a single warp one instruction in two clocks. Two trips to memory "
