@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -199,7 +200,8 @@ def random_frame(rng: np.random.Generator, height: int, width: int, encoding: st
 
 
 def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
-    """ONNX bytes of a float net with the topology of ``model``: convolution, ReLU, max pool; needs ``onnx``."""
+    """ONNX bytes of a float net with the topology of ``model``: convolution, ReLU, max pool; skips without ``onnx``."""
+    pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[Any] = []

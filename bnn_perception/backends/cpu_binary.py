@@ -44,6 +44,7 @@ class Program:
 
     Attributes:
         steps: (n,) ``native.STEP``; the addresses in it point into arrays that this object keeps.
+        native: the compiled functions.
         step_layers: for each step the name of its layer.
         pixels: (height, width, channels) uint8, the input.
         outputs: of each layer, by name: (height, width, words) uint32, the last (out_features,) float32.
@@ -51,7 +52,7 @@ class Program:
     """
 
     def __init__(self, model: Model, threads: int, native: ModuleType) -> None:
-        self._native = native
+        self.native = native
         self._items = ITEMS_PER_THREAD * threads if threads > 1 else 1
         self._kept: list[NDArray[Any]] = []
         self._records: list[dict[str, int]] = []
@@ -76,9 +77,13 @@ class Program:
             for field, value in record.items():
                 self.steps[field][index] = value
 
+    def layer_steps(self, name: str) -> NDArray[Any]:
+        """The steps of one layer."""
+        return self.steps[np.array([layer == name for layer in self.step_layers])]
+
     def _add_layer(self, layer: Layer, shape: Shape, source: NDArray[Any], target: NDArray[Any]) -> None:
         """Append the steps of a layer that reads ``source``, padding included, and writes ``target``."""
-        native = self._native
+        native = self.native
         if isinstance(layer, Thermometer):
             table = self._keep(_thermometer_table(layer))
             self._add_step(layer, native.THERMOMETER, source, target, words=target.shape[2], table=table)
@@ -156,7 +161,7 @@ class Program:
         return {
             **products,
             **self._windows(source, (1, 1, layer.out_features), (1, 1), None),
-            **self._limits(limits, layer.flip, wide=products["units"] > self._native.UNITS_IN_SHORT),
+            **self._limits(limits, layer.flip, wide=products["units"] > self.native.UNITS_IN_SHORT),
         }
 
     def _add_step(
@@ -190,7 +195,7 @@ class Program:
         )
         self.step_layers.append(layer.name)
         pixels = ((rows - 1) * pool_stride + pool_size) * conv_width
-        self.scratch_bytes = max(self.scratch_bytes, self._native.scratch_bytes(pixels))
+        self.scratch_bytes = max(self.scratch_bytes, self.native.scratch_bytes(pixels))
 
     def _windows(
         self,
@@ -238,7 +243,7 @@ class Program:
     def _weights(self, by_unit: NDArray[Any], vectors: int) -> dict[str, int]:
         """(units, filters) -> the weights of one group of ``vectors`` after those of another."""
         filled = self._filled(by_unit)
-        size = vectors * self._native.LANES
+        size = vectors * self.native.LANES
         groups = [filled[:, first : first + size].reshape(-1) for first in range(0, filled.shape[1], size)]
         return {
             "words": bits.words_for(by_unit.shape[1]),
@@ -260,7 +265,7 @@ class Program:
 
     def _lanes(self, filters: int) -> int:
         """Lanes of the vectors that hold ``filters``."""
-        return bits.words_for(filters) * int(self._native.LANES)
+        return bits.words_for(filters) * int(self.native.LANES)
 
     def _filled(self, values: NDArray[Any], spare: int = 0) -> NDArray[Any]:
         """(..., filters) -> (..., lanes)."""
@@ -323,7 +328,7 @@ def _thermometer_table(layer: Thermometer) -> NDArray[np.uint32]:
 
 
 class CpuBinaryBackend:
-    """Evaluates a model with XNOR and popcount on the CPU, one frame after another, each on all threads.
+    """Evaluates a binary model on the CPU, one frame after another, each on all threads.
 
     The calling thread is one of the threads. The others sleep outside the interpreter, so that they never need
     its lock, and are woken once a frame; a frame does not wait for one that is late. Two backends share nothing and
@@ -353,8 +358,8 @@ class CpuBinaryBackend:
         self.device_name = device_name(threads)
         self.times: dict[str, float] = {}
         self.program = Program(model, threads, native)
-        self._crew = _Crew(self.program, threads, native)
-        self._finalizer = weakref.finalize(self, self._crew.dismiss)
+        self.crew = Crew(self.program, self.program.steps, threads)
+        self._finalizer = weakref.finalize(self, self.crew.dismiss)
         height, width, _ = model.input.shape
         self.logits([Frame(np.zeros((height, width, 3), np.uint8))])
 
@@ -380,22 +385,31 @@ class CpuBinaryBackend:
         timer = StageTimer()
         prepare(frame, self.model.input, out=self.program.pixels)
         timer.mark("preprocess")
-        self._crew.evaluate()
+        self.crew.evaluate()
         timer.mark("inference")
         for stage, milliseconds in timer.milliseconds.items():
             self.times[stage] = self.times.get(stage, 0.0) + milliseconds
         return self.program.outputs[self.model.layers[-1].name]
 
 
-class _Crew:
-    """The threads of one program: the one that calls, and its helpers."""
+class Crew:
+    """The threads that run steps of a program: the one that calls, and its helpers."""
 
-    def __init__(self, program: Program, threads: int, native: ModuleType) -> None:
+    def __init__(self, program: Program, steps: NDArray[Any], threads: int) -> None:
+        """Start the helpers.
+
+        Args:
+            program: owns the memory that the steps refer to.
+            steps: all of them, or those of some layers.
+            threads: to run on, the caller's included.
+        """
+        native = program.native
         self._native = native
-        self._state = aligned_zeros((native.state_bytes(len(program.steps)),), np.uint8)
+        self._program = program
+        self._steps = np.ascontiguousarray(steps)
+        self._state = aligned_zeros((native.state_bytes(len(steps)),), np.uint8)
         self._address = self._state.ctypes.data
         native.open_state(self._address)
-        self._program = program
         self._scratch = [aligned_zeros((program.scratch_bytes,), np.uint8) for _ in range(threads)]
         # Daemons, so that an interpreter which ends without close() does not wait for them.
         self._helpers = [
@@ -406,10 +420,10 @@ class _Crew:
             helper.start()
 
     def _run(self, thread: int, helper: bool) -> None:
-        self._native.evaluate(self._program.steps, self._address, self._scratch[thread].ctypes.data, helper)
+        self._native.evaluate(self._steps, self._address, self._scratch[thread].ctypes.data, helper)
 
     def evaluate(self) -> None:
-        """Evaluate the program for the pixels in its input."""
+        """Run the steps once."""
         self._run(0, False)
 
     def dismiss(self) -> None:

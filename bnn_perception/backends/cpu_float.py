@@ -15,13 +15,14 @@ from bnn_perception.model import Model
 from bnn_perception.preprocess import Frame, prepare
 
 
-def open_session(path: Path, threads: int, spinning: bool) -> Any:
+def open_session(path: Path, threads: int, spinning: bool, profile: Path | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` that runs one operator after another on ``threads`` threads.
 
     Args:
         path: of the ONNX file.
         threads: to run on, the caller's included.
         spinning: whether idle threads keep a core busy for a while, which shortens the wait for the next operator.
+        profile: begins the name of the file that the session's profile is written to; None takes no profile.
 
     Raises:
         BackendError: where ONNX Runtime is missing or cannot read the file.
@@ -39,6 +40,9 @@ def open_session(path: Path, threads: int, spinning: bool) -> Any:
     options.log_severity_level = (
         3  # errors come as exceptions, warnings about the graph are its author's business
     )
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

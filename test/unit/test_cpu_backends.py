@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +20,9 @@ from bnn_perception import bits
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
 from bnn_perception.backends.cpu_binary import CpuBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.model import InputSpec, Layer, Model, Pool, save_model
+from bnn_perception.model import InputSpec, Layer, Model, Pool, load_model, save_model
 from bnn_perception.preprocess import Frame, prepare, prepare_reference
+from bnn_perception.resources import find_model
 from models import (
     binary_conv,
     binary_dense,
@@ -30,7 +30,6 @@ from models import (
     make_model,
     models,
     output_dense,
-    random_float_twin,
     random_frame,
     random_model,
     road_sign_model,
@@ -41,6 +40,12 @@ from models import (
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(23)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Model:
+    """The model that comes with the package, which has a float twin."""
+    return load_model(find_model("road_signs"))
 
 
 def assert_same(model: Model, backend: Backend, rng: np.random.Generator, count: int = 1) -> None:
@@ -252,98 +257,98 @@ def test_without_a_place_for_the_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", ["numba", "onnxruntime"])
 def test_a_missing_package_is_named(
-    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    rng: np.random.Generator, shipped: Model, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    model = random_model(rng)
-    model = save_model(model, tmp_path, random_float_twin(rng, model))
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "bnn_perception.native", raising=False)
     monkeypatch.delattr("bnn_perception.native", raising=False)
     choices = ["binary", "float"] if package == "numba" else ["float"]
     for backend in choices:
         with pytest.raises(BackendError, match=f"pip install {package}"):
-            make_backend(model, backend, device="cpu")
+            make_backend(shipped, backend, device="cpu")
     if package == "numba":
         with pytest.raises(ImportError, match="pip install numba"):
-            prepare(random_frame(rng, 8, 8), model.input)
+            prepare(random_frame(rng, 8, 8), shipped.input)
 
 
 @pytest.mark.parametrize("backend", ["binary", "float"])
-def test_a_negative_number_of_threads(rng: np.random.Generator, tmp_path: Path, backend: str) -> None:
-    model = random_model(rng)
-    model = save_model(model, tmp_path, random_float_twin(rng, model))
+def test_a_negative_number_of_threads(shipped: Model, backend: str) -> None:
     with pytest.raises(BackendError, match="threads is -1"):
-        make_backend(model, backend, device="cpu", threads=-1)
+        make_backend(shipped, backend, device="cpu", threads=-1)
 
 
 # The float twin.
 
 
-def twin_of(model: Model, tmp_path: Path, twin: bytes) -> Model:
-    return save_model(model, tmp_path / "model", twin)
-
-
-def test_float_logits(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_float_logits(rng: np.random.Generator, shipped: Model) -> None:
     import onnxruntime
 
-    model = random_model(rng)
-    twin = random_float_twin(rng, model)
-    model = twin_of(model, tmp_path, twin)
-    frames = [random_frame(rng, 30, 20), random_frame(rng, 15, 25, "bgra8"), random_frame(rng, 12, 12)]
-    pixels = np.stack([prepare_reference(frame, model.input) for frame in frames])
-    session = onnxruntime.InferenceSession(twin, providers=["CPUExecutionProvider"])
-    (expected,) = session.run(None, {"image": (pixels.transpose(0, 3, 1, 2) / 255).astype(np.float32)})
+    frames = [random_frame(rng, 30, 20), random_frame(rng, 15, 25, "bgra8"), random_frame(rng, 32, 32)]
+    pixels = np.stack([prepare_reference(frame, shipped.input) for frame in frames])
+    session = onnxruntime.InferenceSession(str(shipped.float_twin), providers=["CPUExecutionProvider"])
+    tensor = (pixels.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    (expected,) = session.run(None, {session.get_inputs()[0].name: tensor})
+    # Sums of up to 4,096 float32 products in another order: 4096 * 2**-24 of the largest partial sum at worst.
+    tolerance = 4096 * 2**-24 * np.abs(expected).max() * 4
     for threads in (1, 2):
-        backend = make_backend(model, "float", "cpu", threads)
+        backend = make_backend(shipped, "float", "cpu", threads)
         logits = backend.logits(frames)
         assert logits.dtype == np.float32
-        # Sums of up to 2,520 float32 products in another order: a few ulp of the largest.
-        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits, expected, atol=tolerance)
         outputs = list(backend.activations(frames[1]))
-        assert [name for name, _ in outputs] == ["input", "dense2"]
+        assert [name for name, _ in outputs] == ["input", shipped.layers[-1].name]
         np.testing.assert_array_equal(outputs[0][1], pixels[1])
-        np.testing.assert_allclose(outputs[1][1], expected[1], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(outputs[1][1], expected[1], atol=tolerance)
         assert list(backend.times) == ["preprocess", "inference"]
+        backend.close()
         backend.close()
         with pytest.raises(BackendError, match="closed"):
             backend.logits(frames)
 
 
-def edited(twin: bytes, **changes: Any) -> bytes:
-    """The twin with its input or output shape, type or number changed."""
-    import onnx
-
-    model = onnx.load_from_string(twin)
-    for name, shape in changes.items():
-        (value,) = getattr(model.graph, name)
-        for dimension, size in zip(value.type.tensor_type.shape.dim, shape):
-            dimension.Clear()
-            if isinstance(size, str):
-                dimension.dim_param = size
-            else:
-                dimension.dim_value = size
-    return bytes(model.SerializeToString())
+def assert_twin_refused(model: Model, folder: Path, twin: bytes, reason: str) -> None:
+    with pytest.raises(BackendError, match=reason) as caught:
+        make_backend(save_model(model, folder, twin), "float", "cpu", 1)
+    assert str(caught.value).startswith(str(folder / "float.onnx"))
+    assert "\n" not in str(caught.value)
 
 
-def test_twins_that_do_not_fit(rng: np.random.Generator, tmp_path: Path) -> None:
-    model = random_model(rng)
-    twin = random_float_twin(rng, model)
-    larger = random_float_twin(rng, random_model(rng, side=16))
-    other = random_float_twin(rng, random_model(rng, classes=7))
-    for content, reason in (
-        (b"", "cannot load"),
-        (b"not a graph", "cannot load"),
-        (twin[:1000], "cannot load"),
-        (larger, r"image is tensor\(float\) \['N', 3, 16, 16\], not float \['N', 3, 12, 12\]"),
-        (other, r"logits is tensor\(float\) \['N', 7\], not float \['N', 5\]"),
-        (edited(twin, input=[1, 3, 12, 12], output=[1, 5]), "the batch of image is fixed to 1"),
-    ):
-        with pytest.raises(BackendError, match=reason) as caught:
-            make_backend(twin_of(model, tmp_path, content), "float", "cpu", 1)
-        assert "\n" not in str(caught.value)
-        assert "float.onnx" in str(caught.value)
+def test_twins_that_do_not_fit(rng: np.random.Generator, shipped: Model, tmp_path: Path) -> None:
+    assert shipped.float_twin is not None
+    twin = shipped.float_twin.read_bytes()
+    model = random_model(rng, side=32)
+    for content in (b"", b"not a graph", twin[:1000], twin[:-1000]):
+        assert_twin_refused(model, tmp_path, content, "ONNX Runtime cannot load it")
+    assert_twin_refused(model, tmp_path, twin, r"is tensor\(float\) \['N', 43\], not float \['N', 5\]")
+    other = random_model(rng, side=12, classes=43)
+    assert_twin_refused(other, tmp_path, twin, r"\['N', 3, 32, 32\], not float \['N', 3, 12, 12\]")
+
+
+def test_a_twin_with_a_fixed_batch(shipped: Model, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(str(shipped.float_twin))
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    assert_twin_refused(shipped, tmp_path, graph.SerializeToString(), "is fixed to 1; export it open")
+
+
+def test_a_twin_whose_output_is_only_known_when_it_runs(shipped: Model, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(str(shipped.float_twin))
+    output = graph.graph.output[0]
+    output.type.tensor_type.shape.dim[1].dim_param = "classes"
+    chosen = onnx.numpy_helper.from_array(np.arange(43) < 10, "chosen")
+    graph.graph.initializer.append(chosen)
+    graph.graph.node.append(onnx.helper.make_node("Compress", [output.name, "chosen"], ["some"], axis=1))
+    output.name = "some"
+    assert_twin_refused(
+        shipped, tmp_path, graph.SerializeToString(), r"its output is \[1, 10\], not \[1, 43\]"
+    )
 
 
 def test_a_model_without_a_twin(rng: np.random.Generator) -> None:
     with pytest.raises(BackendError, match="has no float twin"):
         make_backend(random_model(rng), "float", "cpu")
+
+
+def test_the_shipped_model(shipped: Model, rng: np.random.Generator) -> None:
+    check(shipped, threads=2)
