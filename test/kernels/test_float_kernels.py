@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from test_nvrtc_matrix import need, usage_of
 
 from bnn_perception.backends.float_twin import Stage
 from bnn_perception.cuda import float_specs
@@ -197,3 +198,30 @@ def test_under_sanitizers(mode: str, half: bool) -> None:
     # The padding above and to the left stays 0, each pixel arrives at each tap that reads it.
     expected = rows(second, np.ones((*first.output_shape[:2], 16)))
     np.testing.assert_array_equal(output, expected.reshape(output.shape))
+
+
+@pytest.mark.parametrize(
+    ("major", "sm"), [(12, sm) for sm in (53, 62, 72, 75, 80, 87, 90, 120)] + [(13, 110)]
+)
+def test_every_sm_compiles_them_without_spills(major: int, sm: int) -> None:
+    """The two nets' kernels in both precisions, in at most 64 registers: 256 threads four times an SM."""
+    need(major)
+    done = set()
+    for height, channels, out, kernel in ((96, 3, 32, 5), (48, 32, 32, 5), (16, 64, 128, 3), (1, 512, 43, 1)):
+        half_kernel = (kernel // 2,) * 4
+        pool = Pool(2, 2) if height > 1 else None
+        rng = np.random.default_rng(0)
+        stage = make_stage(
+            rng, (height, height, channels), out, (kernel, kernel), padding=half_kernel, pool=pool
+        )
+        after = make_stage(rng, stage.output_shape, 8, (3, 3), padding=(1, 1, 1, 1)) if height > 1 else None
+        for half in (False, True):
+            specs = [float_specs.epilogue(stage, after, half, 1)]
+            if channels == 3:
+                specs.append(float_specs.im2col(stage, half, 1))
+            for spec in specs:
+                usage = usage_of(major, spec, sm)
+                assert usage.spill_bytes == usage.stack_bytes == 0, spec
+                assert usage.registers <= 64, spec
+                done.add(spec.kernel)
+    assert done == {"float_im2col", "float_epilogue"}
