@@ -62,10 +62,14 @@ MESSAGES = [
 ]
 
 # Compiles the kernels for every SM without a GPU: the last NVRTC that knows SM 5.3 to 7.2, and the first for 11.0.
+# nvdisasm shows what has become of them.
 NVRTC = [
     "nvidia-cuda-nvrtc-cu12>=12.9,<13; platform_system == 'Linux'",
     "nvidia-cuda-nvrtc>=13; platform_system == 'Linux'",
+    "nvidia-cuda-nvdisasm>=13; platform_system == 'Linux'",
 ]
+# The CUDA backend reads the float twin itself.
+ONNX = "onnx>=1.15"
 
 EXTRAS = {
     "opencv": OPENCV,
@@ -77,19 +81,19 @@ EXTRAS = {
         *OPENCV,  # the scene renderer is part of the training set
         "torch>=2.1",
         "brevitas>=0.12,<0.14",  # 0.13 is what the export was tested with; its QONNX nodes change between minors
-        "onnx>=1.15",
+        ONNX,
         "onnxscript>=0.1",  # torch.onnx and Brevitas import both without declaring them
         "onnxoptimizer>=0.3",
         "matplotlib>=3.5",
         "tqdm>=4.60",
     ],
     # One CuPy wheel for each CUDA major version; only one may be installed.
-    "cuda11": ["cupy-cuda11x>=13,<14"],  # 14 dropped CUDA 11
-    "cuda12": ["cupy-cuda12x>=13"],
-    "cuda13": ["cupy-cuda13x>=13.6"],  # the first for CUDA 13
+    "cuda11": ["cupy-cuda11x>=13,<14", ONNX],  # 14 dropped CUDA 11
+    "cuda12": ["cupy-cuda12x>=13", ONNX],
+    "cuda13": ["cupy-cuda13x>=13.6", ONNX],  # the first for CUDA 13
     # CuPy 14 needs NumPy 2, for which apt's cv_bridge and OpenCV on JetPack 6 are not built.
-    "jetpack6": ["cupy-cuda12x>=13,<14", "numpy<2"],
-    "test": ["pytest>=7", "hypothesis>=6.60", *NVRTC],
+    "jetpack6": ["cupy-cuda12x>=13,<14", "numpy<2", ONNX],
+    "test": ["pytest>=7", "hypothesis>=6.60", ONNX, *NVRTC],
     "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
 }
 
