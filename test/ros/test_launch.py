@@ -45,14 +45,24 @@ def install_tree(tmp_path_factory):
     return prefix
 
 
+def sourced(prefix):
+    """The environment after sourcing the install tree, with the Python of the tests as `python3`."""
+    first = {
+        "AMENT_PREFIX_PATH": str(prefix),
+        "PATH": os.path.dirname(sys.executable),
+        "PYTHONPATH": str(ROOT),
+    }
+    paths = {
+        name: os.pathsep.join(filter(None, [path, os.environ.get(name)])) for name, path in first.items()
+    }
+    return {**os.environ, **paths}
+
+
 @contextlib.contextmanager
 def launched(prefix, name, *arguments):
     """A launch file run in a process group of its own."""
     if importlib.util.find_spec("launch_ros") is None:
         pytest.skip("launch_ros is not installed; it comes with ROS 2 and is on no package index")
-    search = os.pathsep.join([str(prefix), os.environ.get("AMENT_PREFIX_PATH", "")])
-    python = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     process = subprocess.Popen(
         [
             sys.executable,
@@ -65,7 +75,7 @@ def launched(prefix, name, *arguments):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "AMENT_PREFIX_PATH": search, "PYTHONPATH": python, "PATH": path},
+        env=sourced(prefix),
     )
     try:
         yield process
@@ -106,7 +116,7 @@ def test_ros2_run_finds_the_executables(install_tree, name):
     """`ros2 run PACKAGE NAME` executes PREFIX/lib/PACKAGE/NAME."""
     done = subprocess.run(
         [install_tree / "lib" / "bnn_perception" / name, "nonsense"],
-        env={**os.environ, "PATH": os.path.dirname(sys.executable), "PYTHONPATH": str(ROOT)},
+        env=sourced(install_tree),
         capture_output=True,
         text=True,
         check=False,
