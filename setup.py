@@ -78,13 +78,14 @@ EXTRAS = {
     "ros": ROS,
     "messages": [*ROS, *MESSAGES],
     "train": [
+        *TOOLS,  # a run ends by measuring with the CPU backends
         *OPENCV,  # the scene renderer is part of the training set
         "torch>=2.1",
         "brevitas>=0.12,<0.14",  # 0.13 is what the export was tested with; its QONNX nodes change between minors
         ONNX,
         "onnxscript>=0.1",  # torch.onnx and Brevitas import both without declaring them
         "onnxoptimizer>=0.3",
-        "matplotlib>=3.5",
+        "scikit-learn>=1.0",  # its digits are the data of the first training run
         "tqdm>=4.60",
     ],
     # One CuPy wheel for each CUDA major version; only one may be installed.

@@ -138,7 +138,9 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
         image = pixels.astype(np.float32) * np.float32(walk.pixel_maximum) / np.float32(255)
         if walk.image_axes == "CHW":
             image = image.transpose(2, 0, 1)
-        rows.append(np.asarray(evaluator.run(None, {walk.tensor: image[None]})[0]).reshape(-1))
+        outputs = evaluator.run(None, {walk.tensor: image[None]})
+        assert isinstance(outputs, list)
+        rows.append(np.asarray(outputs[0]).reshape(-1))
     expected = np.stack(rows)
     actual = ReferenceBackend(model).logits(frames)
     same = expected.argmax(axis=1) == actual.argmax(axis=1)

@@ -366,9 +366,9 @@ class Walk:
                 f"quantizes to {width:g} bits; activations must have 1 bit (the image up to 8)"
             )
         # One bit: 0 and 1 (unsigned), or -1 and 0 (signed), times the scale. ROUND rounds a half to even, here to 0.
-        ones = np.full(len(self.signal.scale), step, dtype=object)
-        middle = (-ones if signed else ones) / 2
-        return self._threshold(middle, ones / 2, middle, strict=not signed)
+        half = np.full(len(self.signal.scale), step / 2, dtype=object)
+        middle = -half if signed else half
+        return self._threshold(middle, half, middle, strict=not signed)
 
     def _quantize_pixels(self, step: Fraction, width: int, signed: bool, narrow: bool) -> _Signal:
         signal = self.signal
@@ -628,7 +628,7 @@ class Walk:
             products = replace(signal.products, weights=weights, pool=pool)
             return replace(signal, sizes=sizes, products=products, scale=signal.scale * sign)
         last = self.layers[-1] if self.layers else None
-        if signal.kind == "signs" and isinstance(last, Conv2d) and last.pool is None:
+        if signal.kind == "signs" and isinstance(last, (InputConv2d, BinaryConv2d)) and last.pool is None:
             signal.one_scale()  # positive, so that the largest value is +1
             self.layers[-1] = _pool_after_sign(last, pool)
             return replace(signal, sizes=sizes)
@@ -755,7 +755,7 @@ def _fold(scale: Exact, offset: Exact, strict: bool) -> tuple[NDArray[np.int32],
     return bits.fold_batch_norm(sign, beta, mean, np.ones(len(mean)))
 
 
-def _pool_after_sign(layer: Conv2d, pool: Pool) -> Conv2d:
+def _pool_after_sign(layer: InputConv2d | BinaryConv2d, pool: Pool) -> InputConv2d | BinaryConv2d:
     """The layer whose bits are the OR over windows of ``layer``'s bits.
 
     Where flip is 0 the OR is the threshold of the largest sum, as the format has it. Where it is 1 the bit is

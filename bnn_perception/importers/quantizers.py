@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,13 +88,13 @@ def quant_operators() -> list[Any]:
         scale = 1.0 if out_scale is None else out_scale
         return (multi_threshold(x, thresholds, scale, out_bias or 0.0, data_layout or "NCHW"),)
 
-    runs = {
+    runs: dict[str, Callable[..., Any]] = {
         "BipolarQuant": bipolar_run,
         "Quant": quant_run,
         "IntQuant": quant_run,
         "MultiThreshold": threshold_run,
     }
-    places = [("", "BatchNormalization", norm_run)]
+    places: list[tuple[str, str, Callable[..., Any]]] = [("", "BatchNormalization", norm_run)]
     places += [(domain, op, run) for domain in QUANT_DOMAINS for op, run in runs.items()]
     return [type(op, (OpRun,), {"op_domain": domain, "_run": run}) for domain, op, run in places]
 

@@ -30,12 +30,13 @@ def export_qonnx(
     The graph takes ``image``, (1, channels, height, width) float32 in [0, 1]; its quantizers are ``BipolarQuant``.
     """
     import onnx
-    from brevitas.export import export_qonnx as brevitas_export
 
-    brevitas_net = to_brevitas(net, spec, len(labels))
     example = torch.zeros(1, spec.channels, spec.height, spec.width)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's exporter about itself
+        warnings.simplefilter("ignore")  # of Brevitas and of torch's exporter, about themselves
+        from brevitas.export import export_qonnx as brevitas_export
+
+        brevitas_net = to_brevitas(net, spec, len(labels))
         brevitas_export(
             brevitas_net, args=example, export_path=str(path), input_names=["image"], dynamo=False
         )

@@ -217,7 +217,7 @@ class _Trainer:
             logits = self.net(images)
             loss = self._loss(images, logits, labels)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             networks.clip(self.net)
             loss_sum += loss.item() * len(labels)

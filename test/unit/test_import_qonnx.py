@@ -24,8 +24,10 @@ from bnn_perception.model import (
     OutputBits,
     OutputDense,
     Thermometer,
+    load_model,
 )
 from bnn_perception.preprocess import Frame
+from bnn_perception.tools import execute, import_
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
 ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
@@ -479,3 +481,22 @@ def test_parity_reports_a_difference(tmp_path: Path) -> None:
     parity = compare(path, model, frames(8, 10))
     assert isinstance(parity, Parity)
     assert parity.difference > 1
+
+
+def test_import_command_prints_the_layers_and_the_parity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (extra [opencv])")
+    source = signs().node("Flatten").matmul(5 * 48, 2).save(tmp_path / "net.onnx")
+    (tmp_path / "labels.txt").write_text("left\nstraße\n", encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    for index, frame in enumerate(frames(8, 10)):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), frame.pixels)
+    words = [str(source), "--out", str(tmp_path / "model"), "--labels", str(tmp_path / "labels.txt")]
+    assert execute(import_, "import", [*words, "--images", str(tmp_path / "images")]) == 0
+    printed = capsys.readouterr().out
+    assert "conv1" in printed
+    assert "parity on 4 images (0 left out): same class on 4" in printed
+    assert load_model(tmp_path / "model").labels == ("left", "straße")
+    assert execute(import_, "import", [str(tmp_path / "none.onnx"), "--out", str(tmp_path / "m")]) == 1
+    assert "none.onnx: no such file" in capsys.readouterr().err

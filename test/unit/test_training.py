@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ from bnn_perception.training import networks, train  # noqa: E402
 from bnn_perception.training.export import export_qonnx, float_twin_onnx  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
 from bnn_perception.training.run import load_state, open_run, read_records  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """More threads only get into each other's way on nets as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 NETS: dict[str, list[dict[str, Any]]] = {
     "8-bit input, odd channel counts": [
@@ -154,7 +165,9 @@ def test_start_from_the_float_twin_keeps_signs() -> None:
         ours, theirs = getattr(binary, name).weight, getattr(twin, name).weight
         assert torch.equal(ours.sign(), theirs.sign())
         assert ours.abs().max() <= 1
-        assert ours.detach().abs().median().item() == pytest.approx(0.1, rel=0.2)  # of all filters; each has 0.1
+        assert ours.detach().abs().median().item() == pytest.approx(
+            0.1, rel=0.2
+        )  # of all filters; each has 0.1
 
 
 # -- configuration
