@@ -138,11 +138,16 @@ class CudaBackend:
 
     def _stage(self, frames: Sequence[Frame]) -> int:
         """Make the host's side ready; returns the bytes to upload."""
-        grown = self.network.reserve(len(frames))
+        self.reserve(len(frames))
         bytes_, larger = self._upload.stage(frames)
-        if grown or larger:
-            self._sequences.clear()  # they hold the addresses of what was there before
+        if larger:
+            self._sequences.clear()  # they hold the address of the buffer that was there before
         return bytes_
+
+    def reserve(self, frames: int) -> None:
+        """Have arrays for a number of frames; inside :meth:`current`, and before the network is used directly."""
+        if self.network.reserve(frames):
+            self._sequences.clear()  # they hold the addresses of the arrays that were there before
 
     def _prepared(self, count: int, bytes_: int) -> StagedGraph | StagedCalls:
         sequence = self._sequences.pop((count, bytes_), None)

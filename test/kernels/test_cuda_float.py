@@ -79,6 +79,31 @@ def test_equals_onnx_runtime(
         backend.logits(random_frames(1))
 
 
+def test_mapped_memory_needs_no_copy(
+    fake_gpu: Callable[..., FakeCupy], model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a Jetson: the last kernel writes the logits where the host reads them."""
+    library = FakeCublas(fake_gpu(integrated=True))
+    monkeypatch.setattr(cublas, "load_library", lambda: library)
+    backend = CudaFloatBackend(model)
+    frames = random_frames(2)
+    expected = onnx_runtime(model, frames)
+    np.testing.assert_allclose(backend.logits(frames), expected, rtol=0, atol=SINGLE * np.abs(expected).max())
+    backend.close()
+
+
+def test_graphs_do_not_outlive_their_arrays(library: FakeCublas, model: Model) -> None:
+    """As when a benchmark has the network make larger arrays in between."""
+    backend = CudaFloatBackend(model)
+    frames = random_frames(1)
+    expected = backend.logits(frames)
+    with backend.current():
+        backend.reserve(9)
+    np.testing.assert_array_equal(backend.logits(frames), expected)
+    assert library.world.captures == 2
+    backend.close()
+
+
 def test_a_graph_calls_no_cublas(library: FakeCublas, model: Model) -> None:
     backend = CudaFloatBackend(model)
     backend.logits(random_frames(1))

@@ -50,7 +50,7 @@ def world(fake_gpu: Callable[..., FakeCupy], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(parts, "BATCHES", (1, 4))
     monkeypatch.setattr(parts, "ROTATION", 2)
     monkeypatch.setattr(parts, "TUNING_CANDIDATES", 2)
-    for name, value in {"MIN_SAMPLES": 2, "MAX_SAMPLES": 2, "KERNEL_REPEATS": 2}.items():
+    for name, value in {"MIN_SAMPLES": 2, "MAX_SAMPLES": 2, "KERNEL_REPEATS": 2, "WARM_SECONDS": 0}.items():
         monkeypatch.setattr(timing, name, value)
     measured = peaks.Peaks(1e12, 4e12, 1e11, {"b1 mma m16n8k256 xor": 1e14})
     monkeypatch.setattr(peaks, "measure_peaks", lambda gpu: measured)

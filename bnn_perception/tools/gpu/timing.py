@@ -18,8 +18,10 @@ from bnn_perception.preprocess import Frame
 ROTATION = 8
 #: Fewest and most measurements, and how long one may go on in between, seconds.
 MIN_SAMPLES, MAX_SAMPLES, SECONDS = 5, 400, 0.4
-#: Launches of one kernel in a row, where a kernel is timed by itself.
-KERNEL_REPEATS = 32
+#: Seconds of work before the first sample.
+WARM_SECONDS = 0.2
+#: Launches of one kernel in a row, where a kernel is timed by itself: at most so many, of about so many microseconds.
+KERNEL_REPEATS, KERNEL_US = 32, 2000.0
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,21 @@ class Timing:
         return cls(float(median), float(p99), len(microseconds))
 
 
-def sample(measure: Callable[[], float], seconds: float = SECONDS) -> Timing:
-    """Take ``measure()`` (microseconds) as often as time and the limits above allow, after two for warmth."""
-    for _ in range(2):
+def sample(measure: Callable[[], float], seconds: float | None = None, warm: float | None = None) -> Timing:
+    """Take ``measure()`` (microseconds) as often as time and the limits above allow.
+
+    Args:
+        measure: takes one sample.
+        seconds: for all of them, :data:`SECONDS` by default.
+        warm: seconds for which samples are taken before, and thrown away: an idle GPU takes a while to raise its clock.
+            By default :data:`WARM_SECONDS`.
+    """
+    end = time.perf_counter() + (WARM_SECONDS if warm is None else warm)
+    measure()
+    while time.perf_counter() < end:
         measure()
     values: list[float] = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + (SECONDS if seconds is None else seconds)
     while len(values) < MIN_SAMPLES or (len(values) < MAX_SAMPLES and time.perf_counter() < end):
         values.append(measure())
     return Timing.of(values)
@@ -87,7 +98,7 @@ def time_network(backend: CudaBackend, batches: Sequence[Sequence[Frame]], graph
     chunks = [frames[i : i + MAX_FRAMES] for frames in batches for i in range(0, len(frames), MAX_FRAMES)]
     with backend.current():
         for count in {len(chunk) for chunk in chunks}:
-            backend.network.reserve(count)
+            backend.reserve(count)
             backend.network.compile(count)
         uploads = [_uploaded(backend, chunk) for chunk in chunks]
         sequences = [
@@ -137,15 +148,17 @@ def time_kernels(backend: CudaBackend, frames: Sequence[Frame]) -> list[tuple[La
         frames: of one launch, at most :data:`MAX_FRAMES`.
     """
     with backend.current():
-        backend.network.reserve(len(frames))
+        backend.reserve(len(frames))
         backend.network.compile(len(frames))
         upload = _uploaded(backend, frames)
         launches = backend.network.launches(upload.device, len(frames))
-        enqueue(launches)
         watch = Stopwatch(backend.gpu.cupy.cuda, backend.stream)
-        timings = []
-        for launch in launches:
-            run = captured(backend.stream, lambda launch=launch: enqueue([launch] * KERNEL_REPEATS))  # type: ignore[misc]
-            timing = sample(lambda run=run: watch.microseconds(run) / KERNEL_REPEATS, SECONDS / 4)  # type: ignore[misc]
-            timings.append((launch, timing))
-        return timings
+        sample(lambda: watch.microseconds(lambda: enqueue(launches)), seconds=0)
+        return [(launch, _time_kernel(watch, backend.stream, launch)) for launch in launches]
+
+
+def _time_kernel(watch: Stopwatch, stream: Any, launch: Launch) -> Timing:
+    once = watch.microseconds(launch.enqueue)
+    repeats = max(1, min(KERNEL_REPEATS, int(KERNEL_US / once)))
+    run = captured(stream, lambda: enqueue([launch] * repeats))
+    return sample(lambda: watch.microseconds(run) / repeats, SECONDS / 4, warm=0)
