@@ -98,7 +98,7 @@ def test_rclpy_cupy_and_torch_stay_in_their_rooms():
     rooms = {
         "rclpy": ("ros",),
         "cupy": ("cuda", "backends/cuda", "tools/gpu"),
-        "torch": ("training", "tools/train"),
+        "torch": ("training", "tools/train", "tools/gpu/pytorch"),  # which the GPU benchmark compares with
         "brevitas": ("training",),
     }
     for path in (ROOT / "bnn_perception").rglob("*.py"):
