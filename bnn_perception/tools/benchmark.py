@@ -23,7 +23,8 @@ from bnn_perception.backends.cpu_float import open_session, to_tensor
 from bnn_perception.model import Model, Thermometer, iter_layers, load_model
 from bnn_perception.preprocess import Frame, prepare
 from bnn_perception.resources import find_model
-from bnn_perception.tools import node_cost, onnx_runs
+from bnn_perception.ros import node_cost
+from bnn_perception.tools import onnx_runs
 from bnn_perception.tools.gpu import benchmark as gpu
 from bnn_perception.tools.timing import Timing, compare
 

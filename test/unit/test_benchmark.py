@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bnn_perception.model import InputSpec, save_model
-from bnn_perception.tools import benchmark, execute, node_cost, timing
+from bnn_perception.ros import node_cost
+from bnn_perception.tools import benchmark, execute, timing
 from bnn_perception.tools.timing import Timing, compare
 from models import binary_conv, make_model, output_dense, random_float_twin, random_model, thermometer
 
