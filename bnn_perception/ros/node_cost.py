@@ -78,6 +78,7 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
                 time.sleep(PERIOD / 20)
             time.sleep(max(0.0, begin + PERIOD - time.perf_counter()))
     finally:
+        node.close()
         node.destroy_node()
         rclpy.shutdown(context=context)
     frames = recorder.frames[UNCOUNTED:]
