@@ -1,7 +1,8 @@
 """Compiles an unmodified .cu with g++ against the shim and launches its kernels on the host.
 
-Three modes: ``plain`` runs in this process; ``asan`` (AddressSanitizer and UndefinedBehaviorSanitizer) and ``tsan``
-(ThreadSanitizer) run each launch in a process of their own. Builds are kept under build/host_kernels, by digest of
+Modes: ``plain`` runs in this process, ``apart`` the same code in a process of its own, for kernels that are known to be
+wrong and may write anywhere; ``asan`` (AddressSanitizer and UndefinedBehaviorSanitizer) and ``tsan`` (ThreadSanitizer)
+run each launch in a process of their own too. Builds are kept under build/host_kernels, by digest of
 everything that goes into them.
 """
 
@@ -43,6 +44,7 @@ _COMMON = (
 #: Options of the kernels' code and of the runtime, which is told of the sanitizer but not compiled with it.
 MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "plain": (("-O1",), ()),
+    "apart": (("-O1",), ()),
     "asan": (
         (
             *(
@@ -58,7 +60,7 @@ MODES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "tsan": (("-O1", "-fsanitize=thread"), ("-DSHIM_TSAN",)),
 }
-_LINK = {"plain": (), "asan": ("-fsanitize=address,undefined",), "tsan": ("-fsanitize=thread",)}
+_LINK = {"plain": (), "apart": (), "asan": ("-fsanitize=address,undefined",), "tsan": ("-fsanitize=thread",)}
 
 
 class LaunchError(RuntimeError):
@@ -80,7 +82,7 @@ class HostModule:
     Args:
         source: CUDA C++; its includes have been resolved.
         options: ``-D`` options of its geometry.
-        mode: ``plain``, ``asan`` or ``tsan``.
+        mode: ``plain``, ``apart``, ``asan`` or ``tsan``.
     """
 
     def __init__(self, source: str, options: Sequence[str] = (), mode: str = "plain") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,15 @@ def launch_step(
     seed: int = 0,
     arch: int = 870,
     times: int = 1,
+    change: Callable[[str], str] = str,
 ) -> NDArray[Any]:
-    """What a step makes of (frames, ...) inputs, launched ``times`` times."""
+    """What a step makes of (frames, ...) inputs, launched ``times`` times; ``change`` is made to its source."""
     spec = step.spec(frames)
-    module = HostModule(kernel_source(spec.kernel), (*spec.options, f"-D__CUDA_ARCH__={arch}"), mode)
-    output = np.full((frames, *step.output.shape), 0xDB, dtype=step.output.dtype)
+    module = HostModule(change(kernel_source(spec.kernel)), (*spec.options, f"-D__CUDA_ARCH__={arch}"), mode)
+    output = np.empty((frames, *step.output.shape), dtype=step.output.dtype)
     scratch = [np.zeros((frames, *array.shape), array.dtype) for array in step.scratch]
     for _ in range(times):
+        output.fill(0xDB)
         module.launch(
             spec.kernel, spec.grid, spec.block, [source, *step.constants, output, *scratch], seed=seed
         )
