@@ -99,7 +99,7 @@ def make_backend(model: Model, backend: str = "binary", device: str = "auto", th
         backend: ``binary``, ``float`` (the float twin) or ``reference``.
         device: ``cuda``, ``cpu``, or ``auto``: CUDA where there is a usable GPU, otherwise the CPU.
             ``reference`` always runs on the CPU.
-        threads: of the CPU backends; 0 takes one for each core.
+        threads: of the CPU backends; 0 takes as many as pay off.
 
     Raises:
         BackendError: where the choice cannot be met, with the remedy.

@@ -9,15 +9,19 @@ from pathlib import Path
 from bnn_perception.backends import BackendError
 
 
-def thread_count(threads: int) -> int:
-    """The number of threads to run; 0 stands for one on each core that this process may use.
+def thread_count(threads: int, useful: int) -> int:
+    """The number of threads to run; 0 stands for as many as pay off.
+
+    Args:
+        threads: as the user said.
+        useful: more than these would not pay off; at most one on each core that this process may use does.
 
     Raises:
         BackendError: for a negative number.
     """
     if threads < 0:
-        raise BackendError(f"threads is {threads}; it must be 0 (one for each core) or more")
-    return threads or len(os.sched_getaffinity(0))
+        raise BackendError(f"threads is {threads}; it must be 0 (as many as pay off) or more")
+    return threads or min(useful, len(os.sched_getaffinity(0)))
 
 
 def device_name(threads: int) -> str:

@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from bnn_perception.backends import BackendError, StageTimer
 from bnn_perception.backends.cpu import device_name, thread_count
-from bnn_perception.model import Model
+from bnn_perception.model import Model, iter_layers
 from bnn_perception.preprocess import Frame, prepare
+
+#: Multiply-accumulates of a net for each thread that it pays off to wake; a desktop core does these in a third of a
+#: millisecond.
+MACS_PER_THREAD = 10_000_000
 
 
 def open_session(path: Path, threads: int, spinning: bool, profile: Path | None = None) -> Any:
@@ -68,13 +72,14 @@ class CpuFloatBackend:
 
         Args:
             model: with a float twin.
-            threads: to run on, 0 for one on each core. Idle threads sleep: between the frames of a camera, threads
+            threads: to run on, 0 for as many as pay off. Idle threads sleep: between the frames of a camera, threads
                 that spin would keep whole cores busy.
 
         Raises:
             BackendError: where the model has no float twin, it does not fit the model, or a package is missing.
         """
-        threads = thread_count(threads)
+        work = sum(layer.macs(shape) for layer, shape, _ in iter_layers(model))
+        threads = thread_count(threads, useful=1 + work // MACS_PER_THREAD)
         if model.float_twin is None:
             raise BackendError(f"model '{model.name}' has no float twin (float.onnx); use backend binary")
         self.model = model

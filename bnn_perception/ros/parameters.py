@@ -57,7 +57,7 @@ PARAMETERS = (
     Parameter(
         "device", "auto", "where: auto takes the GPU where there is a usable one, else the CPU", choices=DEVICES
     ),
-    Parameter("threads", 0, "threads of the CPU backends; 0 takes one for each core", bounds=(0, 256)),
+    Parameter("threads", 0, "threads of the CPU backends; 0 takes as many as pay off", bounds=(0, 256)),
     Parameter("top_k", 1, "most labels to publish for a frame, best first", bounds=(1, 1000)),
     Parameter(
         "score_threshold",

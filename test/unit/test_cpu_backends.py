@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -287,6 +288,20 @@ def test_a_missing_package_is_named(
 def test_a_negative_number_of_threads(shipped: Model, backend: str) -> None:
     with pytest.raises(BackendError, match="threads is -1"):
         make_backend(shipped, backend, device="cpu", threads=-1)
+
+
+def test_as_many_threads_as_pay_off(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The road-sign net takes 41.6 million multiply-accumulates: less than it pays to wake a thread for."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    for backend, work, count in (
+        ("binary", 100e6, "1 thread"),
+        ("binary", 10e6, "5 threads"),
+        ("float", 1e6, "6 threads"),
+    ):
+        monkeypatch.setattr(f"bnn_perception.backends.cpu_{backend}.MACS_PER_THREAD", int(work))
+        made = make_backend(shipped, backend, "cpu")
+        assert made.device_name.endswith(f", {count}")
+        made.close()
 
 
 # The float twin.
