@@ -130,7 +130,9 @@ def take_apart(spec: KernelSpec, code: Sequence[sass.Instruction]) -> Code:
     """
     loops = sass.innermost_loops(code)
     inside = {instruction.address for loop in loops for instruction in loop}
-    once = sass.count(instruction for instruction in code if instruction.address not in inside)
+    # Behind the last EXIT lie slow paths of divisions and the like, which finite numbers do not take.
+    end = max((instruction.address for instruction in code if instruction.name == "EXIT"), default=0)
+    once = sass.count(i for i in code if i.address not in inside and i.address <= end)
     counts = [sass.count(loop) for loop in loops]
     staged = float(max((sum(count.values()) for count in counts if count["STS"] == 1), default=0))
     words = [_words(spec, count) for count in counts]

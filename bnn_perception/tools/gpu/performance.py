@@ -145,11 +145,11 @@ def _boards() -> list[str]:
         *table(header, rows),
         "",
         *_text(
-            "Clock (the highest), SMs and memory bandwidth: NVIDIA's data sheets. 16 POPC a clock and SM: the CUDA "
-            "programming guide, from memory; `benchmark --gpu` measures it. Binary TOPS: derived, one POPC for 32 "
-            "multiply-accumulates of two operations. Tensor cores: derived, 16,384 binary multiply-accumulates a clock "
-            "and SM as the A100's data sheet gives them, measured neither on an Orin nor on a Hopper. The two launch "
-            "times are estimates."
+            "Clock (the highest), SMs and memory bandwidth: as NVIDIA publishes them, not read off a device. 16 POPC a "
+            "clock and SM: the CUDA programming guide, from memory; `benchmark --gpu` measures it. Binary TOPS: derived, "
+            "one POPC for 32 multiply-accumulates of two operations. Tensor cores: derived, 16,384 binary "
+            "multiply-accumulates a clock and SM as published for the A100, measured neither on an Orin nor on a "
+            "Hopper. The two launch times are estimates."
         ),
     ]
 
@@ -267,8 +267,8 @@ def _method() -> list[str]:
         "*Predicted*: the main loop as often as the geometry says, staging, and the rest of the code once. The busiest "
         "SM issues at most four instructions a clock, POPC and BMMA at their peaks, 64 integer operations, 64 "
         "multiplications and 32 accesses to memory; a single warp one instruction in two clocks. Two trips to memory "
-        "of 500 clocks are hidden by nothing. Of the preprocessing, the loops, which depend on the frame, are left out "
-        "and all other code counts, though a frame skips some of it.",
+        "of 500 clocks are hidden by nothing. The preprocessing is overstated: its loops depend on the frame and are "
+        "left out, but all other code counts, of which a frame of the net's own size skips about half.",
     )
     lines = ["", "## How it is computed", ""]
     for point in points:
