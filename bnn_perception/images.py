@@ -52,7 +52,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: is not an image that can be decoded, or is cut short")
     height, width = image.shape[:2]
     if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
-        raise ImageError(f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side are taken")
+        raise ImageError(
+            f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side are taken"
+        )
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
@@ -154,11 +156,15 @@ def read_dataset(path: str | os.PathLike[str], labels: Sequence[str]) -> Dataset
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape:
-        raise ImageError(f"{path}: x has shape {list(x.shape)}; (N, H, W, 3), (N, H, W, 1) or (N, H, W) is expected")
+        raise ImageError(
+            f"{path}: x has shape {list(x.shape)}; (N, H, W, 3), (N, H, W, 1) or (N, H, W) is expected"
+        )
     if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
         raise ImageError(f"{path}: y is {y.dtype} {list(y.shape)}, not {len(x)} integers")
     if y.min() < 0 or y.max() >= len(labels):
-        raise ImageError(f"{path}: y holds {y.min()} to {y.max()}, but the model has classes 0 to {len(labels) - 1}")
+        raise ImageError(
+            f"{path}: y holds {y.min()} to {y.max()}, but the model has classes 0 to {len(labels) - 1}"
+        )
     return Dataset(y.astype(np.int64), [f"{path.name}[{i}]" for i in range(len(x))], x)
 
 
@@ -189,7 +195,9 @@ def _read_folder(path: Path, labels: Sequence[str]) -> Dataset:
         if index is None:
             shown = ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
             raise ImageError(f"{folder}: the model has no class '{folder.name}'; it has {shown}")
-        images = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+        images = [
+            file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()
+        ]
         indices += [index] * len(images)
         names += map(str, images)
     if not names:

@@ -17,8 +17,9 @@ correction c (0 for most pixels)::
 
     K + 2 * value + c >= threshold   <=>   value >= ceil((threshold - K - c) / 2)
 
-so that a bit takes one comparison with a limit that is known beforehand. An input convolution has its sum as
-value and its threshold as limit; from there on the two kinds of convolution are one.
+so that a bit takes one comparison with a limit that is known beforehand. An input convolution adds pixels, two
+at a time, by the signs of its weights; it has its sum as value and its threshold as limit, and from there on the two
+kinds of convolution are one.
 
 How the disagreements are counted depends on the processor (:func:`_disagreements`). With AVX2 it is a table
 look-up: ``vpshufb`` takes the low nibble of every weight byte as index into a table of 16 bytes that was made
@@ -52,8 +53,8 @@ PIXELS = 4
 UNITS_IN_BYTE = 31
 #: Units whose disagreements a signed 16-bit value holds.
 UNITS_IN_SHORT = 4095
-#: Taps of an input convolution whose products (at most 255 each) a signed 16-bit value holds.
-TAPS_IN_SHORT = 128
+#: Pairs of taps of an input convolution whose sums (at most 510 each) a signed 16-bit value holds.
+PAIRS_IN_SHORT = 64
 
 #: What a step does; see :data:`STEP`.
 THERMOMETER, LEVELS, INPUT_CONV, BINARY_CONV, OUTPUT, OUTPUT_BITS = range(6)
@@ -82,13 +83,13 @@ STEP = np.dtype(
             "pool_size",
             "pool_stride",
             "windows",  # (pixels of the convolution's output, 2) int32: byte of the window, index of its limits
-            "units",  # of one dot product: bytes of bits, or taps
+            "units",  # of one dot product: bytes of bits, or pairs of pixels
             "offsets",  # (units,) int32 distance of each from the first byte of a window
-            "weights",  # for each group (units, filters of the group): uint8, or int16 of an input convolution
+            "weights",  # for each group (units, filters of the group) uint8; of pairs (units, filters, 2) int8
             "wide",  # whether values and limits are int32, not int16
             "limits",  # (patterns, words * LANES) of which a value reaches its own to become 1
             "flip",  # (words,) uint32
-            "table",  # thermometer (channels, 256, words) uint32, levels (256,) int16, bits (words * LANES, 2) float32
+            "table",  # thermometer (channels, 256, words) uint32, levels (256,) uint8, bits (words * LANES, 2) float32
             "products",  # of one dot product of an output
             "scale",  # of an output: (words * LANES,) float32
             "bias",  # likewise
@@ -209,10 +210,15 @@ _write_u32, _write_f32 = map(_writer, (types.uint32, types.float32))
 # ---------------------------------------------------------------------------------------------------------------
 
 
+def _features(context: Any) -> set[str]:
+    """Of the processor that is compiled for, as LLVM names them: ``+avx2``."""
+    return set(context.codegen().magic_tuple()[2].split(","))
+
+
 def _table_lookup(context: Any) -> bool:
-    """Whether the processor compiled for counts bits faster by ``vpshufb`` than by a vector popcount."""
-    features = context.codegen().magic_tuple()[2].split(",")
-    return "+avx2" in features and not {"+avx512bitalg", "+avx512vl"} <= set(features)
+    """Whether the processor counts bits faster by ``vpshufb`` than by a vector popcount."""
+    features = _features(context)
+    return "+avx2" in features and not {"+avx512bitalg", "+avx512vl"} <= features
 
 
 def _nibble_tables() -> bytearray:
@@ -309,10 +315,41 @@ def _binary_tile(pixels: int, vectors: int) -> Any:
     return tile
 
 
-def _input_tile(pixels: int) -> Any:
-    """As :func:`_binary_tile`, for the sums of up to :data:`TAPS_IN_SHORT` taps and one vector of filters.
+def _pair_sums(context: Any, builder: ir.IRBuilder, pair: ir.Value, weights: ir.Value) -> ir.Value:
+    """``a * w[0] + b * w[1]`` of two adjacent uint8 pixels and the weights of each lane, as a vector of int16.
 
-    A unit is an int16 level, and the weights are int16, +1 or -1.
+    Args:
+        pair: address of the two.
+        weights: address of (LANES, 2) int8.
+    """
+    if "+avx2" in _features(context):
+        # vpmaddubsw does just this, for half of the lanes. It saturates beyond 16 bits, which +-1 never reach.
+        half = ir.VectorType(_I16, LANES // 2)
+        multiply_add = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(half, [_BYTES, _BYTES]), "llvm.x86.avx2.pmadd.ub.sw"
+        )
+        pixels = builder.bitcast(_broadcast(builder, _load(builder, pair, _I16), half), _BYTES)
+        low, high = (
+            builder.call(
+                multiply_add, [pixels, _load(builder, builder.add(weights, _I64(LANES * part)), _BYTES)]
+            )
+            for part in (0, 1)
+        )
+        return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES))))
+    both = _load(builder, weights, ir.VectorType(_I8, 2 * LANES))
+    products = []
+    for place in (0, 1):
+        chosen = ir.Constant(ir.VectorType(_I32, LANES), list(range(place, 2 * LANES, 2)))
+        signs = builder.sext(builder.shuffle_vector(both, both, chosen), _SHORTS)
+        pixel = builder.zext(_load(builder, builder.add(pair, _I64(place)), _I8), _I16)
+        products.append(builder.mul(_broadcast(builder, pixel, _SHORTS), signs))
+    return builder.add(*products)
+
+
+def _input_tile(pixels: int) -> Any:
+    """As :func:`_binary_tile`, for the sums of up to :data:`PAIRS_IN_SHORT` pairs of taps and one vector of filters.
+
+    A unit is two adjacent uint8 pixels, the weights are (units, LANES, 2) int8.
     """
 
     @intrinsic
@@ -325,12 +362,10 @@ def _input_tile(pixels: int) -> Any:
                 builder.store(_constant(_SHORTS, 0), total)
             with cgutils.for_range(builder, units, intp=_I64) as loop:
                 offset = _element(builder, offsets, loop.index, _I32)
-                signs = _load(
-                    builder, builder.add(weights, builder.mul(loop.index, _I64(2 * LANES))), _SHORTS
-                )
+                row = builder.add(weights, builder.mul(loop.index, _I64(2 * LANES)))
                 for corner, total in zip(corners, totals):
-                    level = _broadcast(builder, _load(builder, builder.add(corner, offset), _I16), _SHORTS)
-                    builder.store(builder.add(builder.load(total), builder.mul(level, signs)), total)
+                    more = _pair_sums(context, builder, builder.add(corner, offset), row)
+                    builder.store(builder.add(builder.load(total), more), total)
             for pixel, total in enumerate(totals):
                 _store(builder, builder.load(total), builder.add(values, _I64(2 * LANES * pixel)))
             return context.get_dummy_value()
@@ -385,12 +420,12 @@ _inner: Any = numba.njit(nogil=True, error_model="numpy")
 
 @_inner
 def _levels(step: Any, first: int, last: int) -> None:
-    """uint8 pixels -> the int16 that they count as."""
+    """uint8 pixels -> the uint8 that they count as."""
     for row in range(first, last):
         source = step.source + row * step.source_row
         target = step.target + row * step.target_row
         for index in range(step.source_row):
-            _write_i16(target, index, _read_i16(step.table, np.int64(_read_u8(source, index))))
+            _write_u8(target, index, _read_u8(step.table, np.int64(_read_u8(source, index))))
 
 
 @_inner
@@ -433,7 +468,7 @@ def _total_values(step: Any, group: int, vectors: int, totals: int, values: int,
     """The int32 values of more units than 16 bits hold."""
     for index in range(PIXELS * vectors * LANES):
         _write_i32(totals, index, np.int32(0))
-    size = TAPS_IN_SHORT if step.kind == INPUT_CONV else UNITS_IN_SHORT
+    size = PAIRS_IN_SHORT if step.kind == INPUT_CONV else UNITS_IN_SHORT
     for first in range(0, step.units, size):
         _values(step, group, vectors, first, min(size, step.units - first), values, windows)
         for index in range(PIXELS * vectors):
@@ -674,7 +709,7 @@ def close_state(state: int) -> None:
 
 @_inner
 def _sum_rows(sums: Any, source: int, stride: int, rows: int) -> None:
-    """Set uint16 ``sums`` to those of up to 257 rows of bytes; four rows at a time, to pass over ``sums`` less often."""
+    """Set uint16 ``sums`` to the sums of up to 257 rows of bytes, four rows at a time."""
     sums[:] = 0
     row = 0
     while row + 4 <= rows:
@@ -707,7 +742,7 @@ def _column_sums(columns: Any, sums: Any, source: int, stride: int, span: Any, w
 
 @_inner
 def _spans(source: int, destination: int) -> Any:
-    """For each destination pixel of one axis the first and last source pixel, and the units of each that lie outside."""
+    """For each destination pixel of one axis the first and last source pixel and the units of each outside."""
     spans = np.empty((destination, 4), np.int64)
     for index in range(destination):
         begin, end = index * source, (index + 1) * source

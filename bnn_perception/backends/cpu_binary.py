@@ -91,10 +91,13 @@ class Program:
             table = self._keep(_thermometer_table(layer))
             self._add_step(layer, native.THERMOMETER, source, target, words=target.shape[2], table=table)
         elif isinstance(layer, InputConv2d):
-            levels, inside = self._padded(shape, layer.padding, np.int16)
-            self._add_step(layer, native.LEVELS, source, inside, table=self._keep(layer.levels))
-            signs = bits.signs(layer.weights, layer.in_channels).reshape(layer.out_channels, -1)
-            units = self._units(levels, layer.kernel, levels.itemsize * np.arange(layer.in_channels))
+            # Signed levels are moved up into uint8, padding (level 0) likewise, and the limits with them.
+            moved = -min(0, int(layer.levels.min()) // 128 * 128)
+            levels, inside = self._padded(shape, layer.padding, np.uint8, moved)
+            table = self._keep((layer.levels + moved).astype(np.uint8))
+            self._add_step(layer, native.LEVELS, source, inside, table=table)
+            signs = bits.signs(layer.weights, layer.in_channels)  # (filters, kernel y, kernel x, channels)
+            units = self._pairs(levels, layer.kernel)
             self._add_step(
                 layer,
                 native.INPUT_CONV,
@@ -102,13 +105,17 @@ class Program:
                 target,
                 **units,
                 **self._windows(levels, layer.conv_shape(shape), layer.stride, layer.pool),
-                **self._weights(signs.T.astype(np.int16), vectors=1),
-                **self._limits(layer.threshold[None], layer.flip, wide=units["units"] > native.TAPS_IN_SHORT),
+                **self._weights(_pairs_by_unit(signs), vectors=1),
+                **self._limits(
+                    (layer.threshold + moved * signs.sum(axis=(1, 2, 3), dtype=np.int64))[None],
+                    layer.flip,
+                    wide=units["units"] > native.PAIRS_IN_SHORT,
+                ),
             )
         elif isinstance(layer, BinaryConv2d):
             row, column, correction = layer.border_correction(shape)
             pattern = row[:, None] * correction.shape[1] + column
-            units = self._units(source, layer.kernel, np.arange(_bytes_for(layer.in_channels)))
+            units = self._units(source, layer.kernel, layer.in_channels)
             self._add_step(
                 layer,
                 native.BINARY_CONV,
@@ -154,7 +161,7 @@ class Program:
         height, width, channels = layer.in_shape
         weights = layer.weights.reshape(layer.out_features, height, width, -1)
         return {
-            **self._units(source, (height, width), np.arange(_bytes_for(channels))),
+            **self._units(source, (height, width), channels),
             **self._weights(_bytes_by_unit(weights, channels), vectors=2),
         }
 
@@ -229,25 +236,27 @@ class Program:
             "pool_stride": pool.stride,
         }
 
-    def _units(
-        self, source: NDArray[Any], kernel: tuple[int, int], in_pixel: NDArray[np.integer]
-    ) -> dict[str, int]:
-        """The bytes of a window that are multiplied, as distances from its first one.
-
-        Args:
-            source: array of pixels.
-            kernel: (y, x).
-            in_pixel: the distances inside one pixel.
-        """
+    def _units(self, source: NDArray[Any], kernel: tuple[int, int], channels: int) -> dict[str, int]:
+        """The bytes of a window that hold channels, as distances from its first one."""
         y, x = np.arange(kernel[0])[:, None, None], np.arange(kernel[1])[:, None]
-        offsets = (y * source.strides[0] + x * source.strides[1] + in_pixel).reshape(-1)
-        return {"units": len(offsets), "offsets": self._keep(offsets.astype(np.int32))}
+        return self._offsets(y * source.strides[0] + x * source.strides[1] + np.arange(_bytes_for(channels)))
+
+    def _pairs(self, source: NDArray[np.uint8], kernel: tuple[int, int]) -> dict[str, int]:
+        """The pairs of bytes that cover each row of a window; the last may reach beyond it."""
+        y, first = np.arange(kernel[0])[:, None], np.arange(0, kernel[1] * source.strides[1], 2)
+        return self._offsets(y * source.strides[0] + first)
+
+    def _offsets(self, offsets: NDArray[np.integer]) -> dict[str, int]:
+        return {"units": offsets.size, "offsets": self._keep(offsets.astype(np.int32))}
 
     def _weights(self, by_unit: NDArray[Any], vectors: int) -> dict[str, int]:
-        """(units, filters) -> the weights of one group of ``vectors`` after those of another."""
-        filled = self._filled(by_unit)
+        """(units, filters, ...) -> the weights of one group of ``vectors`` after those of another."""
+        by_filter = self._filled(np.moveaxis(by_unit, 1, -1))
         size = vectors * self.native.LANES
-        groups = [filled[:, first : first + size].reshape(-1) for first in range(0, filled.shape[1], size)]
+        groups = [
+            np.moveaxis(by_filter[..., first : first + size], -1, 1).reshape(-1)
+            for first in range(0, by_filter.shape[-1], size)
+        ]
         return {
             "words": bits.words_for(by_unit.shape[1]),
             "vectors": vectors,
@@ -282,11 +291,12 @@ class Program:
         return array
 
     def _padded(
-        self, shape: Shape, padding: tuple[int, int], dtype: Any
+        self, shape: Shape, padding: tuple[int, int], dtype: Any, value: int = 0
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Zeros with a border of ``padding`` around ``shape``, and the view of what lies inside it."""
+        """An array with a border of ``padding`` around ``shape``, full of ``value``, and the view of its inside."""
         (height, width, depth), (pad_y, pad_x) = shape, padding
         padded = self._zeros((height + 2 * pad_y, width + 2 * pad_x, depth), dtype)
+        padded[...] = value
         return padded, padded[pad_y : pad_y + height, pad_x : pad_x + width]
 
     def _keep(self, values: NDArray[Any]) -> int:
@@ -314,6 +324,13 @@ def _bytes_by_unit(weights: NDArray[np.uint32], channels: int) -> NDArray[np.uin
     """(filters, kernel y, kernel x, words) -> (units, filters) uint8; bytes without channels are left out."""
     as_bytes = np.ascontiguousarray(weights, dtype="<u4").view(np.uint8)[..., : _bytes_for(channels)]
     return np.ascontiguousarray(as_bytes.reshape(len(weights), -1).T)
+
+
+def _pairs_by_unit(signs: NDArray[np.int32]) -> NDArray[np.int8]:
+    """(filters, kernel y, kernel x, channels) +-1 -> (units, filters, 2), 0 where a pair reaches beyond its row."""
+    rows = signs.reshape(*signs.shape[:2], -1)
+    rows = np.pad(rows, ((0, 0), (0, 0), (0, rows.shape[2] % 2)))
+    return np.moveaxis(rows.reshape(len(signs), -1, 2), 0, 1).astype(np.int8)
 
 
 def _limits(threshold: NDArray[np.int32], fan_in: int, correction: NDArray[np.int32]) -> NDArray[np.int64]:

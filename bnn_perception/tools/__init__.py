@@ -66,4 +66,6 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="where (default: auto, the GPU if there is one)"
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads of the CPU backends (default: as many as pay off)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of the CPU backends (default: as many as pay off)"
+    )

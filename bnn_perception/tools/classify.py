@@ -53,12 +53,18 @@ def run(args: argparse.Namespace) -> int:
             continue
         (predictions,) = classifier.classify([frame], args.top)
         if args.json:
-            results = [{"label": p.label, "index": p.class_id, "score": round(p.score, 6)} for p in predictions]
+            results = [
+                {"label": p.label, "index": p.class_id, "score": round(p.score, 6)} for p in predictions
+            ]
             milliseconds = {stage: round(time, 3) for stage, time in classifier.backend.times.items()}
-            print(json.dumps({"image": str(path), "results": results, "ms": milliseconds}, ensure_ascii=False))
+            print(
+                json.dumps({"image": str(path), "results": results, "ms": milliseconds}, ensure_ascii=False)
+            )
         else:
             print(f"{path}: " + ", ".join(f"{p.label} {p.score:.3f}" for p in predictions))
     classifier.backend.close()
     if failures:
-        print(f"bnn_perception classify: {failures} of {len(paths)} images could not be read", file=sys.stderr)
+        print(
+            f"bnn_perception classify: {failures} of {len(paths)} images could not be read", file=sys.stderr
+        )
     return 1 if failures else 0

@@ -81,15 +81,23 @@ def evaluate(model: Model, backend: Backend, dataset: Dataset) -> Evaluation:
     scores = np.concatenate(rows)
     answer = scores.argmax(axis=1)
     read = np.asarray(indices, dtype=np.int64)
-    return Evaluation(read, dataset.labels[read], answer, scores[np.arange(len(answer)), answer], len(model.labels))
+    return Evaluation(
+        read, dataset.labels[read], answer, scores[np.arange(len(answer)), answer], len(model.labels)
+    )
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("evaluate", help="accuracy and confusion matrix on labelled images")
-    parser.add_argument("data", help="folder with a folder for each class, or .npz with x (N, H, W, 3) uint8 and y")
+    parser.add_argument(
+        "data", help="folder with a folder for each class, or .npz with x (N, H, W, 3) uint8 and y"
+    )
     add_backend_arguments(parser)
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the confusion matrix as a picture")
-    parser.add_argument("--mistakes", type=Path, metavar="FILE", help="write the surest mistakes as a contact sheet")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="write the confusion matrix as a picture"
+    )
+    parser.add_argument(
+        "--mistakes", type=Path, metavar="FILE", help="write the surest mistakes as a contact sheet"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
@@ -139,7 +147,11 @@ def print_report(model: Model, backend: Backend, result: Evaluation, left_out: i
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     worst = np.argsort(-wrong, axis=None, kind="stable")[:5]
-    pairs = [(truth, answer) for truth, answer in zip(*np.unravel_index(worst, wrong.shape)) if wrong[truth, answer]]
+    pairs = [
+        (truth, answer)
+        for truth, answer in zip(*np.unravel_index(worst, wrong.shape))
+        if wrong[truth, answer]
+    ]
     if pairs:
         print("commonest mistakes:")
         for truth, answer in pairs:

@@ -22,8 +22,12 @@ FLOAT_BYTES = 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("inspect", help="layer table of a model: shapes, precision, bytes, operations")
-    parser.add_argument("model", nargs="?", default="road_signs", help="model folder or name (default: %(default)s)")
+    parser = subparsers.add_parser(
+        "inspect", help="layer table of a model: shapes, precision, bytes, operations"
+    )
+    parser.add_argument(
+        "model", nargs="?", default="road_signs", help="model folder or name (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
@@ -57,14 +61,18 @@ def _detail(layer: Layer) -> str:
         return f"{layer.levels} a channel"
     if not isinstance(layer, Conv2d):
         return ""
-    kernel, stride, padding = (f"{y}x{x}" if y != x else str(y) for y, x in (layer.kernel, layer.stride, layer.padding))
+    kernel, stride, padding = (
+        f"{y}x{x}" if y != x else str(y) for y, x in (layer.kernel, layer.stride, layer.padding)
+    )
     text = f"k{kernel}"
     if stride != "1":
         text += f" s{stride}"
     if padding != "0":
         text += f" p{padding}"
     if layer.pool:
-        text += f" pool{layer.pool.size}" + (f"/{layer.pool.stride}" if layer.pool.stride != layer.pool.size else "")
+        text += f" pool{layer.pool.size}" + (
+            f"/{layer.pool.stride}" if layer.pool.stride != layer.pool.size else ""
+        )
     return text
 
 

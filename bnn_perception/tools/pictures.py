@@ -58,7 +58,9 @@ def confusion_matrix(confusion: NDArray[np.int64], labels: Sequence[str], path: 
             text = f"{percent[truth, answer]:.0f}" if percent[truth, answer] >= 1 else "<1"
             axes.text(answer, truth, text, ha="center", va="center", fontsize=6.5, color=colour)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7.5)
-    axes.set_yticks(range(len(labels)), [f"{label}  ({n})" for label, n in zip(labels, images[:, 0])], fontsize=7.5)
+    axes.set_yticks(
+        range(len(labels)), [f"{label}  ({n})" for label, n in zip(labels, images[:, 0])], fontsize=7.5
+    )
     axes.set_xlabel("answer", color=INK)
     axes.set_ylabel("truth (images)", color=INK)
     correct, total = int(np.trace(confusion)), int(confusion.sum())
@@ -94,7 +96,9 @@ def mistakes(result: Evaluation, dataset: Dataset, labels: Sequence[str], path: 
     for axes, place in zip(grid.flat, order):
         axes.imshow(dataset.read(int(result.index[place])), interpolation="nearest")
         answer, truth = labels[result.answer[place]], labels[result.truth[place]]
-        axes.set_title(f"{_short(answer)} {result.score[place]:.2f}\nis {_short(truth)}", fontsize=6.5, color=INK)
+        axes.set_title(
+            f"{_short(answer)} {result.score[place]:.2f}\nis {_short(truth)}", fontsize=6.5, color=INK
+        )
     if not len(order):
         grid.flat[0].text(0, 0.5, "no mistakes", fontsize=12, color=INK)
     _save(pyplot, figure, path)

@@ -1,4 +1,4 @@
-"""The kernels that measure peaks repeat the instruction that is counted and next to nothing else: seen in their SASS."""
+"""The kernels that measure peaks repeat the counted instruction and little else: seen in their SASS."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def test_grey_16_bit_and_transparent_become_8_bit_rgb(tmp_path, picture):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "empty"), (b"not an image", "not an image"), (None, "cut short"), ("absent", "No such")]
+    ("content", "reason"),
+    [(b"", "empty"), (b"not an image", "not an image"), (None, "cut short"), ("absent", "No such")],
 )
 def test_unreadable_files_are_named(tmp_path, picture, content, reason):
     path = tmp_path / "broken.png"
@@ -83,7 +84,15 @@ def test_find_images_passes_over_other_files(tmp_path, picture):
 
 @pytest.mark.parametrize(
     ("folder", "index"),
-    [("stop", 0), ("STOP", 0), ("speed_limit-50", 1), ("löwe", 2), ("00001", 1), ("3", None), ("yield", None)],
+    [
+        ("stop", 0),
+        ("STOP", 0),
+        ("speed_limit-50", 1),
+        ("löwe", 2),
+        ("00001", 1),
+        ("3", None),
+        ("yield", None),
+    ],
 )
 def test_match_label(folder, index):
     assert match_label(folder, LABELS) == index

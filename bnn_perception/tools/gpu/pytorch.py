@@ -46,6 +46,8 @@ def why_not() -> str | None:
         import torch
     except ImportError:
         return "PyTorch is not installed"
+    except Exception as error:  # a PyTorch whose libraries do not fit raises what they raise
+        return f"PyTorch cannot be imported ({' '.join(str(error).split())})"
     return None if torch.cuda.is_available() else "PyTorch was built without CUDA or finds no GPU"
 
 
