@@ -145,9 +145,9 @@ def _boards() -> list[str]:
         *table(header, rows),
         "",
         *_text(
-            "Clock (the highest), SMs and memory bandwidth: as NVIDIA publishes them, not read off a device. 16 POPC a "
-            "clock and SM: the CUDA programming guide, from memory; `benchmark --gpu` measures it. Binary TOPS: derived, "
-            "one POPC for 32 multiply-accumulates of two operations. Tensor cores: derived, 16,384 binary "
+            "Clock (the highest), SMs and memory bandwidth: as NVIDIA publishes them, not read off a device. 16 POPC "
+            "a clock and SM: the CUDA programming guide, from memory; `benchmark --gpu` measures it. Binary TOPS: "
+            "derived, one POPC for 32 multiply-accumulates of two operations. Tensor cores: derived, 16,384 binary "
             "multiply-accumulates a clock and SM as published for the A100, measured neither on an Orin nor on a "
             "Hopper. The two launch times are estimates."
         ),
