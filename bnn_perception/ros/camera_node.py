@@ -61,7 +61,7 @@ class CameraNode(Node):
             topic=values["topic"] or None,
             decode=values["decode"],
             loop=values["loop"],
-            warn=self.get_logger().warning,
+            warn=self._warn,
         )
         compressed = self._source.compressed
         self._images = self.create_publisher(
@@ -72,6 +72,9 @@ class CameraNode(Node):
         )
         # Small, and looked up by stamp later: it must not get lost.
         self._truth = self.create_publisher(Classification, "truth", 100)
+
+    def _warn(self, line: str) -> None:
+        self.get_logger().warning(line)
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Publish every frame when it is due, and let the executor work while waiting.

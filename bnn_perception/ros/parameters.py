@@ -164,6 +164,16 @@ def declare_parameters(node: Node) -> Settings:
     return Settings.from_values({parameter.name: declare(node, parameter) for parameter in PARAMETERS})
 
 
+#: What ROS makes of a value decides its type: 1 is a whole number even where 1.0 is wanted.
+KINDS = {
+    bool: "true or false,",
+    int: "a whole number",
+    float: "a number with a decimal point",
+    str: "a text",
+    list: "a list",
+}
+
+
 def declare(node: Node, parameter: Parameter) -> Any:
     """Declare one parameter on the node and return its value.
 
@@ -175,7 +185,7 @@ def declare(node: Node, parameter: Parameter) -> Any:
     try:
         return node.declare_parameter(parameter.name, parameter.default, parameter.descriptor()).value
     except InvalidParameterTypeException:
-        kind = "a list" if isinstance(parameter.default, list) else f"a {type(parameter.default).__name__}"
+        kind = KINDS[type(parameter.default)]
         raise ParameterError(f"{parameter.name} must be {kind} like {parameter.default!r}") from None
     except InvalidParameterValueException:
         low, high = parameter.bounds or ("", "")

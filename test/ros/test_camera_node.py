@@ -186,7 +186,7 @@ def test_ends_quietly_when_told_to(peer, signals):
         ("source:=/nowhere", "camera_node: '/nowhere': no such file or folder"),
         ("source:=scene:x", "camera_node: scene:x: the seed 'x'"),
         ("rate:=-1.0", "camera_node: rate must lie between"),
-        ("frames:=many", "camera_node: frames must be a int like 0"),
+        ("frames:=many", "camera_node: frames must be a whole number like 0"),
     ],
 )
 def test_start_that_fails_says_why_in_one_line(parameter, reason):
