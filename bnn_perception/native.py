@@ -199,9 +199,9 @@ def _writer(kind: Any) -> Any:
     return write
 
 
-_read_u8, _read_i16, _read_i32, _read_i64 = map(_reader, (types.uint8, types.int16, types.int32, types.int64))
+_read_u8, _read_i32 = map(_reader, (types.uint8, types.int32))
 _read_u32, _read_f32 = map(_reader, (types.uint32, types.float32))
-_write_u8, _write_i16, _write_i32 = map(_writer, (types.uint8, types.int16, types.int32))
+_write_u8, _write_i32 = map(_writer, (types.uint8, types.int32))
 _write_u32, _write_f32 = map(_writer, (types.uint32, types.float32))
 
 

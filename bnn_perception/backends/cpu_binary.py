@@ -92,7 +92,7 @@ class Program:
             self._add_step(layer, native.THERMOMETER, source, target, words=target.shape[2], table=table)
         elif isinstance(layer, InputConv2d):
             # Signed levels are moved up into uint8, padding (level 0) likewise, and the limits with them.
-            moved = -min(0, int(layer.levels.min()) // 128 * 128)
+            moved = 128 if layer.levels.min() < 0 else 0
             levels, inside = self._padded(shape, layer.padding, np.uint8, moved)
             table = self._keep((layer.levels + moved).astype(np.uint8))
             self._add_step(layer, native.LEVELS, source, inside, table=table)
