@@ -67,6 +67,7 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
     )
     try:
         recorder = node._pipeline.latency = Recorder()
+        callback: Any
         (callback,) = [s.callback for s in node.subscriptions if s.topic_name.endswith("image")]
         for count in range(1, UNCOUNTED + FRAMES + 1):
             begin = time.perf_counter()
@@ -78,7 +79,6 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
                 time.sleep(PERIOD / 20)
             time.sleep(max(0.0, begin + PERIOD - time.perf_counter()))
     finally:
-        node.close()
         node.destroy_node()
         rclpy.shutdown(context=context)
     frames = recorder.frames[UNCOUNTED:]
