@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train gpu-check lint clean
+.PHONY: demo test test-train train-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
@@ -23,6 +23,12 @@ test: $(STAMP)
 # The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
 test-train: $(VENV)/.made-for-training
 	$(RUN) -m pytest $(ARGS)
+
+# Trains float twin and binary net on scikit-learn's handwritten digits, and evaluates what came out.
+train-demo: $(VENV)/.made-for-training
+	$(RUN) -m bnn_perception.training.digits runs/digits/data
+	$(RUN) -m bnn_perception train config/train/digits.yaml --data runs/digits/data --run runs/digits --out runs/digits/model
+	$(RUN) -m bnn_perception evaluate runs/digits/data/test --model runs/digits/model
 
 # Tests and benchmark on an NVIDIA GPU, into benchmark/results. No environment is made: PYTHON has CuPy for the GPU's
 # driver (and ONNX Runtime, and PyTorch where it is to be compared with); benchmark/results/README.md says what it needs.
