@@ -25,6 +25,7 @@ from vision_msgs.msg import Classification, LabelInfo, ObjectHypothesis, VisionC
 
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.classifier import Prediction
+from bnn_perception.cuda.device import why_unusable
 from bnn_perception.model import ModelError, load_model
 from bnn_perception.preprocess import Frame
 from bnn_perception.resources import find_model
@@ -70,6 +71,7 @@ class ClassifierNode(Node):
         self._restoring = False
         self._foreign_stamps = 0
         self._last_refusal = ""
+        self._why_cpu = ""
         self._last_frame = [time.monotonic()] * len(self._settings.image_topics)
         self._lost = [0] * len(self._settings.image_topics)
         self._totals: dict[str, int] = {}
@@ -230,7 +232,11 @@ class ClassifierNode(Node):
         self.get_logger().warning(f"frame refused: {self._last_refusal}", throttle_duration_sec=THROTTLE)
 
     def engine_started(self, engine: Engine) -> None:
-        self.get_logger().info(f"answering with {engine.name}; device is {engine.spec.device}")
+        self._why_cpu = ""
+        if engine.spec.device == "auto" and engine.spec.backend != "reference" and not engine.degraded:
+            self._why_cpu = why_unusable() or ""
+        choice = f"auto took the CPU, {self._why_cpu}" if self._why_cpu else engine.spec.device
+        self.get_logger().info(f"answering with {engine.name}; device {choice}")
         self._last_rejection = ""
         self._publish_label_info(engine.spec)
 
@@ -301,6 +307,7 @@ class ClassifierNode(Node):
                 "backend": engine.backend.name if engine else "none",
                 "device": engine.backend.device_name if engine else "none",
                 "device wanted": running.device,
+                **({"why not the GPU": self._why_cpu} if self._why_cpu else {}),
                 "rate in (Hz)": new["received"] / seconds,
                 "rate out (Hz)": new["classified"] / seconds,
             }

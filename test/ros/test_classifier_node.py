@@ -23,6 +23,8 @@ from nodes import (
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from vision_msgs.msg import Classification, LabelInfo
 
+from bnn_perception.cuda.device import why_unusable
+
 NODE = "/bnn/classifier"
 
 #: Softmax of the model's logits 3, -1, -1.
@@ -163,6 +165,24 @@ def test_bad_parameters_are_refused_and_change_nothing(peer, node, parameters, r
     peer.send(images, image(picture("green")))
     peer.until(lambda: answers)
     assert labels_of(answers[0]) == ["green"]
+
+
+def test_a_device_that_is_not_there_is_refused_and_the_parameter_set_back(peer, node):
+    """What only making the engine can tell comes after the parameter was accepted."""
+    reason = why_unusable()
+    if reason is None:
+        pytest.skip("there is a usable GPU")
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    diagnostics = Diagnostics(peer)
+    images = peer.camera(image(picture("red")), "/bnn/image", answers)
+    (result,) = peer.set_parameters(NODE, device="cuda")
+    assert result.successful
+    diagnostics.until(lambda status, values: reason in status.message)
+    assert diagnostics.status.level == DiagnosticStatus.WARN
+    assert diagnostics.values["why not the GPU"] == reason
+    assert peer.get_parameter(NODE, "device").string_value == "auto"
+    send_and_wait(peer, images, image(picture("green")), answers)
+    assert labels_of(answers[-1]) == ["green"]
 
 
 def test_a_damaged_model_is_refused_by_name(peer, node, tmp_path, german):
