@@ -18,6 +18,10 @@ from bnn_perception.preprocess import Frame, prepare
 #: millisecond.
 MACS_PER_THREAD = 10_000_000
 
+#: The key under which a tensor of an ONNX file names another file that holds its data, as protobuf writes it. The
+#: digests of the model folder do not cover such a file, and old versions of ONNX Runtime open any.
+EXTERNAL_DATA = b"\x0a\x08location"
+
 
 def open_session(path: Path, threads: int, spinning: bool, profile: Path | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` that runs one operator after another on ``threads`` threads.
@@ -86,6 +90,8 @@ class CpuFloatBackend:
         self.times: dict[str, float] = {}
         self.device_name = device_name(threads)
         self._path = model.float_twin
+        if EXTERNAL_DATA in self._path.read_bytes():
+            raise BackendError(f"{self._path}: keeps weights in another file; a float twin is one file")
         self._session: Any = open_session(self._path, threads, spinning=False)
         self._input = self._check_interface()
         height, width, _ = model.input.shape

@@ -351,6 +351,15 @@ def test_twins_that_do_not_fit(rng: np.random.Generator, shipped: Model, tmp_pat
     assert_twin_refused(other, tmp_path, twin, r"\['N', 3, 32, 32\], not float \['N', 3, 12, 12\]")
 
 
+def test_a_twin_with_weights_in_another_file(shipped: Model, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(str(shipped.float_twin))
+    onnx.external_data_helper.convert_model_to_external_data(graph, location="weights.bin", size_threshold=0)
+    onnx.save(graph, str(tmp_path / "split.onnx"))
+    split = (tmp_path / "split.onnx").read_bytes()
+    assert_twin_refused(shipped, tmp_path, split, "keeps weights in another file")
+
+
 def test_a_twin_with_a_fixed_batch(shipped: Model, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     graph = onnx.load(str(shipped.float_twin))
