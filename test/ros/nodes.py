@@ -189,6 +189,11 @@ class Diagnostics:
         return int(self.values.get(key, 0)) - self._start.get(key, 0)
 
     @property
+    def heard(self):
+        """Whether anything has come."""
+        return bool(self._arrays)
+
+    @property
     def status(self):
         return self._arrays[-1].status[0]
 
