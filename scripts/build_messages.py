@@ -25,26 +25,28 @@ _BUILD_INCLUDE = re.compile(r"/opt/python/[^/;\"]+/include/python[\d.]+")
 _BUILD_NUMPY = re.compile(r"/opt/python/[^/;\"]+/lib/python[\d.]+/site-packages/numpy/_?core/include")
 
 
-def main(check_only: bool) -> int:
-    problem = missing()
-    if problem is None and not check_only and sys.prefix == sys.base_prefix:
+def main() -> int:
+    missing = missing_packages()
+    problem = None
+    if missing:
+        problem = f"packages are missing: sudo apt install {' '.join(missing)}"
+    elif sys.prefix == sys.base_prefix:
         problem = "run it with the python of a virtual environment"
     if problem is not None:
-        print(f"scripts/build_messages.py: {problem}", file=sys.stderr)
+        print(f"build_messages: {problem}", file=sys.stderr)
         return 1
-    return 0 if check_only else build(Path(sys.prefix))
+    return build(Path(sys.prefix))
 
 
-def missing() -> str | None:
-    """What this machine lacks for building messages, with the remedy."""
-    include = sysconfig.get_path("include")
-    if not Path(include, "Python.h").is_file():
-        return f"{include}/Python.h is missing: sudo apt install python{sysconfig.get_python_version()}-dev"
-    if shutil.which("g++") is None:
-        return "no C++ compiler: sudo apt install g++"
-    if shutil.which("make") is None:
-        return "no make: sudo apt install make"
-    return None
+def missing_packages() -> list[str]:
+    """Debian's and Ubuntu's packages that building messages needs and this machine lacks."""
+    needed = {
+        f"python{sysconfig.get_python_version()}-dev": Path(
+            sysconfig.get_path("include"), "Python.h"
+        ).is_file()
+    }
+    needed.update({program: shutil.which(program) is not None for program in ("g++", "make")})
+    return [package for package, is_there in needed.items() if not is_there]
 
 
 def build(prefix: Path) -> int:
@@ -86,11 +88,11 @@ def run(command: list[str], prefix: Path) -> bool:
     if step.returncode != 0:
         print(step.stdout, step.stderr, file=sys.stderr)
         print(
-            f"scripts/build_messages.py: '{' '.join(command)}' ended with code {step.returncode}",
+            f"build_messages: '{' '.join(command)}' ended with code {step.returncode}",
             file=sys.stderr,
         )
     return step.returncode == 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(check_only=sys.argv[1:] == ["--check"]))
+    sys.exit(main())

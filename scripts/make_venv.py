@@ -20,6 +20,8 @@ import sys
 import venv
 from pathlib import Path
 
+from build_messages import missing_packages
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD_MESSAGES = ROOT / "scripts" / "build_messages.py"
 # Pythons for which the ROS 2 wheels are built.
@@ -86,14 +88,15 @@ def check_bare_machine() -> None:
             f"{sys.executable} is Python {platform.python_version()}; the ROS 2 wheels are built for "
             f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}: make PYTHON=python3.12"
         )
-    run(sys.executable, BUILD_MESSAGES, "--check")
+    missing = missing_packages()
+    if importlib.util.find_spec("ensurepip") is None:
+        missing.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")
+    if missing:
+        raise SetupError(f"packages are missing: sudo apt install {' '.join(missing)}")
 
 
 def create(target: Path, system_site_packages: bool) -> None:
-    """Make the environment, or make an existing one anew where its Python has gone."""
-    if importlib.util.find_spec("ensurepip") is None:
-        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        raise SetupError(f"this Python cannot make environments: sudo apt install python{version}-venv")
+    """Make the environment anew."""
     print(f"make_venv: making {target} with Python {platform.python_version()}", flush=True)
     venv.create(target, system_site_packages=system_site_packages, with_pip=True, clear=True)
 
