@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "bnn_perception":
             raise
-        remedy = f"pip install 'bnn_perception[{command.extra}]'"
+        remedy = f"pip install '.[{command.extra}]' in the package's folder"
+        if command.extra == "ros":
+            remedy = "source a ROS 2 installation, or run `make demo` once and use .venv/bin/python"
         print(f"bnn_perception {name}: the module {error.name} is not installed: {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
