@@ -1,0 +1,77 @@
+"""What the README tells people to type exists: targets, commands and their options, launch files and arguments, links."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+
+from bnn_perception.__main__ import COMMANDS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+#: Lines of the shell blocks, without their comments.
+LINES = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def lines_with(start):
+    return [line for line in LINES if start in line]
+
+
+def test_there_is_something_to_check():
+    assert {"make demo", "make test"} <= set(LINES)
+    assert lines_with("python -m bnn_perception")
+    assert lines_with("ros2 launch")
+
+
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"`?\bmake ([a-z-]+)", "\n".join([*LINES, README]))))
+)
+def test_make_targets_exist(target):
+    if f"`make {target}" in README or f"make {target}" in LINES:
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", lines_with("python -m bnn_perception"))
+def test_commands_take_these_arguments(line):
+    _, _, _, name, *arguments = shlex.split(line)
+    command = COMMANDS[name]
+    if command.is_node:
+        return
+    module = importlib.import_module(f"bnn_perception.{command.module}")
+    parser = argparse.ArgumentParser()
+    module.add_parser(parser.add_subparsers(required=True))
+    parser.parse_args([name, *arguments])
+
+
+@pytest.mark.parametrize("line", lines_with("ros2 launch"))
+def test_launch_files_take_these_arguments(line):
+    _, _, package, file, *arguments = shlex.split(line)
+    assert package == "bnn_perception"
+    text = (ROOT / "launch" / file).read_text(encoding="utf-8")
+    for argument in arguments:
+        name, separator, _ = argument.partition(":=")
+        assert separator
+        assert f'"{name}"' in text
+
+
+@pytest.mark.parametrize("extra", sorted(set(re.findall(r"\.\[([a-z0-9,]+)\]", README))))
+def test_extras_exist(extra):
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for name in extra.split(","):
+        assert f'"{name}": ' in setup
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+def test_links_lead_somewhere(target):
+    assert (ROOT / target).exists()
