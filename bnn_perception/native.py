@@ -600,7 +600,7 @@ _condition_init = external("pthread_cond_init", types.int32(types.int64, types.i
 _condition_wait = external("pthread_cond_wait", types.int32(types.int64, types.int64))
 _condition_broadcast = external("pthread_cond_broadcast", types.int32(types.int64))
 
-#: How often a waiting thread looks before it sleeps: some microseconds, about as long as an item takes.
+#: How often a waiting thread looks before it sleeps: some tens of microseconds, longer than an item of a small net.
 SPINS = 50_000
 
 
