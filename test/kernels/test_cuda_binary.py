@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 import pytest
 from fake_cupy import CompileException, CUDADriverError, CUDARuntimeError, FakeCupy, OutOfMemoryError
@@ -14,7 +15,6 @@ from hypothesis import given
 from launches import same_examples
 from layer_cases import RNG, frames_of, paper_model
 
-import models
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda_binary import CudaBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import models
 import numpy as np
 import pytest
 from layer_cases import CONVOLUTIONS, DENSE, MMA, paper_model, thermometer_model
 
-import models
 from bnn_perception.cuda import network, specs
 from bnn_perception.cuda.sources import kernel_source
 from bnn_perception.cuda.specs import KernelSpec, Target

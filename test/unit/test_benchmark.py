@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import binary_conv, make_model, output_dense, random_float_twin, random_model, thermometer
 
 from bnn_perception.model import InputSpec, save_model
 from bnn_perception.ros import node_cost
 from bnn_perception.tools import benchmark, execute, timing
 from bnn_perception.tools.timing import Timing, compare
-from models import binary_conv, make_model, output_dense, random_float_twin, random_model, thermometer
 
 
 @pytest.fixture(autouse=True)

@@ -16,14 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from bnn_perception import bits
-from bnn_perception.backends import Backend, BackendError, make_backend, reference
-from bnn_perception.backends.cpu_binary import CpuBinaryBackend
-from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.model import InputSpec, Layer, Model, Pool, load_model, save_model
-from bnn_perception.preprocess import Frame, prepare, prepare_reference
-from bnn_perception.resources import find_model
 from models import (
     binary_conv,
     binary_dense,
@@ -36,6 +28,14 @@ from models import (
     road_sign_model,
     thermometer,
 )
+
+from bnn_perception import bits
+from bnn_perception.backends import Backend, BackendError, make_backend, reference
+from bnn_perception.backends.cpu_binary import CpuBinaryBackend
+from bnn_perception.backends.reference import ReferenceBackend
+from bnn_perception.model import InputSpec, Layer, Model, Pool, load_model, save_model
+from bnn_perception.preprocess import Frame, prepare, prepare_reference
+from bnn_perception.resources import find_model
 
 
 @pytest.fixture

@@ -17,6 +17,17 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import (
+    binary_conv,
+    binary_dense,
+    input_conv,
+    make_model,
+    models,
+    output_bits,
+    output_dense,
+    random_model,
+    thermometer,
+)
 from numpy.typing import NDArray
 
 from bnn_perception import bits
@@ -36,17 +47,6 @@ from bnn_perception.model import (
     load_model,
     save_model,
     update_info,
-)
-from models import (
-    binary_conv,
-    binary_dense,
-    input_conv,
-    make_model,
-    models,
-    output_bits,
-    output_dense,
-    random_model,
-    thermometer,
 )
 
 Description = dict[str, Any]

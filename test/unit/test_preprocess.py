@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import random_frame
 from numpy.typing import NDArray
 
 from bnn_perception.model import InputSpec
@@ -20,7 +21,6 @@ from bnn_perception.preprocess import (
     prepare_reference,
     source_rect,
 )
-from models import random_frame
 
 sides = st.one_of(st.integers(1, 12), st.integers(1, 90))
 

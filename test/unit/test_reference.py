@@ -6,14 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from bnn_perception import bits
-from bnn_perception.backends import reference
-from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.classifier import Classifier
-from bnn_perception.model import Conv2d, InputSpec, Pool
-from bnn_perception.preprocess import Frame
 from models import (
     binary_conv,
     binary_dense,
@@ -26,6 +18,14 @@ from models import (
     random_words,
     thermometer,
 )
+from numpy.typing import NDArray
+
+from bnn_perception import bits
+from bnn_perception.backends import reference
+from bnn_perception.backends.reference import ReferenceBackend
+from bnn_perception.classifier import Classifier
+from bnn_perception.model import Conv2d, InputSpec, Pool
+from bnn_perception.preprocess import Frame
 
 
 @pytest.fixture
