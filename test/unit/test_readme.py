@@ -6,12 +6,13 @@ import argparse
 import importlib
 import re
 import shlex
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from bnn_perception.__main__ import COMMANDS
 
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
