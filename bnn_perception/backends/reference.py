@@ -25,7 +25,6 @@ from bnn_perception.model import (
     OutputBits,
     OutputDense,
     Pool,
-    Shape,
     Thermometer,
 )
 from bnn_perception.preprocess import Frame, prepare_reference
@@ -124,11 +123,6 @@ EVALUATE: dict[type, Any] = {
     OutputDense: output_dense,
     OutputBits: output_bits,
 }
-
-
-def random_input(shape: Shape, rng: np.random.Generator) -> NDArray[np.uint32]:
-    """Random words of an activation of ``shape``, spare bits 0; for tests and benchmarks."""
-    return bits.pack(rng.integers(0, 2, shape, dtype=np.uint8).astype(bool))
 
 
 class ReferenceBackend:
