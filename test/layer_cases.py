@@ -8,7 +8,7 @@ import models
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.backends import reference
+from bnn_perception import bits
 from bnn_perception.cuda import specs
 from bnn_perception.cuda.specs import Target
 from bnn_perception.model import (
@@ -157,7 +157,7 @@ def random_input(layer: Layer, shape: Shape, frames: int, rng: np.random.Generat
     """(frames, height, width, channels) pixels or (frames, height, width, words) activations."""
     if isinstance(layer, (InputConv2d, Thermometer)):
         return rng.integers(0, 256, (frames, *shape), dtype=np.uint8)
-    return np.stack([reference.random_input(shape, rng) for _ in range(frames)])
+    return bits.pack(rng.integers(0, 2, (frames, *shape), dtype=np.uint8).astype(bool))
 
 
 def paper_model() -> Model:
