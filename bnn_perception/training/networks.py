@@ -81,9 +81,7 @@ class Thermometer(nn.Module):
 
     def __init__(self, levels: int, sign_module: nn.Module) -> None:
         super().__init__()
-        self.register_buffer(
-            "offset", thermometer_thresholds(levels).sub(0.5).div(255.0).view(1, 1, levels, 1, 1)
-        )
+        self.register_buffer("offset", thermometer_thresholds(levels).sub(0.5).div(255.0).view(levels, 1, 1))
         self.sign = sign_module
 
     def forward(self, x: Tensor) -> Tensor:
