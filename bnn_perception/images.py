@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,23 @@ class ImageError(ValueError):
     """An image, or a set of them, that cannot be read; the message names the file and the reason."""
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class ImageFile:
+    """Where the bytes of one image lie: a file, or a stretch of an uncompressed tar file.
+
+    Attributes:
+        name: for messages.
+        path: of the file.
+        offset, size: of the stretch, bytes; a size of -1 reaches to the end.
+    """
+
+    name: str
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+
+def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
     """Read an image file as RGB.
 
     Grey becomes RGB, 16 bits become 8 by their upper half, transparency is dropped, EXIF orientation is honoured.
@@ -38,8 +55,12 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """
     import cv2
 
+    if not isinstance(file, ImageFile):
+        file = ImageFile(os.fspath(file), Path(file))
+    path = file.name
     try:
-        data = np.fromfile(path, dtype=np.uint8)  # not cv2.imread, which cannot open every Unicode name
+        # Not cv2.imread, which cannot open every Unicode name.
+        data = np.fromfile(file.path, dtype=np.uint8, count=file.size, offset=file.offset)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror or error}") from None
     if data.size == 0:
@@ -79,6 +100,62 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
+def class_folders(path: str | os.PathLike[str]) -> dict[str, list[ImageFile]]:
+    """The images of each class: one folder a class, each with its images at or below it, all sorted by name.
+
+    Args:
+        path: a folder, an uncompressed tar file, or a folder in one (``photos.tar/train``). Hidden files and
+            folders are passed over, and so are files that are not images.
+
+    Raises:
+        ImageError: where there is nothing of the kind, or no folder in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        folders = {
+            folder.name: [
+                ImageFile(str(file), file)
+                for file in sorted(folder.rglob("*"))
+                if _is_image(file.relative_to(folder)) and file.is_file()
+            ]
+            for folder in sorted(path.iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+        }
+    else:
+        archive = next((parent for parent in (path, *path.parents) if parent.is_file()), None)
+        if archive is None:
+            raise ImageError(f"{path}: no such file or folder")
+        folders = _tar_folders(archive, PurePosixPath(*path.relative_to(archive).parts))
+    if not folders:
+        raise ImageError(f"{path}: holds no folders; one for each class is expected")
+    return folders
+
+
+def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFile]]:
+    folders: dict[str, list[ImageFile]] = {}
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                if not (member.isdir() or member.isfile()) or not name.is_relative_to(inner):
+                    continue
+                parts = name.relative_to(inner).parts
+                if not parts or parts[0].startswith(".") or (member.isfile() and len(parts) < 2):
+                    continue
+                files = folders.setdefault(parts[0], [])
+                if member.isfile() and _is_image(PurePosixPath(*parts[1:])):
+                    shown = f"{archive}/{member.name}"
+                    files.append(ImageFile(shown, archive, member.offset_data, member.size))
+    except (OSError, tarfile.TarError) as error:
+        raise ImageError(f"{archive}: is not an uncompressed tar file that can be read: {error}") from None
+    return {name: sorted(folders[name], key=lambda file: file.name) for name in sorted(folders)}
+
+
+def _is_image(path: PurePath) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
 @dataclass
 class Dataset:
     """Labelled images, read one by one.
@@ -92,6 +169,7 @@ class Dataset:
     labels: NDArray[np.int64]
     names: list[str]
     _arrays: NDArray[np.uint8] | None = None
+    _files: list[ImageFile] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -104,7 +182,7 @@ class Dataset:
             ImageError: where it cannot be read.
         """
         if self._arrays is None:
-            return read_image(self.names[index])
+            return read_image(self._files[index])
         image = self._arrays[index]
         return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image
 
@@ -118,24 +196,24 @@ class Dataset:
                 self.refused.append(str(error))
 
 
-def read_dataset(path: str | os.PathLike[str], labels: Sequence[str]) -> Dataset:
-    """Open a folder with a folder of images for each class, or an ``.npz`` with ``x`` and ``y``.
+def read_dataset(path: str | os.PathLike[str], labels: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
+    """Open a folder (or tar file) with a folder of images for each class, or an ``.npz`` with ``x`` and ``y``.
 
     Folders are matched to labels as they are, then without regard to case and to ``_``, ``-`` and spaces, then by
     number (``00007`` is class 7). A class may be missing.
 
     Args:
-        path: the folder; or the file with x (N, H, W, 3), (N, H, W, 1) or (N, H, W) uint8 and y (N,) integers.
+        path: as :func:`class_folders` takes it; or the ``.npz`` with x (N, H, W, 3), (N, H, W, 1) or (N, H, W)
+            uint8 and y (N,) integers.
         labels: of the model, in order.
+        ignore: folders that are left out.
 
     Raises:
         ImageError: naming the file or folder and what is wrong.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path, labels)
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file or folder")
+    if path.suffix == ".tar" or not path.is_file():
+        return _read_folder(path, labels, ignore)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"]
@@ -184,22 +262,19 @@ def match_label(folder: str, labels: Sequence[str]) -> int | None:
     return None
 
 
-def _read_folder(path: Path, labels: Sequence[str]) -> Dataset:
+def _read_folder(path: Path, labels: Sequence[str], ignore: Sequence[str]) -> Dataset:
     indices: list[int] = []
-    names: list[str] = []
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise ImageError(f"{path}: holds no folders; one for each class is expected")
-    for folder in folders:
-        index = match_label(folder.name, labels)
+    files: list[ImageFile] = []
+    for folder, images in class_folders(path).items():
+        if folder in ignore:
+            continue
+        index = match_label(folder, labels)
         if index is None:
             shown = ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
-            raise ImageError(f"{folder}: the model has no class '{folder.name}'; it has {shown}")
-        images = [
-            file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()
-        ]
+            raise ImageError(f"{path / folder}: the model has no class '{folder}'; it has {shown}")
         indices += [index] * len(images)
-        names += map(str, images)
-    if not names:
+        files += images
+    if not files:
         raise ImageError(f"{path}: its class folders hold no images ({', '.join(sorted(SUFFIXES))})")
-    return Dataset(np.asarray(indices, dtype=np.int64), names)
+    names = [file.name for file in files]
+    return Dataset(np.asarray(indices, dtype=np.int64), names, _files=files)

@@ -12,6 +12,7 @@ from bnn_perception.model import Model, update_info
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.evaluate import evaluate
+from bnn_perception.training.config import Config
 from bnn_perception.training.progress import Reporter
 
 
@@ -90,19 +91,19 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> int:
     model = publish(config, net, twin, data, run_folder, out, {"command": _command(args, out)})
     part = "test" if config.data.test else "validation"
     named = Path("DATA") / config.data.test if config.data.test else test
-    accuracy = measure(model, test, config.threads, reporter)
+    accuracy = measure(model, test, config, reporter)
     command = f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
     update_info(out, accuracy={**accuracy, "part": part, "command": command})
     reporter.line(f"model folder: {out}")
     return 0
 
 
-def measure(model: Model, test: Path, threads: int, reporter: Reporter) -> dict[str, float]:
+def measure(model: Model, test: Path, config: Config, reporter: Reporter) -> dict[str, float]:
     """Accuracy of both precisions on a labelled set, by the CPU backends that users run."""
     result: dict[str, float] = {}
     for name in ("binary", "float"):
-        backend = make_backend(model, name, "cpu", threads)
-        evaluation = evaluate(model, backend, read_dataset(test, model.labels))
+        backend = make_backend(model, name, "cpu", config.threads)
+        evaluation = evaluate(model, backend, read_dataset(test, model.labels, config.data.ignore))
         backend.close()
         result[name] = round(evaluation.accuracy, 6)
         result["images"] = len(evaluation.truth)

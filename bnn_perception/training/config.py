@@ -126,11 +126,13 @@ class DataSpec:
     """Where images come from.
 
     Attributes:
-        train: a folder with a folder for each class, or an ``.npz`` with ``x`` (N, H, W, 3) uint8, ``y`` (N,) and
-            optionally ``track`` (N,): images of one track show the same object and stay on one side of the split.
+        train: a folder with a folder for each class; or such a folder in an uncompressed tar file
+            (``photos.tar/train``); or an ``.npz`` with ``x`` (N, H, W, 3) uint8, ``y`` (N,) and optionally ``track``
+            (N,): images of one track show the same object and stay on one side of the split.
         test: likewise, or empty: accuracy is then measured on the validation part and called so.
         validation: part of the training data that is kept for validation.
         labels: names of the classes; empty: folder names, or class_0, ... for an npz.
+        ignore: folders that are left out, of ``train`` and of ``test``.
         rendered: how many road signs to render and add to the training data (class ids of GTSRB).
         rendered_share: part of each epoch that they make up.
     """
@@ -139,6 +141,7 @@ class DataSpec:
     test: str = ""
     validation: float = 0.15
     labels: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     rendered: int = 0
     rendered_share: float = 0.1
 
@@ -328,7 +331,7 @@ def resolve_data(path: str, root: str | None = None) -> Path:
     """
     base = root if root is not None else os.environ.get(DATA_VARIABLE, ".")
     resolved = Path(base) / path
-    if not resolved.exists():
+    if not any(place.is_file() for place in resolved.parents) and not resolved.exists():
         raise ConfigError(
             f"{resolved}: no such file or folder; say where the data lies with --data or the environment "
             f"variable {DATA_VARIABLE}"

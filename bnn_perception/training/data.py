@@ -1,7 +1,7 @@
 """Images and labels: reading them, splitting them, and batches with augmentation.
 
 Images are brought to the network's input size once, by the same preprocessing that the robot runs
-(:func:`bnn_perception.preprocess.prepare_reference`), and kept in memory as uint8. Augmentation then works on whole
+(:mod:`bnn_perception.preprocess`), and kept in memory as uint8. Augmentation then works on whole
 batches.
 """
 
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bnn_perception.images import ImageError, find_images, match_label, read_image
+from bnn_perception.images import ImageError, ImageFile, class_folders, match_label, read_image
 from bnn_perception.model import InputSpec
-from bnn_perception.preprocess import Frame, prepare_reference
+from bnn_perception.preprocess import Frame, prepare
 from bnn_perception.training.config import AugmentationSpec
 
 
@@ -52,52 +52,62 @@ class Dataset:
         return Dataset(self.images[chosen], self.labels[chosen], self.tracks[chosen], self.names)
 
 
-def load(path: Path, spec: InputSpec, names: Sequence[str] = ()) -> Dataset:
-    """Read a folder with a folder for each class, or an ``.npz`` with x, y and optionally track.
+def load(path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequence[str] = ()) -> Dataset:
+    """Read a folder (or tar file) with a folder for each class, or an ``.npz`` with x, y and optionally track.
 
     A file that cannot be read costs that file only: it is left out with a warning.
 
     Args:
-        path: the folder or file.
+        path: as :func:`bnn_perception.images.class_folders` takes it, or the ``.npz``.
         spec: size that the images are brought to.
         names: the classes, in order; a folder's classes are then looked up by name. Empty: the folders' names in
             alphabetical order; of an npz, class_0 and so on.
+        ignore: folders that are left out.
 
     Raises:
         DataError: naming the file or folder.
     """
-    if path.is_dir():
-        return _load_folder(path, spec, tuple(names))
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" and not path.is_dir():
         return _load_npz(path, spec, tuple(names))
-    raise DataError(f"{path}: is neither a folder nor an .npz file")
+    try:
+        folders = class_folders(path)
+    except ImageError as error:
+        raise DataError(str(error)) from None
+    absent = sorted(set(ignore) - set(folders))
+    if absent:
+        raise DataError(f"{path}: has no folder '{absent[0]}' to ignore; it has {', '.join(folders)}")
+    return _load_folders(
+        path, {name: files for name, files in folders.items() if name not in ignore}, spec, tuple(names)
+    )
 
 
-def _load_folder(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    names = names or tuple(folder.name for folder in folders)
+def _load_folders(
+    path: Path, folders: dict[str, list[ImageFile]], spec: InputSpec, names: tuple[str, ...]
+) -> Dataset:
+    names = names or tuple(folders)
     if len(names) < 2:
         raise DataError(
-            f"{path}: has {len(folders)} folders; it takes a folder of images for each of 2 or more classes"
+            f"{path}: has {len(folders)} folder; it takes a folder of images for each of 2 or more classes"
         )
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    for folder in folders:
-        label = match_label(folder.name, names)
+    for folder, files in folders.items():
+        label = match_label(folder, names)
         if label is None:
-            raise DataError(f"{folder}: its name is none of the {len(names)} labels")
+            raise DataError(
+                f"{path / folder}: its name is none of the {len(names)} labels; name the folder under data.ignore "
+                f"to leave it out"
+            )
         before = len(images)
-        try:
-            for file in find_images(folder):
-                try:
-                    images.append(prepare_reference(Frame(read_image(file)), spec))
-                    labels.append(label)
-                except ImageError as error:
-                    warnings.warn(f"left out: {error}", stacklevel=3)
-        except ImageError as error:  # no image at all
-            raise DataError(str(error)) from None
+        for file in files:
+            try:
+                images.append(prepare(Frame(read_image(file)), spec))
+                labels.append(label)
+            except ImageError as error:
+                warnings.warn(f"left out: {error}", stacklevel=3)
         if len(images) == before:
-            raise DataError(f"{folder}: none of its images can be read")
+            what = "none of its images can be read" if files else "holds no images"
+            raise DataError(f"{path / folder}: {what}; delete the folder or name it under data.ignore")
     return Dataset(np.stack(images), np.asarray(labels, dtype=np.int64), np.arange(len(images)), names)
 
 
@@ -120,7 +130,7 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
     names = names or tuple(f"class_{index}" for index in range(classes))
     if x.shape[1:] != spec.shape:
         encoding = "rgb8" if x.shape[3] == 3 else "mono8"
-        x = np.stack([prepare_reference(Frame(image, encoding), spec) for image in x])
+        x = np.stack([prepare(Frame(image, encoding), spec) for image in x])
     return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names)
 
 
@@ -155,7 +165,7 @@ def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.resize(scene.RENDERED_CLASSES, count - count // 2))
     images = [
-        prepare_reference(Frame(scene.random_crop_image(int(label), rng, max(spec.height, spec.width))), spec)
+        prepare(Frame(scene.random_crop_image(int(label), rng, max(spec.height, spec.width))), spec)
         for label in classes
     ]
     labels = [int(label) for label in classes]
@@ -165,7 +175,7 @@ def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
         if frame % 5 == 0:  # neighbours look alike
             if frame % 1000 == 0:
                 drive = scene.Scene(seed=seed + 1 + frame)  # another sky, other trees and houses
-            images.append(prepare_reference(Frame(pixels, region=drive.region), spec))
+            images.append(prepare(Frame(pixels, region=drive.region), spec))
             labels.append(label)
     return Dataset(
         np.stack(images),

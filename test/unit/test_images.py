@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tarfile
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -114,6 +117,37 @@ def test_folder_of_an_unknown_class_is_named(tmp_path, picture):
     write(tmp_path / "zebra" / "a.png", picture)
     with pytest.raises(ImageError, match="no class 'zebra'; it has stop"):
         read_dataset(tmp_path, LABELS)
+
+
+def test_tar_file_reads_as_its_folder_does(tmp_path, picture):
+    for name in (
+        "train/stop/ü 1",
+        "train/stop/.hidden",
+        "train/löwe/2",
+        "val/stop/3",
+    ):
+        write(tmp_path / "photos" / f"{name}.png", picture)
+    picture[0, 0] ^= 1
+    write(tmp_path / "photos/train/löwe/2.png", picture)
+    (tmp_path / "photos/train/stop/note.txt").write_text("no image")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", ".")
+    in_tar = read_dataset(tmp_path / "photos.tar" / "train", LABELS)
+    in_folder = read_dataset(tmp_path / "photos" / "train", LABELS)
+    assert in_tar.labels.tolist() == in_folder.labels.tolist()
+    assert [Path(name).name for name in in_tar.names] == ["2.png", "ü 1.png"]
+    for index in range(2):
+        assert np.array_equal(in_tar.read(index), in_folder.read(index))
+    assert len(read_dataset(tmp_path / "photos.tar" / "train", LABELS, ignore=["löwe"])) == 1
+    with pytest.raises(ImageError, match=r"photos\.tar/nothing: holds no folders"):
+        read_dataset(tmp_path / "photos.tar" / "nothing", LABELS)
+
+
+def test_compressed_tar_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w:gz"):
+        pass
+    with pytest.raises(ImageError, match="not an uncompressed tar file"):
+        read_dataset(tmp_path / "photos.tar", LABELS)
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 9, 3), (5, 8, 9, 1), (5, 8, 9)])

@@ -255,8 +255,15 @@ def test_folders_that_cannot_be_trained_on(tmp_path: Path) -> None:
     (folder / "c").mkdir()
     with pytest.raises(datasets.DataError, match=r"d/c: holds no images"):
         datasets.load(folder, SMALL)
-    with pytest.raises(datasets.DataError, match="has 0 folders"):
+    with pytest.raises(datasets.DataError, match="a: holds no folders"):
         datasets.load(folder / "a", SMALL)
+
+
+def test_ignored_folders_are_left_out(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "d", {"a": 2, "b": 2, "c": 2})
+    assert datasets.load(folder, SMALL, ignore=["b"]).names == ("a", "c")
+    with pytest.raises(datasets.DataError, match="has no folder 'd' to ignore; it has a, b, c"):
+        datasets.load(folder, SMALL, ignore=["d"])
 
 
 def test_npz_is_checked(tmp_path: Path) -> None:
