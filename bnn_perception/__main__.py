@@ -30,6 +30,7 @@ COMMANDS = {
     "inspect": Command("tools.inspect_", "the layers of a model", "standalone"),
     "benchmark": Command("tools.benchmark", "time the backends layer by layer", "standalone"),
     "train": Command("tools.train", "train a model from a configuration file", "train"),
+    "study": Command("tools.study", "train variants of a configuration and compare them", "train"),
     "import": Command("tools.import_", "make a model folder from a network of another tool", "train"),
     "demo": Command("ros.demo", "the node and a camera on this machine, with a live table", "ros"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),

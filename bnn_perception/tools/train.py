@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import make_backend
 from bnn_perception.images import read_dataset
@@ -14,6 +15,9 @@ from bnn_perception.tools import ToolError
 from bnn_perception.tools.evaluate import evaluate
 from bnn_perception.training.config import Config
 from bnn_perception.training.progress import Reporter
+
+if TYPE_CHECKING:
+    from bnn_perception.training.train import TrainingData
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,15 +68,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, reporter: Reporter) -> int:
-    import torch
-
     from bnn_perception.training import config as configs
-    from bnn_perception.training.publish import publish
-    from bnn_perception.training.run import open_run
-    from bnn_perception.training.train import load_data, run_stage
 
     if args.config is not None:
-        config, root = configs.load_config(_find_config(args.config)), args.data
+        config, root = configs.load_config(find_config(args.config)), args.data
     elif args.data is not None:
         folder = Path(args.data).resolve()
         config, root = configs.default_config(folder.name, str(folder)), None
@@ -80,22 +79,63 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> int:
         raise ToolError("name a configuration file, or a folder of images with --data")
     config = configs.override(config, args.epochs, args.float_epochs, args.seed, args.threads)
     out, run_folder = args.out or Path("models") / config.name, args.run or Path("runs") / config.name
-    test = configs.resolve_data(config.data.test, root) if config.data.test else run_folder / "validation.npz"
-    if config.threads:
-        torch.set_num_threads(config.threads)
-
-    open_run(run_folder, config)
-    data = load_data(config, root, run_folder, reporter)
-    twin = run_stage("float_twin", config, data, run_folder, None, reporter)
-    net = run_stage("binary", config, data, run_folder, twin, reporter)
-    model = publish(config, net, twin, data, run_folder, out, {"command": _command(args, out)})
-    part = "test" if config.data.test else "validation"
-    named = Path("DATA") / config.data.test if config.data.test else test
-    accuracy = measure(model, test, config, reporter)
-    command = f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
-    update_info(out, accuracy={**accuracy, "part": part, "command": command})
+    train(config, root, run_folder, out, reporter, command=_command(args, out))
     reporter.line(f"model folder: {out}")
     return 0
+
+
+def train_float_twin(config: Config, root: str | None, run_folder: Path, reporter: Reporter) -> None:
+    """Train the float twin alone: what :func:`train` begins with."""
+    from bnn_perception.training.train import run_stage
+
+    data = _open(config, root, run_folder, reporter)
+    run_stage("float_twin", config, data, run_folder, None, reporter)
+
+
+def train(
+    config: Config, root: str | None, run_folder: Path, out: Path, reporter: Reporter, command: str
+) -> dict[str, Any]:
+    """Train what the run folder does not hold yet, write the model folder and measure it.
+
+    Args:
+        root: where the configuration's data paths start.
+        command: of the user, for the model's description.
+
+    Returns:
+        The accuracy of both precisions, from 0 to 1, as the model's description states it.
+    """
+    from bnn_perception.training.config import resolve_data
+    from bnn_perception.training.publish import publish
+    from bnn_perception.training.train import run_stage
+
+    test = resolve_data(config.data.test, root) if config.data.test else run_folder / "validation.npz"
+    data = _open(config, root, run_folder, reporter)
+    twin = run_stage("float_twin", config, data, run_folder, None, reporter)
+    net = run_stage("binary", config, data, run_folder, twin, reporter)
+    model = publish(config, net, twin, data, run_folder, out, {"command": command})
+    named = Path("DATA") / config.data.test if config.data.test else test
+    evaluation = (
+        f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
+    )
+    accuracy = {
+        **measure(model, test, config, reporter),
+        "part": "test" if config.data.test else "validation",
+        "command": evaluation,
+    }
+    update_info(out, accuracy=accuracy)
+    return accuracy
+
+
+def _open(config: Config, root: str | None, run_folder: Path, reporter: Reporter) -> TrainingData:
+    import torch
+
+    from bnn_perception.training.run import open_run
+    from bnn_perception.training.train import load_data
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    open_run(run_folder, config)
+    return load_data(config, root, run_folder, reporter)
 
 
 def measure(model: Model, test: Path, config: Config, reporter: Reporter) -> dict[str, float]:
@@ -114,7 +154,7 @@ def measure(model: Model, test: Path, config: Config, reporter: Reporter) -> dic
     return result
 
 
-def _find_config(name: str) -> Path:
+def find_config(name: str) -> Path:
     """A path as it is, otherwise the configuration of that name that comes with the package."""
     path = Path(name)
     if path.exists() or path.suffix or len(path.parts) != 1:

@@ -251,17 +251,27 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     Raises:
         ConfigError: naming the file, the field and what is wrong with it.
     """
-    path = Path(path)
+    content = read_yaml(path)
+    content.pop("study", None)  # see bnn_perception.training.study
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return from_mapping(content, default_name=Path(path).stem)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    try:
-        return from_mapping(content, default_name=path.stem)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    return _mapping(str(path), content)
 
 
 def from_mapping(content: object, default_name: str = "model") -> Config:

@@ -1,0 +1,194 @@
+"""``study``: train every variant of a configuration with every seed, and write down what came of each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnn_perception.model import Model, load_model
+from bnn_perception.tools import ToolError
+from bnn_perception.tools.inspect_ import layer_rows
+from bnn_perception.tools.train import find_config, train, train_float_twin
+from bnn_perception.training.progress import Reporter
+
+if TYPE_CHECKING:
+    from bnn_perception.training.study import Run
+
+#: Results of one run, in its folder; its presence says that the run is finished.
+RESULT = "result.json"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "study",
+        help="train the variants of a configuration and compare them",
+        description="Trains every variant of a configuration with every seed and writes a record of the results. "
+        "A study that was interrupted goes on where it was when the same command is given again.",
+    )
+    parser.add_argument("config", help="configuration file with a study, or the name of one that ships")
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="where the configuration's data paths start (default: $BNN_DATA)",
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="checkpoints of all runs (default: runs/NAME)"
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="what is written (default: benchmark/accuracy/NAME.json)",
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="VARIANT", help="this variant; may be given more than once"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, with one thread each where there are several (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from bnn_perception.training.config import ConfigError
+    from bnn_perception.training.data import DataError
+    from bnn_perception.training.study import float_key, load_study
+
+    path = find_config(args.config)
+    folder = args.run or Path("runs") / path.stem
+    record = args.record or Path("benchmark") / "accuracy" / f"{path.stem}.json"
+    try:
+        runs = load_study(path)
+        chosen = [each for each in runs if not args.only or each.variant in args.only]
+        unknown = set(args.only or ()) - {each.variant for each in runs}
+        if unknown:
+            raise ToolError(f"{path}: has no variant '{unknown.pop()}'")
+        owners: dict[str, Run] = {}
+        for each in chosen:
+            owners.setdefault(float_key(each.config), each)
+        # Float twins first: the binary nets of several variants learn from the same one.
+        with _pool(args.jobs) as (pool, threads):
+            for each in _finished(
+                {
+                    pool.submit(_train_twin, owner, args.data, folder, threads): owner
+                    for owner in owners.values()
+                }
+            ):
+                print(f"{each.variant}, seed {each.config.seed}: float twin trained", flush=True)
+            for each in _finished(
+                {
+                    pool.submit(
+                        _train, each, owners[float_key(each.config)], args.data, folder, threads
+                    ): each
+                    for each in chosen
+                }
+            ):
+                result = json.loads((folder / each.folder / RESULT).read_text(encoding="utf-8"))
+                print(
+                    f"{each.variant}, seed {each.config.seed}: binary {result['binary']:.2%}, "
+                    f"float {result['float']:.2%} of {result['images']} images",
+                    flush=True,
+                )
+                write_record(path, runs, folder, record)
+    except (ConfigError, DataError) as error:
+        raise ToolError(str(error)) from None
+    print(f"record: {record}")
+    return 0
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[tuple[ProcessPoolExecutor, int]]:
+    """Processes to train in, and how many threads each takes (0: one a core)."""
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    try:
+        yield pool, 1 if jobs > 1 else 0
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(jobs: dict[Future[None], Run]) -> Iterator[Run]:
+    for job in as_completed(jobs):
+        job.result()
+        yield jobs[job]
+
+
+def _train_twin(run: Run, data: str | None, folder: Path, threads: int) -> None:
+    with _log(folder / run.folder):
+        train_float_twin(replace(run.config, threads=threads), data, folder / run.folder, Reporter())
+
+
+def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -> None:
+    """Train the binary net of one run with the float twin of ``owner``, and write its result."""
+    own = folder / run.folder
+    if (own / RESULT).exists():
+        return
+    with _log(own):
+        twin = own / "float_twin_final.pt"
+        if not twin.exists():
+            shutil.copyfile(folder / owner.folder / twin.name, twin)
+        config = replace(run.config, threads=threads)
+        accuracy = train(config, data, own, own / "model", Reporter(), command="study")
+    result = {
+        "variant": run.variant,
+        "seed": run.config.seed,
+        **{key: accuracy[key] for key in ("binary", "float", "images", "part")},
+        **size(load_model(own / "model")),
+    }
+    (own / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as stream, redirect_stdout(stream):
+        yield
+
+
+def size(model: Model) -> dict[str, int]:
+    """Packed and float bytes of a model, and its multiply-accumulates: all, and those of 8-bit pixels."""
+    rows = layer_rows(model)
+    return {
+        "packed_bytes": sum(row["packed_bytes"] for row in rows),
+        "float_bytes": sum(row["float_bytes"] for row in rows),
+        "macs": sum(row["macs"] for row in rows),
+        "input_macs": sum(row["macs"] for row in rows if row["kind"].startswith("input_")),
+    }
+
+
+def write_record(path: Path, runs: Sequence[Run], folder: Path, record: Path) -> None:
+    """Gather the results of all finished runs of a study in one JSON file."""
+    from bnn_perception.training.run import replacing
+
+    results = []
+    for each in runs:
+        result = folder / each.folder / RESULT
+        if result.exists():
+            results.append(json.loads(result.read_text(encoding="utf-8")))
+    config = runs[0].config
+    content = {
+        "study": path.stem,
+        "description": config.description,
+        "command": f"python -m bnn_perception study {path.stem} --data DATA",
+        "data": {"train": config.data.train, "test": config.data.test},
+        "machine": f"CPU, {platform.machine()}",
+        "versions": {package: version(package) for package in ("torch", "numpy")},
+        "variants": list(dict.fromkeys(each.variant for each in runs)),
+        "seeds": sorted({each.config.seed for each in runs}),
+        "results": results,
+    }
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(record) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

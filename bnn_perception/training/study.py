@@ -1,0 +1,94 @@
+"""A study: one configuration, several variants of it, several seeds, one table.
+
+A configuration file may end with a section that :func:`bnn_perception.training.config.load_config` passes over::
+
+    study:
+      seeds: [1, 2, 3]
+      variants:
+        as configured: {}
+        without distillation: {binary: {distillation: 0}}
+
+A variant is merged into the configuration: mappings field by field, everything else as a whole. It may have
+``seeds`` of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bnn_perception.training import config as configs
+from bnn_perception.training.config import Config, ConfigError, ThermometerSpec
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study.
+
+    Attributes:
+        variant: its name, as the file says it.
+        config: complete, with the seed.
+    """
+
+    variant: str
+    config: Config
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of the run, free of spaces."""
+        return f"{self.variant.replace(' ', '_')}-{self.config.seed}"
+
+
+def load_study(path: str | os.PathLike[str]) -> list[Run]:
+    """Every run of a study, the first seed of all variants first.
+
+    Raises:
+        ConfigError: naming the file, the variant, the field and what is wrong with it.
+    """
+    content = configs.read_yaml(path)
+    study = content.pop("study", None)
+    if not isinstance(study, Mapping) or set(study) != {"seeds", "variants"}:
+        raise ConfigError(f"{path}: study: must have seeds and variants")
+    if not isinstance(study["variants"], Mapping) or not study["variants"]:
+        raise ConfigError(
+            f"{path}: study.variants: must be a mapping of names to changes of the configuration"
+        )
+    runs = []
+    for name, changes in study["variants"].items():
+        where = f"{path}: study.variants.{name}"
+        if not isinstance(name, str) or "/" in name or not isinstance(changes, Mapping):
+            raise ConfigError(f"{where}: must be a name without / and a mapping of changes")
+        seeds = changes.get("seeds", study["seeds"])
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+            raise ConfigError(f"{where}: seeds must be a list of whole numbers")
+        try:
+            values = merged(content, {key: value for key, value in changes.items() if key != "seeds"})
+            config = configs.from_mapping(values, default_name=Path(path).stem)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        runs += [Run(name, replace(config, seed=seed)) for seed in seeds]
+    return sorted(runs, key=lambda run: run.config.seed)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` in place: mappings are merged field by field, everything else is replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        before = result.get(key)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(before, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def float_key(config: Config) -> str:
+    """What the float twin of a run depends on: runs with equal keys have the same twin."""
+    values = configs.to_mapping(config)
+    for name in ("name", "description", "threads", "binary"):
+        del values[name]
+    twin_network = [layer for layer in config.network.layers if not isinstance(layer, ThermometerSpec)]
+    values["network"] = [vars(layer) for layer in twin_network]
+    return json.dumps(values, sort_keys=True)
