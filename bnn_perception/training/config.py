@@ -56,6 +56,35 @@ class InputConvSpec(ConvSpec):
 
 
 @dataclass(frozen=True)
+class InputStreamConvSpec(InputConvSpec):
+    """Convolution of 8-bit pixels, max pool, batch norm: the first real-valued stream of a residual net."""
+
+
+#: What a residual convolution may add to its result.
+SHORTCUTS = ("none", "identity", "average_pool")
+
+#: What a residual convolution may do to its sums before the batch norm.
+ACTIVATIONS = ("none", "relu", "prelu")
+
+
+@dataclass(frozen=True)
+class ResidualConvSpec(ConvSpec):
+    """RSign, binary convolution, max pool, activation, batch norm, plus the shortcut of the stream.
+
+    RSign, the sign with a learnt threshold a channel, is that of ReActNet (arXiv 2003.03488, section 4.2); the
+    real-valued shortcut around every convolution is that of Bi-Real Net (arXiv 1808.00278, section 3.1).
+
+    Attributes:
+        shortcut: ``identity``; ``average_pool``, 2x2, where the size halves; or ``none``. More channels than the
+            stream has must be a multiple of its channels, which are then repeated.
+        activation: ``relu`` as in QuickNet (arXiv 2011.09398), ``prelu`` with a slope a channel, or ``none``.
+    """
+
+    shortcut: str = "identity"
+    activation: str = "none"
+
+
+@dataclass(frozen=True)
 class DenseSpec:
     """Binary matrix, batch norm, sign."""
 
@@ -72,6 +101,8 @@ LAYER_KINDS: dict[str, type] = {
     "thermometer": ThermometerSpec,
     "input_conv2d": InputConvSpec,
     "binary_conv2d": ConvSpec,
+    "input_stream_conv2d": InputStreamConvSpec,
+    "residual_conv2d": ResidualConvSpec,
     "binary_dense": DenseSpec,
     "output_dense": OutputSpec,
 }
@@ -90,6 +121,7 @@ class NetworkSpec:
         if not self.layers or not isinstance(self.layers[-1], OutputSpec):
             raise ConfigError("network: the last layer must be an output_dense")
         height, width, dense = self.height, self.width, False
+        stream: int | None = None  # channels of the real-valued stream, where there is one
         for index, layer in enumerate(self.layers):
             where = f"network[{index}]"
             if isinstance(layer, (InputConvSpec, ThermometerSpec)) != (index == 0):
@@ -101,9 +133,14 @@ class NetworkSpec:
             if isinstance(layer, ConvSpec):
                 if dense:
                     raise ConfigError(f"{where}: a convolution cannot follow a dense layer")
+                before = height, width
                 height, width = layer.output_size(height, width)
                 if height < 1 or width < 1:
                     raise ConfigError(f"{where}: nothing is left of the {self.height}x{self.width} input")
+                if isinstance(layer, ResidualConvSpec):
+                    _check_shortcut(where, layer, stream, before, (height, width))
+                is_stream = isinstance(layer, (InputStreamConvSpec, ResidualConvSpec))
+                stream = layer.channels if is_stream else None
             dense = dense or isinstance(layer, DenseSpec)
 
     def named_layers(self) -> list[tuple[str, LayerSpec]]:
@@ -119,6 +156,30 @@ class NetworkSpec:
                 name = f"{stem}{counts[stem]}"
             named.append((name, layer))
         return named
+
+
+def _check_shortcut(
+    where: str,
+    layer: ResidualConvSpec,
+    stream: int | None,
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> None:
+    if layer.shortcut == "none":
+        return
+    if stream is None:
+        raise ConfigError(
+            f"{where}: the layer before it has no stream to add; it must be an input_stream_conv2d or a "
+            f"residual_conv2d"
+        )
+    if layer.channels % stream:
+        raise ConfigError(f"{where}: {layer.channels} channels are no multiple of the shortcut's {stream}")
+    expected = before if layer.shortcut == "identity" else (before[0] // 2, before[1] // 2)
+    if after != expected:
+        raise ConfigError(
+            f"{where}: its result is {after[0]}x{after[1]}, the shortcut {layer.shortcut} "
+            f"{expected[0]}x{expected[1]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -375,7 +436,12 @@ def _layer(where: str, value: object) -> LayerSpec:
         raise ConfigError(f"{where}: kind {kind!r} is not one of {', '.join(LAYER_KINDS)}")
     cls = LAYER_KINDS[kind]
     _refuse_unknown(where, values, cls)
+    for key, choices in (("shortcut", SHORTCUTS), ("activation", ACTIVATIONS)):
+        if key in values and values[key] not in choices:
+            raise ConfigError(f"{where}.{key} is {values[key]!r}; it can be {', '.join(choices)}")
     for key, number in values.items():
+        if key in ("shortcut", "activation"):
+            continue
         low = 0 if key in ("padding", "pool") else 1
         if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= 65536:
             raise ConfigError(f"{where}.{key} is {number!r}; it must be a whole number of at least {low}")

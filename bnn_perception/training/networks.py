@@ -27,7 +27,9 @@ from bnn_perception.training.config import (
     ConvSpec,
     DenseSpec,
     InputConvSpec,
+    InputStreamConvSpec,
     NetworkSpec,
+    ResidualConvSpec,
     ThermometerSpec,
 )
 
@@ -94,6 +96,58 @@ def thermometer_thresholds(levels: int) -> Tensor:
     return torch.round(torch.arange(1, levels + 1) * (256.0 / (levels + 1)))
 
 
+class ChannelShift(nn.Module):
+    """Subtracts a learnt number from each channel; with the sign behind it, RSign (arXiv 2003.03488)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.threshold.view(-1, 1, 1)
+
+
+class ResidualConv(nn.Module):
+    """One residual convolution, from stream to stream; its parts are named as in a plain net.
+
+    Args:
+        front: what makes the convolution's input of the stream: RSign and padding, or ReLU.
+        conv: the convolution.
+        pool: max pool of the sums, or None.
+        activation: of the sums.
+        norm: their batch norm.
+        shortcut: ``none``, ``identity`` or ``average_pool``.
+        repeats: how often the shortcut's channels are repeated.
+    """
+
+    def __init__(
+        self,
+        front: nn.Sequential,
+        conv: nn.Module,
+        pool: nn.Module | None,
+        activation: nn.Module | None,
+        norm: nn.Module,
+        shortcut: str,
+        repeats: int,
+    ) -> None:
+        super().__init__()
+        self.front, self.conv = front, conv
+        self.pool, self.activation, self.norm = pool, activation, norm
+        self.average = nn.AvgPool2d(2) if shortcut == "average_pool" else None
+        self.shortcut, self.repeats = shortcut, repeats
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.front(x))
+        for module in (self.pool, self.activation, self.norm):
+            if module is not None:
+                y = module(y)
+        if self.shortcut == "none":
+            return y
+        if self.average is not None:
+            x = self.average(x)
+        return y + (torch.cat([x] * self.repeats, dim=1) if self.repeats > 1 else x)
+
+
 class Quantizers(NamedTuple):
     """How to build the three quantized parts of a binary net."""
 
@@ -154,9 +208,24 @@ def build_binary(spec: NetworkSpec, classes: int, quantizers: Quantizers = LIGHT
     The logits are a batch norm of integers, which exports as one scale and one bias a class.
     """
     steps: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, layer, fan_in in _walk(spec):
+    for name, layer, fan_in, stream in _walk(spec):
         if isinstance(layer, ThermometerSpec):
             steps[name] = Thermometer(layer.levels, quantizers.sign())
+            continue
+        if stream and not isinstance(layer, ResidualConvSpec):  # bits again
+            steps[f"{name}_shift"] = ChannelShift(stream)
+            steps[f"{name}_sign_before"] = quantizers.sign()
+        if isinstance(layer, ResidualConvSpec):
+            front = OrderedDict(shift=ChannelShift(fan_in), sign=quantizers.sign())
+            if layer.padding:
+                front["pad"] = nn.ConstantPad2d(layer.padding, -1.0)
+            conv = quantizers.conv(fan_in, layer.channels, layer.kernel, stride=layer.stride, bias=False)
+            activation = {
+                "none": None,
+                "relu": nn.ReLU(),
+                "prelu": nn.PReLU(layer.channels),
+            }[layer.activation]
+            steps[name] = _residual(layer, nn.Sequential(front), conv, activation, fan_in)
         elif isinstance(layer, ConvSpec):
             padding = layer.padding
             if padding and not isinstance(layer, InputConvSpec):
@@ -168,7 +237,8 @@ def build_binary(spec: NetworkSpec, classes: int, quantizers: Quantizers = LIGHT
             if layer.pool:
                 steps[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
             steps[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
-            steps[f"{name}_sign"] = quantizers.sign()
+            if not isinstance(layer, InputStreamConvSpec):
+                steps[f"{name}_sign"] = quantizers.sign()
         else:
             if "flatten" not in steps:
                 steps["flatten"] = nn.Flatten()
@@ -183,18 +253,26 @@ def build_binary(spec: NetworkSpec, classes: int, quantizers: Quantizers = LIGHT
 def build_float(spec: NetworkSpec, classes: int) -> nn.Sequential:
     """The float twin: the same convolutions, pools and matrices with real weights, ReLU and zero padding.
 
-    A thermometer in front is left out: the twin takes the pixels as they are.
+    A thermometer in front is left out: the twin takes the pixels as they are. In a residual net ReLU stands where the
+    binary net has RSign.
     """
     steps: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, layer, fan_in in _walk(spec, thermometer=False):
+    for name, layer, fan_in, stream in _walk(spec, thermometer=False):
+        if stream and not isinstance(layer, ResidualConvSpec):
+            steps[f"{name}_relu_before"] = nn.ReLU()
         if isinstance(layer, ConvSpec):
-            steps[name] = nn.Conv2d(
+            conv = nn.Conv2d(
                 fan_in, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding, bias=False
             )
+            if isinstance(layer, ResidualConvSpec):
+                steps[name] = _residual(layer, nn.Sequential(nn.ReLU()), conv, None, fan_in)
+                continue
+            steps[name] = conv
             if layer.pool:
                 steps[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
             steps[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
-            steps[f"{name}_relu"] = nn.ReLU(inplace=True)
+            if not isinstance(layer, InputStreamConvSpec):
+                steps[f"{name}_relu"] = nn.ReLU(inplace=True)
             continue
         if "flatten" not in steps:
             steps["flatten"] = nn.Flatten()
@@ -205,6 +283,18 @@ def build_float(spec: NetworkSpec, classes: int) -> nn.Sequential:
         else:
             steps[name] = nn.Linear(fan_in, classes)
     return nn.Sequential(steps)
+
+
+def _residual(
+    layer: ResidualConvSpec,
+    front: nn.Sequential,
+    conv: nn.Module,
+    activation: nn.Module | None,
+    fan_in: int,
+) -> ResidualConv:
+    pool = nn.MaxPool2d(layer.pool) if layer.pool else None
+    norm = nn.BatchNorm2d(layer.channels)
+    return ResidualConv(front, conv, pool, activation, norm, layer.shortcut, layer.channels // fan_in)
 
 
 #: Smallest batch-norm gamma of the float twin.
@@ -264,21 +354,23 @@ def to_brevitas(net: nn.Module, spec: NetworkSpec, classes: int) -> nn.Sequentia
     return twin.eval()
 
 
-def _walk(spec: NetworkSpec, thermometer: bool = True) -> Iterator[tuple[str, Any, int]]:
-    """Each layer with its name and its number of input channels (of a matrix: features)."""
+def _walk(spec: NetworkSpec, thermometer: bool = True) -> Iterator[tuple[str, Any, int, int]]:
+    """Each layer with its name, its number of input channels (of a matrix: features) and the number of channels of
+    the real-valued stream that it takes; 0 where it takes signs or pixels."""
     height, width, channels = spec.height, spec.width, spec.channels
-    flat = False
+    flat, stream = False, 0
     for name, layer in spec.named_layers():
         if isinstance(layer, ThermometerSpec):
             if thermometer:
-                yield name, layer, channels
+                yield name, layer, channels, stream
                 channels *= layer.levels
         elif isinstance(layer, ConvSpec):
-            yield name, layer, channels
+            yield name, layer, channels, stream
             height, width = layer.output_size(height, width)
             channels = layer.channels
+            stream = channels if isinstance(layer, (InputStreamConvSpec, ResidualConvSpec)) else 0
         else:
             fan_in = channels if flat else channels * height * width
-            yield name, layer, fan_in
-            flat = True
+            yield name, layer, fan_in, stream
+            flat, stream = True, 0
             channels = layer.features if isinstance(layer, DenseSpec) else channels
