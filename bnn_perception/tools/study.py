@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -22,7 +22,7 @@ from bnn_perception.tools.train import find_config, train, train_float_twin
 from bnn_perception.training.progress import Reporter
 
 if TYPE_CHECKING:
-    from bnn_perception.training.study import Run
+    from bnn_perception.training.study import Run, Study
 
 #: Results of one run, in its folder; its presence says that the run is finished.
 RESULT = "result.json"
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     folder = args.run or Path("runs") / path.stem
     record = args.record or Path("benchmark") / "accuracy" / f"{path.stem}.json"
     try:
-        runs = load_study(path)
+        study = load_study(path)
+        runs = study.runs
         chosen = [each for each in runs if not args.only or each.variant in args.only]
         unknown = set(args.only or ()) - {each.variant for each in runs}
         if unknown:
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
                     f"float {result['float']:.2%} of {result['images']} images",
                     flush=True,
                 )
-                write_record(path, runs, folder, record)
+                write_record(study, folder, record)
     except (ConfigError, DataError) as error:
         raise ToolError(str(error)) from None
     print(f"record: {record}")
@@ -168,25 +169,27 @@ def size(model: Model) -> dict[str, int]:
     }
 
 
-def write_record(path: Path, runs: Sequence[Run], folder: Path, record: Path) -> None:
+def write_record(study: Study, folder: Path, record: Path) -> None:
     """Gather the results of all finished runs of a study in one JSON file."""
     from bnn_perception.training.run import replacing
 
     results = []
-    for each in runs:
+    for each in study.runs:
         result = folder / each.folder / RESULT
         if result.exists():
             results.append(json.loads(result.read_text(encoding="utf-8")))
-    config = runs[0].config
+    config = study.runs[0].config
     content = {
-        "study": path.stem,
-        "description": config.description,
-        "command": f"python -m bnn_perception study {path.stem} --data DATA",
+        "study": study.name,
+        "title": study.title,
+        "text": study.text,
+        "baseline": study.baseline,
+        "command": f"python -m bnn_perception study {study.name} --data DATA",
         "data": {"train": config.data.train, "test": config.data.test},
         "machine": f"CPU, {platform.machine()}",
         "versions": {package: version(package) for package in ("torch", "numpy")},
-        "variants": list(dict.fromkeys(each.variant for each in runs)),
-        "seeds": sorted({each.config.seed for each in runs}),
+        "variants": list(dict.fromkeys(each.variant for each in study.runs)),
+        "seeds": sorted({each.config.seed for each in study.runs}),
         "results": results,
     }
     record.parent.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,16 @@
 A configuration file may end with a section that :func:`bnn_perception.training.config.load_config` passes over::
 
     study:
+      title: What distillation is worth
+      text: Said above the table.
       seeds: [1, 2, 3]
+      baseline: as configured
       variants:
         as configured: {}
         without distillation: {binary: {distillation: 0}}
 
 A variant is merged into the configuration: mappings field by field, everything else as a whole. It may have
-``seeds`` of its own.
+``seeds`` of its own. ``baseline`` names the variant that the others are compared with; it may be left out.
 """
 
 from __future__ import annotations
@@ -43,16 +46,35 @@ class Run:
         return f"{self.variant.replace(' ', '_')}-{self.config.seed}"
 
 
-def load_study(path: str | os.PathLike[str]) -> list[Run]:
-    """Every run of a study, the first seed of all variants first.
+@dataclass(frozen=True)
+class Study:
+    """What a file says of its study.
+
+    Attributes:
+        name: of the file.
+        title, text: for the page that shows the results.
+        baseline: the variant that the others are compared with, or None.
+        runs: the first seed of all variants first.
+    """
+
+    name: str
+    title: str
+    text: str
+    baseline: str | None
+    runs: list[Run]
+
+
+def load_study(path: str | os.PathLike[str]) -> Study:
+    """Read and check a study.
 
     Raises:
         ConfigError: naming the file, the variant, the field and what is wrong with it.
     """
     content = configs.read_yaml(path)
     study = content.pop("study", None)
-    if not isinstance(study, Mapping) or set(study) != {"seeds", "variants"}:
-        raise ConfigError(f"{path}: study: must have seeds and variants")
+    required = {"title", "text", "seeds", "variants"}
+    if not isinstance(study, Mapping) or set(study) - {"baseline"} != required:
+        raise ConfigError(f"{path}: study: must have {', '.join(sorted(required))}, and may have baseline")
     if not isinstance(study["variants"], Mapping) or not study["variants"]:
         raise ConfigError(
             f"{path}: study.variants: must be a mapping of names to changes of the configuration"
@@ -71,7 +93,11 @@ def load_study(path: str | os.PathLike[str]) -> list[Run]:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         runs += [Run(name, replace(config, seed=seed)) for seed in seeds]
-    return sorted(runs, key=lambda run: run.config.seed)
+    baseline = study.get("baseline")
+    if baseline is not None and baseline not in study["variants"]:
+        raise ConfigError(f"{path}: study.baseline is '{baseline}'; it must be one of the variants")
+    runs.sort(key=lambda run: run.config.seed)
+    return Study(Path(path).stem, str(study["title"]), str(study["text"]), baseline, runs)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

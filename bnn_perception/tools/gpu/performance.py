@@ -30,8 +30,9 @@ from bnn_perception.tools.gpu import nvrtc, sass
 from bnn_perception.tools.gpu.benchmark import RESULTS
 from bnn_perception.tools.gpu.model import BOARDS, CARRY_SAVE_GAIN, Board, Code, floor, predict, take_apart
 from bnn_perception.tools.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_model
-from bnn_perception.tools.gpu.report import TENSOR_KERNEL, TENSOR_PEAK, table
+from bnn_perception.tools.gpu.report import TENSOR_KERNEL, TENSOR_PEAK
 from bnn_perception.tools.gpu.work import Work, binary_work
+from bnn_perception.tools.markdown import table
 
 DOCUMENT = Path("docs") / "performance.md"
 

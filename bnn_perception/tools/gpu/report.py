@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
+
+from bnn_perception.tools.markdown import table
 
 BINARY = "cuda_binary"
 #: What the paper compares with: a float net whose kernels are launched one by one.
@@ -34,16 +35,6 @@ def markdown(results: dict[str, Any]) -> str:
             lines += _kernels(name, entry, results.get("peaks"))
     lines += _parts(results)
     return "\n".join(lines) + "\n"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; every column but the first is flushed right."""
-    return [
-        "",
-        f"| {' | '.join(header)} |",
-        f"|{'|'.join('---' if index == 0 else '---:' for index in range(len(header)))}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
 
 
 def _heading(results: dict[str, Any]) -> list[str]:
