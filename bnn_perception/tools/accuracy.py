@@ -28,7 +28,7 @@ INTRODUCTION = """
 Written by `python -m bnn_perception.tools.accuracy` from the records of the runs in `benchmark/accuracy` and the
 descriptions of the models in `models`. Accuracies are those of the exported model, measured by the binary CPU engine
 and, for the float twin, by ONNX Runtime. A float twin has the topology of its binary net, real weights, ReLU and the
-same training data, epochs of its own, and is chosen by the same rule. *Lost* is float less binary, in percentage points.
+same training data; it is chosen by the same rule. *Lost* is float less binary, in percentage points.
 """
 
 
