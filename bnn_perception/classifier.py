@@ -21,6 +21,11 @@ class Prediction(NamedTuple):
     score: float
 
 
+def temperature(model: Model, backend: Backend) -> float:
+    """What the logits of this backend are divided by: the float twin has a temperature of its own."""
+    return model.float_temperature if backend.is_float else model.temperature
+
+
 def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
     """Softmax of ``logits / temperature`` along the last axis; rows add up to 1."""
     scaled = logits / np.float32(temperature)
@@ -37,7 +42,7 @@ class Classifier:
 
     def scores(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
         """(len(frames), classes) float32; each row adds up to 1."""
-        return softmax(self.backend.logits(frames), self.model.temperature)
+        return softmax(self.backend.logits(frames), temperature(self.model, self.backend))
 
     def classify(self, frames: Sequence[Frame], top_k: int = 1) -> list[list[Prediction]]:
         """The ``top_k`` most likely classes of each frame, best first; equal scores in label order.

@@ -44,6 +44,8 @@ MAX_ACTIVATION_BITS = 1 << 28
 MAX_LAYERS = 256
 #: Logits over a temperature, and over its inverse, stay well inside float32.
 MAX_TEMPERATURE = 1e6
+#: Fields of a model that hold a temperature, each 1 where ``model.yaml`` does not state it.
+TEMPERATURES = ("temperature", "float_temperature")
 
 LAYER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
@@ -400,7 +402,9 @@ class Model:
         labels: one for each output, in order.
         input: size and preprocessing.
         layers: in order; the last one is an :class:`OutputDense` or :class:`OutputBits`, no other is.
-        temperature: logits are divided by it before the softmax (calibration; 1 changes nothing).
+        temperature: logits of the binary net are divided by it before the softmax (calibration, see
+            :mod:`bnn_perception.calibration`; 1 changes nothing).
+        float_temperature: the same for the float twin.
         info: what else ``model.yaml`` states (description, training, accuracy), untouched.
         folder: where it was loaded from, None for a model made in memory.
     """
@@ -410,6 +414,7 @@ class Model:
     input: InputSpec
     layers: tuple[Layer, ...]
     temperature: float = 1.0
+    float_temperature: float = 1.0
     info: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
@@ -446,14 +451,14 @@ class Model:
         for label in self.labels:
             if not isinstance(label, str) or not label.strip() or len(label) > 200:
                 raise ModelError(f"labels: {_show(label)} is not a text of 1 to 200 characters")
-        if (
-            not isinstance(self.temperature, (int, float))
-            or isinstance(self.temperature, bool)
-            or not 1 / MAX_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE
-        ):
-            raise ModelError(
-                f"temperature is {_show(self.temperature)}; it must be a number from 1e-6 to 1e6"
-            )
+        for name in TEMPERATURES:
+            value = getattr(self, name)
+            if (
+                not isinstance(value, (int, float))
+                or isinstance(value, bool)
+                or not 1 / MAX_TEMPERATURE <= value <= MAX_TEMPERATURE
+            ):
+                raise ModelError(f"{name} is {_show(value)}; it must be a number from 1e-6 to 1e6")
 
     def shapes(self) -> list[Shape]:
         """Shape of the input and of each layer's output; one more than there are layers."""
@@ -498,7 +503,7 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
         name = description["name"]
         if not isinstance(name, str) or not name.strip():
             raise ModelError(f"name is {_show(name)}; it must be a text")
-        temperature = description.get("temperature", 1.0)
+        temperatures = {key: description[key] for key in TEMPERATURES if key in description}
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except KeyError as error:
@@ -512,13 +517,13 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
         with _Arrays(folder / BINARY) as arrays:
             layers = tuple(_layer_from_config(config, arrays) for config in configs)
             arrays.check_all_used()
-        known = {"format", "name", "labels", "input", "layers", "files", "temperature"}
+        known = {"format", "name", "labels", "input", "layers", "files", *TEMPERATURES}
         return Model(
             name=name,
             labels=tuple(labels),
             input=input_spec,
             layers=layers,
-            temperature=temperature,
+            **temperatures,
             info={key: value for key, value in description.items() if key not in known},
             folder=folder,
         )
@@ -552,13 +557,20 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
         (folder / FLOAT_TWIN).unlink(missing_ok=True)
     else:
         (folder / FLOAT_TWIN).write_bytes(float_twin)
+    _write_description(model, folder)
+    return load_model(folder)
+
+
+def _write_description(model: Model, folder: Path) -> None:
+    """Write ``model.yaml`` for the files that lie beside it; at any moment there is the old one or the new one."""
+    temperatures = TEMPERATURES if (folder / FLOAT_TWIN).exists() else TEMPERATURES[:1]
     description: dict[str, Any] = {
         "format": FORMAT,
         "name": model.name,
         **model.info,
         "labels": list(model.labels),
         "input": {f.name: getattr(model.input, f.name) for f in fields(InputSpec)},
-        "temperature": float(model.temperature),
+        **{name: float(getattr(model, name)) for name in temperatures},
         "layers": [_layer_config(layer) for layer in model.layers],
         "files": {
             file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
@@ -567,13 +579,17 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
         },
     }
     partial = folder / f".{DESCRIPTION}.partial"
-    partial.write_text(_to_yaml(description), encoding="utf-8")
-    os.replace(partial, folder / DESCRIPTION)
-    return load_model(folder)
+    try:
+        partial.write_text(_to_yaml(description), encoding="utf-8")
+        os.replace(partial, folder / DESCRIPTION)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def update_info(folder: str | os.PathLike[str], **info: Any) -> Model:
-    """Set top-level fields of ``model.yaml`` that no backend reads (accuracy, say), or ``temperature``.
+    """Set top-level fields of ``model.yaml`` that no backend reads (accuracy, say), or a temperature.
+
+    The other files are left alone, and an interrupted update leaves the model as it was.
 
     Raises:
         ModelError: for a folder that is no model, or a field that defines the net.
@@ -582,9 +598,9 @@ def update_info(folder: str | os.PathLike[str], **info: Any) -> Model:
     reserved = {"format", "name", "labels", "input", "layers", "files"} & set(info)
     if reserved:
         raise ModelError(f"{sorted(reserved)[0]} defines the net and cannot be updated")
-    temperature = info.pop("temperature", model.temperature)
-    twin = model.float_twin.read_bytes() if model.float_twin else None
-    return save_model(replace(model, info={**model.info, **info}, temperature=temperature), folder, twin)
+    temperatures = {name: info.pop(name) for name in TEMPERATURES if name in info}
+    _write_description(replace(model, info={**model.info, **info}, **temperatures), Path(folder))
+    return load_model(folder)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -28,12 +28,14 @@ class Backend(Protocol):
 
     Attributes:
         name: which backend this is, ``cpu_binary`` say.
+        is_float: whether its logits are those of the float twin, not of the binary net.
         device_name: of the processor it runs on, for logs and diagnostics.
         times: milliseconds of each stage of the last :meth:`logits`, in order (``preprocess``, ``inference``; a
             GPU adds ``upload`` and the like).
     """
 
     name: str
+    is_float: bool
     device_name: str
     times: dict[str, float]
 

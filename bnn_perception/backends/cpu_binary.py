@@ -356,6 +356,7 @@ class CpuBinaryBackend:
     """
 
     name = "cpu_binary"
+    is_float = False
 
     def __init__(self, model: Model, threads: int = 0) -> None:
         """Lay out the model, start the threads and evaluate a black frame, so that no frame pays for compilation.

@@ -70,6 +70,7 @@ class CpuFloatBackend:
     """Evaluates the float twin of a model with ONNX Runtime, all frames of a call as one batch."""
 
     name = "cpu_float"
+    is_float = True
 
     def __init__(self, model: Model, threads: int = 0) -> None:
         """Open the float twin and evaluate a black frame.

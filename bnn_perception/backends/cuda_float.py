@@ -28,6 +28,7 @@ class CudaFloatBackend(CudaBackend):
     """
 
     name = "cuda_float"
+    is_float = True
 
     def __init__(self, model: Model, precision: str = "fp32", graph: bool = True, gpu: int = 0) -> None:
         if precision not in PRECISIONS:

@@ -129,6 +129,7 @@ class ReferenceBackend:
     """Evaluates a model layer by layer with the functions of this module. Slow, and right by definition."""
 
     name = "reference"
+    is_float = False
     device_name = "NumPy"
 
     def __init__(self, model: Model) -> None:

@@ -89,6 +89,7 @@ class CudaBackend:
     """
 
     name = "cuda"
+    is_float = False
 
     def __init__(
         self, model: Model, build: Callable[[Gpu, Any], DeviceNetwork], gpu: int = 0, graph: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 def assert_equal(a: Model, b: Model) -> None:
     assert (a.name, a.labels, a.input, a.temperature) == (b.name, b.labels, b.input, b.temperature)
+    assert a.float_temperature == b.float_temperature
     assert dict(a.info) == dict(b.info)
     assert [type(layer) for layer in a.layers] == [type(layer) for layer in b.layers]
     for ours, theirs in zip(a.layers, b.layers):
@@ -94,13 +96,36 @@ def test_the_float_twin_is_kept_dropped_and_found(folder: Path) -> None:
 
 def test_update_info(folder: Path) -> None:
     before = load_model(folder)
-    after = update_info(folder, accuracy=0.95, temperature=2.0)
+    written = (folder / BINARY).stat()
+    after = update_info(folder, accuracy=0.95, temperature=2.0, float_temperature=0.5)
     assert after.info["accuracy"] == 0.95
-    assert after.temperature == 2.0
+    assert (after.temperature, after.float_temperature) == (2.0, 0.5)
+    assert (folder / BINARY).stat() == written
     assert (folder / FLOAT_TWIN).read_bytes() == b"not looked at here"
-    assert_equal(replace(after, info={}, temperature=1.0), replace(before, info={}))
+    assert_equal(replace(after, info={}, temperature=1.0, float_temperature=1.0), replace(before, info={}))
     with pytest.raises(ModelError, match="layers defines the net"):
         update_info(folder, layers=[])
+
+
+def test_an_interrupted_update_leaves_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    before = load_model(folder)
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(OSError, match="disk full"):
+        update_info(folder, temperature=2.0)
+    assert_equal(load_model(folder), before)
+    assert sorted(path.name for path in folder.iterdir()) == [BINARY, FLOAT_TWIN, DESCRIPTION]
+
+
+def test_temperatures_may_be_missing(folder: Path) -> None:
+    update_info(folder, temperature=2.0, float_temperature=0.5)
+    description = read(folder)
+    del description["temperature"], description["float_temperature"]
+    write(folder, description)
+    model = load_model(folder)
+    assert (model.temperature, model.float_temperature) == (1.0, 1.0)
 
 
 def test_an_interrupted_save_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +300,7 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("temperature", "warm", "temperature is 'warm'"),
     ("temperature", 10**400, "temperature is"),
     ("temperature", True, "temperature is True"),
+    ("float_temperature", 0, "float_temperature is 0"),
     ("files", ..., "'files' is missing"),
     ("files", [], "files: no sha256 of binary.npz"),
     ("files", {}, "files: no sha256 of binary.npz"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,16 @@ def test_classifier_scores(rng: np.random.Generator) -> None:
     for predictions, row in zip(classifier.classify(frames, top_k=3), scores):
         assert [p.class_id for p in predictions] == list(np.argsort(-row, kind="stable")[:3])
         assert all(p.label == model.labels[p.class_id] and p.score == row[p.class_id] for p in predictions)
+
+
+def test_each_precision_has_its_temperature(rng: np.random.Generator) -> None:
+    model = replace(random_model(rng), temperature=2.0, float_temperature=0.5)
+    backend, frame = ReferenceBackend(model), random_frame(rng, 30, 20)
+    logits = backend.logits([frame]).astype(np.float64)
+    for backend.is_float, temperature in ((False, 2.0), (True, 0.5)):
+        powers = np.exp(logits / temperature)
+        scores = Classifier(model, backend).scores([frame])
+        np.testing.assert_allclose(scores, powers / powers.sum(), rtol=1e-4)  # float32, logits up to 20
 
 
 def test_a_thermometer_model(rng: np.random.Generator) -> None:
