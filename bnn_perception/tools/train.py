@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from bnn_perception.training.config import Config
 from bnn_perception.training.progress import Reporter
 
 if TYPE_CHECKING:
+    from bnn_perception.training.distributed import World
     from bnn_perception.training.train import TrainingData
 
 
@@ -25,7 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "train",
         help="train a binary net and its float twin",
         description="Trains the float twin, then the binary net, and writes a model folder. A run that was "
-        "interrupted goes on where it was when the same command is given again.",
+        "interrupted goes on where it was when the same command is given again. On N GPUs: "
+        "torchrun --nproc-per-node N -m bnn_perception train ...",
     )
     parser.add_argument(
         "config",
@@ -48,26 +52,38 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--float-epochs", type=int, metavar="N", help="epochs of the float twin")
     parser.add_argument("--seed", type=int, help="of everything random")
     parser.add_argument("--threads", type=int, help="of the CPU (default: one a core)")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cuda", "cpu"),
+        default="auto",
+        help="where to train (default: auto, the GPU if PyTorch sees one)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from bnn_perception.training.config import ConfigError
     from bnn_perception.training.data import DataError
+    from bnn_perception.training.distributed import join
 
     try:
-        return _train(args, Reporter())
+        with join(args.device) as world:
+            if not world.is_main:
+                warnings.simplefilter("ignore")  # the first process gives the same ones
+            return _train(args, Reporter(quiet=not world.is_main), world)
     except (ConfigError, DataError) as error:
         raise ToolError(str(error)) from None
     except OSError as error:
         raise ToolError(
-            f"{error.filename or 'a file'}: {error.strerror or error}; the run can go on from here"
+            f"{error.filename or 'a file'}: {error.strerror or error}; the same command goes on after the last "
+            f"whole epoch"
         ) from None
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on after the last whole epoch")
+        if os.environ.get("RANK", "0") == "0":
+            print("\nstopped; the same command goes on after the last whole epoch")
         return 130
 
 
-def _train(args: argparse.Namespace, reporter: Reporter) -> int:
+def _train(args: argparse.Namespace, reporter: Reporter, world: World) -> int:
     from bnn_perception.training import config as configs
 
     if args.config is not None:
@@ -79,40 +95,55 @@ def _train(args: argparse.Namespace, reporter: Reporter) -> int:
         raise ToolError("name a configuration file, or a folder of images with --data")
     config = configs.override(config, args.epochs, args.float_epochs, args.seed, args.threads)
     out, run_folder = args.out or Path("models") / config.name, args.run or Path("runs") / config.name
-    train(config, root, run_folder, out, reporter, command=_command(args, out))
+    train(config, root, run_folder, out, reporter, command=_command(args, out), world=world)
     reporter.line(f"model folder: {out}")
     return 0
 
 
 def train_float_twin(config: Config, root: str | None, run_folder: Path, reporter: Reporter) -> None:
     """Train the float twin alone: what :func:`train` begins with."""
+    from bnn_perception.training.distributed import join
     from bnn_perception.training.train import run_stage
 
-    data = _open(config, root, run_folder, reporter)
-    run_stage("float_twin", config, data, run_folder, None, reporter)
+    with join() as world:
+        data = _open(config, root, run_folder, reporter, world)
+        run_stage("float_twin", config, data, run_folder, reporter, world)
 
 
 def train(
-    config: Config, root: str | None, run_folder: Path, out: Path, reporter: Reporter, command: str
+    config: Config,
+    root: str | None,
+    run_folder: Path,
+    out: Path,
+    reporter: Reporter,
+    command: str,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Train what the run folder does not hold yet, write the model folder and measure it.
 
     Args:
         root: where the configuration's data paths start.
         command: of the user, for the model's description.
+        world: the processes that train together; None for this one alone, on the GPU if there is one.
 
     Returns:
-        The accuracy of both precisions, from 0 to 1, as the model's description states it.
+        The accuracy of both precisions, from 0 to 1, as the model's description states it; empty in all processes
+        but the first, which alone writes.
     """
     from bnn_perception.training.config import resolve_data
+    from bnn_perception.training.distributed import join
     from bnn_perception.training.publish import publish
-    from bnn_perception.training.train import run_stage
+    from bnn_perception.training.train import run_stages
 
+    if world is None:
+        with join() as alone:
+            return train(config, root, run_folder, out, reporter, command, alone)
     test = resolve_data(config.data.test, root) if config.data.test else run_folder / "validation.npz"
-    data = _open(config, root, run_folder, reporter)
-    twin = run_stage("float_twin", config, data, run_folder, None, reporter)
-    net = run_stage("binary", config, data, run_folder, twin, reporter)
-    model = publish(config, net, twin, data, run_folder, out, {"command": command})
+    data = _open(config, root, run_folder, reporter, world)
+    nets = run_stages(config, data, run_folder, reporter, world)
+    if not world.is_main:
+        return {}
+    model = publish(config, nets["binary"], nets["float_twin"], data, run_folder, out, {"command": command})
     named = Path("DATA") / config.data.test if config.data.test else test
     evaluation = (
         f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
@@ -126,7 +157,9 @@ def train(
     return accuracy
 
 
-def _open(config: Config, root: str | None, run_folder: Path, reporter: Reporter) -> TrainingData:
+def _open(
+    config: Config, root: str | None, run_folder: Path, reporter: Reporter, world: World
+) -> TrainingData:
     import torch
 
     from bnn_perception.training.run import open_run
@@ -134,8 +167,10 @@ def _open(config: Config, root: str | None, run_folder: Path, reporter: Reporter
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    open_run(run_folder, config)
-    return load_data(config, root, run_folder, reporter)
+    with world.main_first():
+        open_run(run_folder, config)
+    reporter.line(f"trains on: {world.describe(config.precision)}")
+    return load_data(config, root, run_folder, reporter, world)
 
 
 def measure(model: Model, test: Path, config: Config, reporter: Reporter) -> dict[str, float]:

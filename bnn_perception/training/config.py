@@ -236,24 +236,58 @@ class AugmentationSpec:
     noise: float = 0.02
 
 
+#: Stages of training, in order; each is a field of the configuration.
+STAGES = ("float_twin", "activations", "binary")
+
+#: How a stage may step, and how its learning rate may go after the warm-up.
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("cosine", "constant")
+
+#: Arithmetic of the training steps.
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of training: Adam, linear warm-up over ``warmup`` epochs, cosine to 0.
+    """One stage of training.
 
     Attributes:
-        distillation: weight of the float twin's opinion in the loss (binary stage); 1 minus it is the labels'.
+        epochs: at most so many; 0 leaves out the ``activations`` stage.
+        learning_rate: the highest, which a linear warm-up leads to.
+        warmup: its length, epochs.
+        optimizer: ``adam``, with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101); or ``sgd``, with
+            Nesterov's momentum of 0.9, which wants a higher learning rate.
+        schedule: of the learning rate after the warm-up: ``cosine`` to 0 (arXiv 1608.03983), or ``constant``.
+        weight_decay: of the weights of convolutions and matrices. Leave it 0 where weights are binary: it pulls
+            latent weights to 0, where any step may change their sign.
+        label_smoothing: part of each label that is spread over all classes.
+        distillation: weight of the float twin's opinion in the loss; 1 minus it is the labels'. The float twin itself
+            has no teacher.
         temperature: of the distillation (Hinton et al., arXiv 1503.02531).
-        from_float: start from the float twin's weights (binary stage) instead of random ones.
+        from_float: start from the weights of the stage before, the float twin's or those of ``activations``, instead
+            of random ones.
+        latent_clipping: keep the latent weights of the binary stage in [-1, 1] (Courbariaux et al., arXiv 1602.02830,
+            algorithm 1).
+        batch_norm_reestimation: let the validation images choose between the batch norm as training left it and the
+            one re-estimated with the final weights
+            (:func:`bnn_perception.training.validation.reestimate_batch_norm`).
+        patience: stop after so many epochs without a better validation accuracy; 0 goes on to the end. With the cosine
+            the last epochs gain most, so it should be a good part of ``epochs``.
     """
 
     epochs: int
     learning_rate: float
     warmup: float = 1.0
+    optimizer: str = "adam"
+    schedule: str = "cosine"
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
     from_float: bool = False
+    latent_clipping: bool = True
+    batch_norm_reestimation: bool = True
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -261,11 +295,17 @@ class Config:
     """Everything a training run depends on, besides the data itself and the version of the libraries.
 
     Attributes:
-        batch: images a step.
+        float_twin: the net with real weights and ReLU: the teacher of the other stages.
+        activations: the net with binary activations and real weights, between the two others, as the first of the two
+            steps of Martinez et al. (arXiv 2003.11535); no epochs: left out.
+        binary: the net that is exported.
+        batch: images a step, of all processes together.
         sampling: a class of n images is drawn in proportion to ``n ** sampling``; 1 leaves the data as it is, 0
             balances all classes.
         epoch_images: an epoch has at least so many real images; fewer are repeated, each time augmented anew.
         threads: of the CPU; 0 takes one for each core.
+        precision: of the training steps: ``float32``, ``bfloat16`` (PyTorch's autocast; weights, batch-norm statistics
+            and whatever is measured stay float32), or ``auto``: bfloat16 on a GPU that has it, else float32.
     """
 
     name: str
@@ -279,6 +319,11 @@ class Config:
             epochs=30, learning_rate=2e-3, weight_decay=1e-2, label_smoothing=0.05
         )
     )
+    activations: StageSpec = field(
+        default_factory=lambda: StageSpec(
+            epochs=0, learning_rate=2e-3, warmup=0.5, weight_decay=1e-2, distillation=0.7, from_float=True
+        )
+    )
     binary: StageSpec = field(
         default_factory=lambda: StageSpec(
             epochs=100, learning_rate=2e-3, warmup=0.5, distillation=0.7, from_float=True
@@ -289,6 +334,7 @@ class Config:
     epoch_images: int = 2000
     seed: int = 1
     threads: int = 0
+    precision: str = "auto"
 
 
 #: What ``train`` takes where the configuration names no network: 1.3 M weights, 32x32 pixels.
@@ -355,7 +401,7 @@ def from_mapping(content: object, default_name: str = "model") -> Config:
     defaults = Config(name=default_name, network=network, input=input_spec, data=DataSpec())
     parts: dict[str, Any] = {
         key: _fill(key, getattr(defaults, key), values[key])
-        for key in ("data", "augmentation", "float_twin", "binary")
+        for key in ("data", "augmentation", *STAGES)
         if key in values
     }
     scalars = {key: values[key] for key in values if key not in {*parts, "input", "network"}}
@@ -417,16 +463,40 @@ def _check_ranges(config: Config) -> None:
         ("seed", config.seed, 0, 2**31 - 1),
         ("threads", config.threads, 0, 4096),
         ("sampling", config.sampling, 0.0, 1.0),
-        ("float_twin.epochs", config.float_twin.epochs, 1, 100000),
-        ("binary.epochs", config.binary.epochs, 1, 100000),
         ("data.validation", config.data.validation, 0.01, 0.9),
         ("data.rendered", config.data.rendered, 0, 10**6),
         ("data.rendered_share", config.data.rendered_share, 0.0, 0.9),
-        ("binary.distillation", config.binary.distillation, 0.0, 1.0),
-        ("binary.temperature", config.binary.temperature, 0.1, 100.0),
+        *(each for stage in STAGES for each in _stage_ranges(stage, getattr(config, stage))),
     ):
         if not low <= value <= high:
             raise ConfigError(f"{where} is {value}; it must be from {low} to {high}")
+    chosen: list[tuple[str, str, tuple[str, ...]]] = [("precision", config.precision, PRECISIONS)]
+    for stage in STAGES:
+        spec: StageSpec = getattr(config, stage)
+        chosen += [
+            (f"{stage}.optimizer", spec.optimizer, OPTIMIZERS),
+            (f"{stage}.schedule", spec.schedule, SCHEDULES),
+        ]
+    for where, choice, choices in chosen:
+        if choice not in choices:
+            raise ConfigError(f"{where} is '{choice}'; it can be {', '.join(choices)}")
+
+
+def _stage_ranges(stage: str, spec: StageSpec) -> list[tuple[str, float, float, float]]:
+    """What :func:`_check_ranges` checks of a stage: field, value, lowest, highest."""
+    return [
+        (f"{stage}.{name}", value, low, high)
+        for name, value, low, high in (
+            ("epochs", spec.epochs, 0 if stage == "activations" else 1, 100000),
+            ("learning_rate", spec.learning_rate, 0.0, 100.0),
+            ("warmup", spec.warmup, 0.0, 100000.0),
+            ("weight_decay", spec.weight_decay, 0.0, 100.0),
+            ("label_smoothing", spec.label_smoothing, 0.0, 1.0),
+            ("distillation", spec.distillation, 0.0, 1.0),
+            ("temperature", spec.temperature, 0.1, 100.0),
+            ("patience", spec.patience, 0, 100000),
+        )
+    ]
 
 
 def _layer(where: str, value: object) -> LayerSpec:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bnn_perception.training.run import replacing
+
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Write a picture of loss and accuracy by epoch, the two stages side by side.
+    """Write a picture of loss and accuracy by epoch, the stages side by side.
 
     Args:
         records: as :func:`bnn_perception.training.run.read_records` gives them; 1 or more.
@@ -47,4 +49,5 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     axes[1][0].set_ylabel("accuracy, %")
     axes[1][0].legend(loc="lower right")
     figure.suptitle(title)
-    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
+    with replacing(path) as partial:
+        FigureCanvasAgg(figure).print_png(str(partial), metadata={"Software": None})

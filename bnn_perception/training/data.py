@@ -1,4 +1,4 @@
-"""Images and labels: reading them, splitting them, and batches with augmentation.
+"""Images and labels: reading them, splitting them, and augmentation.
 
 Images are brought to the network's input size once, by the same preprocessing that the robot runs
 (:mod:`bnn_perception.preprocess`), and kept in memory as uint8. Augmentation then works on whole
@@ -8,7 +8,7 @@ batches.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,29 +214,6 @@ def epoch_indices(
         repeats, rest = divmod(int(quota[label]), len(members))
         chosen += [members] * repeats + [rng.permutation(members)[:rest]]
     return rng.permutation(np.concatenate(chosen))
-
-
-def to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, C) uint8 -> (N, C, H, W) float32 in [0, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(255.0)
-
-
-def batches(
-    data: Dataset, indices: NDArray[np.intp], size: int, augmentation: AugmentationSpec | None, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of (images, labels); the same seed gives the same ones.
-
-    A last batch of a single image is left out in training (batch norm needs two).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, len(indices), size):
-        chosen = indices[start : start + size]
-        if augmentation is not None and len(chosen) < 2:
-            return
-        images = to_tensor(data.images[chosen])
-        if augmentation is not None:
-            images = augment(images, augmentation, generator)
-        yield images, torch.from_numpy(data.labels[chosen])
 
 
 def augment(images: Tensor, spec: AugmentationSpec, generator: torch.Generator) -> Tensor:

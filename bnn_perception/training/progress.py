@@ -9,21 +9,26 @@ from typing import Any
 
 
 class Reporter:
-    """Prints lines, and below them a progress bar where the output is a terminal."""
+    """Prints lines, and below them a progress bar where the output is a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: neither of them, as in the processes that train along with the first.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._console: Any = None
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not quiet:
             from rich.console import Console
 
             self._console = Console(highlight=False)
 
     def line(self, text: str) -> None:
         """Print one line."""
-        if self._console is None:
-            print(text, flush=True)
-        else:
+        if self._console is not None:
             self._console.print(text, markup=False)
+        elif not self._quiet:
+            print(text, flush=True)
 
     @contextmanager
     def bar(self, title: str, total: int, done: int) -> Iterator[Callable[[], None]]:

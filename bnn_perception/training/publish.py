@@ -21,7 +21,8 @@ from bnn_perception.training.config import Config
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.export import export_qonnx, float_twin_onnx
 from bnn_perception.training.run import read_records
-from bnn_perception.training.train import TrainingData, predict
+from bnn_perception.training.train import TrainingData
+from bnn_perception.training.validation import predict
 
 #: How many validation images the exported model is compared with the trained net on.
 CHECKED = 64
@@ -51,15 +52,19 @@ def publish(
     check(model, net, data)
     records = read_records(run)
     seconds = sum(record["seconds"] for record in records)
+    # The twin of a study comes from another run; a stage that stopped early has fewer epochs than configured.
+    epochs = {"float_twin": config.float_twin.epochs, "binary": config.binary.epochs}
+    epochs.update((record["stage"], record["epoch"]) for record in records)
+    devices = sorted({record.get("device", "CPU") for record in records})
     training = {
         "data": Path(config.data.train).name,
         "images": len(data.train) - data.rendered,
         "rendered": data.rendered,
         "validation_images": len(data.validation),
-        "epochs": {"float_twin": config.float_twin.epochs, "binary": config.binary.epochs},
+        "epochs": epochs,
         "seed": config.seed,
         "hours": round(seconds / 3600, 2),
-        "machine": f"CPU, {platform.machine()}",
+        "machine": f"{', '.join(devices)}, {platform.machine()}",
         "versions": {package: version(package) for package in ("torch", "brevitas", "onnx", "numpy")},
     }
     description = {"description": config.description} if config.description else {}

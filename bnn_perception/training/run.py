@@ -3,7 +3,7 @@
 ::
 
     config.yaml          what is trained; only the same configuration resumes the run
-    records.jsonl        one line an epoch: stage, epoch, learning rate, loss, accuracies, seconds
+    records.jsonl        one line an epoch: stage, epoch, learning rate, loss, accuracies, device, seconds
     <stage>.pt           checkpoint, replaced after every epoch
     <stage>_final.pt     the chosen weights of a finished stage
     rendered.npz         rendered road signs, where the configuration asks for them
@@ -11,11 +11,13 @@
     binary.onnx          the binary net as QONNX
     curves.png           drawn from the records
 
-Files are replaced by renaming: whenever the process ends, each is either the old one or the new one.
+Files are written beside their place and renamed into it when they are whole and on the disk: whenever the process
+ends, and whatever ends it, each is either the old one or the new one.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -28,7 +30,7 @@ from typing import Any
 import torch
 import yaml
 
-from bnn_perception.training.config import Config, ConfigError, to_mapping
+from bnn_perception.training.config import Config, ConfigError, load_config, to_mapping
 
 
 def open_run(run: Path, config: Config) -> None:
@@ -38,28 +40,38 @@ def open_run(run: Path, config: Config) -> None:
         ConfigError: where it holds a run of another configuration.
     """
     path = run / "config.yaml"
-    content = json.loads(json.dumps(to_mapping(config)))  # tuples become lists, as YAML gives them back
+    content = to_mapping(config)
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
+        plain = json.loads(json.dumps(content))  # tuples as lists
         with replacing(path) as partial:
-            partial.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            partial.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
         return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    differing = [key for key in content if key != "threads" and before.get(key) != content[key]]
+    before = to_mapping(load_config(path))
+    differing = [key for key in content if key != "threads" and before[key] != content[key]]
     if differing:
         raise ConfigError(
             f"{run}: holds a run with another '{differing[0]}' (see {path.name}); name another folder with --run"
         )
+    for partial in run.glob(".*.partial"):  # of a process that was killed
+        partial.unlink()
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint."""
+    """Write a checkpoint.
+
+    Raises:
+        OSError: naming the file, where the disk is full; the checkpoint before it is then still there.
+    """
+    # Through memory: where PyTorch writes a file by itself, a full disk comes as a RuntimeError without a reason.
+    content = io.BytesIO()
+    torch.save(state, content)
     with replacing(path) as partial:
-        torch.save(state, partial)
+        partial.write_bytes(content.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint; None where there is none.
+    """Read a checkpoint, onto the CPU; None where there is none.
 
     Raises:
         ConfigError: where it cannot be read.
@@ -67,7 +79,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"{path}: cannot be read ({reason}); delete it to start the stage anew") from None
@@ -76,7 +88,8 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 def append_record(run: Path, record: dict[str, Any]) -> None:
     """Add one line to the records."""
-    with (run / "records.jsonl").open("a", encoding="utf-8") as stream:
+    path = run / "records.jsonl"
+    with _named(path), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 
@@ -104,7 +117,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """A file to write beside ``path``, which replaces it when all went well."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with _named(path):
+            yield partial
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give an error of the operating system, which knows no name when writing fails, that of the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

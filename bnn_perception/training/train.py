@@ -1,8 +1,8 @@
-"""The two stages of training: the float twin, then the binary net with the float twin as its teacher.
+"""Training: one stage after the other, each epoch by epoch, with a checkpoint after every epoch.
 
-Distillation is that of Hinton et al., arXiv 1503.02531. Everything random of an epoch follows from the seed, the
-stage and the epoch, so a resumed run goes on as an uninterrupted one would
-(:mod:`bnn_perception.training.run` keeps it).
+Everything random of an epoch follows from the seed, the stage and the epoch, so a resumed run goes on as an
+uninterrupted one would (:mod:`bnn_perception.training.run` keeps it). Distillation is that of Hinton et al.,
+arXiv 1503.02531.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bnn_perception.training import data as datasets
-from bnn_perception.training import networks
-from bnn_perception.training.config import Config, ConfigError, StageSpec, resolve_data
+from bnn_perception.training import stages
+from bnn_perception.training.batches import count_steps, training_batches
+from bnn_perception.training.config import STAGES, Config, ConfigError, StageSpec, resolve_data
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.data import Dataset
+from bnn_perception.training.distributed import World
 from bnn_perception.training.progress import Reporter
 from bnn_perception.training.run import (
     append_record,
@@ -35,6 +38,7 @@ from bnn_perception.training.run import (
     replacing,
     save_state,
 )
+from bnn_perception.training.validation import evaluate, reestimate_batch_norm
 
 #: How often the curves are drawn while a stage runs, epochs.
 CURVES_EVERY = 10
@@ -54,7 +58,7 @@ class TrainingData:
     rendered: int = 0
 
 
-def load_data(config: Config, root: str | None, run: Path, reporter: Reporter) -> TrainingData:
+def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, world: World) -> TrainingData:
     """Read and split the data, render what is to be rendered (once a run)."""
     if not config.data.train:
         raise ConfigError("data.train: names no folder or .npz file to train on")
@@ -66,11 +70,12 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter) -
         f"data: {len(train)} images of {len(train.names)} classes to train on, {len(validation)} to validate"
     )
     if config.data.rendered:
-        train = datasets.concatenate(train, _rendered(config, run, reporter))
+        with world.main_first():
+            train = datasets.concatenate(train, _rendered(config, run, reporter))
         text += f", {config.data.rendered} rendered"
     reporter.line(text)
     path = run / "validation.npz"
-    if not path.exists():
+    if world.is_main and not path.exists():
         with replacing(path) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, x=validation.images, y=validation.labels)
     return TrainingData(train, validation, config.data.rendered)
@@ -86,98 +91,107 @@ def _rendered(config: Config, run: Path, reporter: Reporter) -> Dataset:
     return datasets.load(path, config.input, config.data.labels)
 
 
+def run_stages(
+    config: Config, data: TrainingData, run: Path, reporter: Reporter, world: World
+) -> dict[str, nn.Sequential]:
+    """Train every stage that has epochs, each from what the one before has learnt.
+
+    Returns:
+        The net of each stage, as :func:`run_stage` gives it.
+    """
+    nets: dict[str, nn.Sequential] = {}
+    for stage in STAGES:
+        if getattr(config, stage).epochs:
+            source = next(reversed(nets.values()), None)
+            nets[stage] = run_stage(stage, config, data, run, reporter, world, source, nets.get("float_twin"))
+    return nets
+
+
 def run_stage(
-    stage: str, config: Config, data: TrainingData, run: Path, teacher: nn.Module | None, reporter: Reporter
+    stage: str,
+    config: Config,
+    data: TrainingData,
+    run: Path,
+    reporter: Reporter,
+    world: World,
+    source: nn.Module | None = None,
+    teacher: nn.Module | None = None,
 ) -> nn.Sequential:
     """Train one stage from its checkpoint, or from the start, to its last epoch.
 
     Args:
-        stage: ``float_twin`` or ``binary``: a field of the configuration.
+        stage: one of :data:`STAGES`.
         run: the folder of the run.
+        source: the net of the stage before, to start from; None where there is none.
         teacher: the trained float twin, for distillation; None where there is none.
 
     Returns:
-        The net with the weights that were chosen by validation accuracy, in evaluation mode.
+        The net with the weights that were chosen by validation accuracy, in evaluation mode, on the CPU.
 
     Raises:
         ConfigError: where a checkpoint cannot be read or the loss is not finite.
     """
     spec: StageSpec = getattr(config, stage)
-    classes = len(data.train.names)
     torch.manual_seed(config.seed)  # of the initial weights
-    build = networks.build_binary if stage == "binary" else networks.build_float
-    net = build(config.network, classes)
+    net = stages.build(stage, config.network, len(data.train.names))
     final = load_state(run / f"{stage}_final.pt")
     if final is not None:
         reporter.line(f"{stage}: is finished, {final['choice']}")
         net.load_state_dict(final["net"])
         return net.eval()
-    if stage == "binary" and spec.from_float and teacher is not None:
-        networks.initialise_from_float(net, teacher)
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decayed, free = networks.parameter_groups(net)
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": free, "weight_decay": 0.0}],
-        lr=spec.learning_rate,
-    )
-    start, best = 0, {"accuracy": -1.0, "epoch": 0, "net": copy.deepcopy(net.state_dict())}
-    checkpoint = load_state(run / f"{stage}.pt")
-    if checkpoint is not None:
-        net.load_state_dict(checkpoint["net"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        start, best = checkpoint["epoch"], checkpoint["best"]
-        reporter.line(f"{stage}: goes on after epoch {start} of {spec.epochs}")
-    drop_records(run, stage, start)
-    trainer = _Trainer(stage, config, data, net, optimizer, teacher)
-    with reporter.bar(stage, spec.epochs * trainer.steps, start * trainer.steps) as advance:
-        for epoch in range(start, spec.epochs):
-            began = time.perf_counter()
-            loss, train_accuracy = trainer.train_epoch(epoch, advance)
-            accuracy = evaluate(net, data.validation)
-            if accuracy >= best["accuracy"]:  # the later of two equals: its learning rate is lower
-                best = {"accuracy": accuracy, "epoch": epoch + 1, "net": copy.deepcopy(net.state_dict())}
-            save_state(
-                run / f"{stage}.pt",
-                {
-                    "net": net.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "epoch": epoch + 1,
-                    "best": best,
-                },
-            )
-            seconds = time.perf_counter() - began
-            record = {
-                "stage": stage,
-                "epoch": epoch + 1,
-                "learning_rate": learning_rate(spec, epoch + 1.0),
-                "loss": round(loss, 5),
-                "train_accuracy": round(train_accuracy, 5),
-                "validation_accuracy": accuracy,
-                "seconds": round(seconds, 2),
-            }
-            append_record(run, record)
+    if spec.from_float and source is not None:
+        stages.initialise(net, source)
+    if teacher is not None:
+        teacher = copy.deepcopy(teacher).to(world.device)
+    net = net.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainer = _Trainer(stage, config, data, net, teacher, world)
+    trainer.resume(run)
+    if trainer.epoch:
+        reporter.line(f"{stage}: goes on after epoch {trainer.epoch} of {spec.epochs}")
+    if world.is_main:
+        drop_records(run, stage, trainer.epoch)
+    with reporter.bar(stage, spec.epochs * trainer.steps, trainer.epoch * trainer.steps) as advance:
+        while not trainer.is_done:
+            record = trainer.run_epoch(advance)
+            if world.is_main:
+                append_record(run, record)
+                trainer.save(run)
+                if trainer.epoch % CURVES_EVERY == 0 or trainer.is_done:
+                    draw_curves(read_records(run), run / "curves.png", config.name)
             reporter.line(
-                f"{stage} epoch {epoch + 1}/{spec.epochs}: loss {loss:.4f}, accuracy in training "
-                f"{train_accuracy:.4f}, in validation {accuracy:.4f}, {seconds:.1f} s"
+                f"{stage} epoch {trainer.epoch}/{spec.epochs}: loss {record['loss']:.4f}, accuracy in training "
+                f"{record['train_accuracy']:.4f}, in validation {record['validation_accuracy']:.4f}, "
+                f"{record['seconds']:.1f} s"
             )
-            if (epoch + 1) % CURVES_EVERY == 0 or epoch + 1 == spec.epochs:
-                draw_curves(read_records(run), run / "curves.png", config.name)
-    choice = trainer.choose(best)
+    if trainer.epoch < spec.epochs:
+        reporter.line(f"{stage}: no better validation accuracy for {spec.patience} epochs")
+    choice = trainer.choose()
     reporter.line(f"{stage}: {choice}")
-    save_state(run / f"{stage}_final.pt", {"net": net.state_dict(), "choice": choice})
+    net = net.cpu()
+    if world.is_main:
+        save_state(run / f"{stage}_final.pt", {"net": net.state_dict(), "choice": choice})
     return net
 
 
 def learning_rate(spec: StageSpec, epochs_done: float) -> float:
-    """Linear warm-up, then cosine to 0; ``epochs_done`` may be fractional."""
+    """Linear warm-up, then by ``spec.schedule``; ``epochs_done`` may be fractional."""
     if epochs_done < spec.warmup:
         return spec.learning_rate * (epochs_done + 0.01) / (spec.warmup + 0.01)
+    if spec.schedule == "constant":
+        return spec.learning_rate
     rest = max(1e-9, spec.epochs - spec.warmup)
     return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (epochs_done - spec.warmup) / rest)))
 
 
 class _Trainer:
-    """Trains one net, epoch by epoch."""
+    """Trains the net of one stage, epoch by epoch.
+
+    Attributes:
+        epoch: how many are behind.
+        best: the epoch of the highest validation accuracy: ``accuracy``, ``epoch``, weights ``net``, and ``improved``,
+            the first epoch that reached this accuracy. Of equals the last is kept: its learning rate is lower.
+        steps: batches an epoch.
+    """
 
     def __init__(
         self,
@@ -185,14 +199,47 @@ class _Trainer:
         config: Config,
         data: TrainingData,
         net: nn.Module,
-        optimizer: torch.optim.Optimizer,
         teacher: nn.Module | None,
+        world: World,
     ) -> None:
         self.stage, self.config, self.data, self.net = stage, config, data, net
         self.spec: StageSpec = getattr(config, stage)
-        self.optimizer, self.teacher = optimizer, teacher
+        self.teacher, self.world = teacher, world
         self.distillation = self.spec.distillation if teacher is not None else 0.0
-        self.steps = math.ceil(len(self.epoch_indices(np.random.default_rng(0))) / config.batch)
+        self.optimizer = stages.optimizer(net, self.spec)
+        self.parallel = world.parallel(net)
+        images = len(self.epoch_indices(np.random.default_rng(0)))
+        self.steps = count_steps(images, config.batch, world.size)
+        if not self.steps:
+            raise ConfigError(
+                f"batch: {min(images, config.batch)} images are too few for {world.size} processes; it takes 2 each"
+            )
+        self.epoch = 0
+        self.best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0, "improved": 0}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch is behind, or ``patience`` at its end."""
+        patience = self.spec.patience
+        return self.epoch >= self.spec.epochs or 0 < patience <= self.epoch - self.best["improved"]
+
+    def resume(self, run: Path) -> None:
+        """Take up the checkpoint of the run, if there is one."""
+        state = load_state(run / f"{self.stage}.pt")
+        if state is not None:
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch, self.best = state["epoch"], {**self.best, **state["best"]}
+
+    def save(self, run: Path) -> None:
+        """Replace the checkpoint of the run."""
+        state = {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+        }
+        save_state(run / f"{self.stage}.pt", state)
 
     def epoch_indices(self, rng: np.random.Generator) -> NDArray[np.intp]:
         """The images of one epoch: the real ones, partly balanced, and a share of the rendered ones."""
@@ -204,33 +251,63 @@ class _Trainer:
         drawn = rng.permutation(rendered)[: round(len(indices) * share / (1 - share))]
         return rng.permutation(np.concatenate([indices, real + drawn]))
 
-    def train_epoch(self, epoch: int, advance: Any) -> tuple[float, float]:
+    def run_epoch(self, advance: Callable[[], None]) -> dict[str, Any]:
+        """Train for one epoch and validate; returns its record.
+
+        Args:
+            advance: is called after every step.
+        """
+        began = time.perf_counter()
+        loss, train_accuracy = self._train_epoch(advance)
+        accuracy = evaluate(self.net, self.data.validation, self.world)
+        self.epoch += 1
+        if accuracy >= self.best["accuracy"]:
+            improved = self.epoch if accuracy > self.best["accuracy"] else self.best["improved"]
+            weights = copy.deepcopy(self.net.state_dict())
+            self.best = {"accuracy": accuracy, "epoch": self.epoch, "improved": improved, "net": weights}
+        return {
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "learning_rate": learning_rate(self.spec, float(self.epoch)),
+            "loss": round(loss, 5),
+            "train_accuracy": round(train_accuracy, 5),
+            "validation_accuracy": accuracy,
+            "device": self.world.device_name,
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+
+    def _train_epoch(self, advance: Callable[[], None]) -> tuple[float, float]:
         """One pass; returns the mean loss and the accuracy on the augmented images."""
-        seed = _seed(self.config.seed, self.stage, epoch)
+        config, world = self.config, self.world
+        seed = _seed(config.seed, self.stage, self.epoch)
         indices = self.epoch_indices(np.random.default_rng(seed))
-        batches = datasets.batches(
-            self.data.train, indices, self.config.batch, self.config.augmentation, seed
-        )
-        self.net.train()
-        loss_sum = correct = seen = 0.0
-        for step, (images, labels) in enumerate(batches):
+        self.parallel.train()
+        # Loss and hits add up where they arise: to read them would let the device wait after every step.
+        sums, seen = torch.zeros(3, dtype=torch.float64, device=world.device), 0
+        for step, (images, labels, share) in enumerate(
+            training_batches(self.data.train, indices, config.batch, config.augmentation, seed, world)
+        ):
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.spec, epoch + step / self.steps)
-            logits = self.net(images)
-            loss = self._loss(images, logits, labels)
+                group["lr"] = learning_rate(self.spec, self.epoch + step / self.steps)
+            with world.autocast(config.precision):
+                logits = self.parallel(images)
+                loss = self._loss(images, logits, labels)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss * share).backward()
             self.optimizer.step()
-            networks.clip(self.net)
-            loss_sum += loss.item() * len(labels)
-            correct += float((logits.argmax(dim=1) == labels).sum())
+            stages.constrain(self.net, self.stage, self.spec)
+            sums[0] += loss.detach().double() * len(labels)
+            sums[1] += (logits.argmax(dim=1) == labels).sum()
             seen += len(labels)
             advance()
+        sums[2] = seen
+        world.average_buffers(self.net)
+        loss_sum, correct, count = world.sum(sums).tolist()
         if not math.isfinite(loss_sum):
             raise ConfigError(
                 f"{self.stage}: the loss is not finite any more; lower {self.stage}.learning_rate"
             )
-        return loss_sum / seen, correct / seen
+        return loss_sum / count, correct / count
 
     def _loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         spec = self.spec
@@ -246,20 +323,21 @@ class _Trainer:
         )
         return (1 - self.distillation) * loss + self.distillation * soft
 
-    def choose(self, best: dict[str, Any]) -> str:
+    def choose(self) -> str:
         """Give the net the best weights by validation, of: the last and the best epoch, each with its batch norm as
-        it is and re-estimated. Returns which they were."""
+        it is and, where the stage says so, re-estimated. Returns which they were."""
         candidates: list[tuple[float, str, dict[str, Tensor]]] = []
         last = copy.deepcopy(self.net.state_dict())
-        for name, state in (("the last epoch", last), (f"epoch {best['epoch']}", best["net"])):
+        for name, state in (("the last epoch", last), (f"epoch {self.best['epoch']}", self.best["net"])):
             self.net.load_state_dict(state)
-            candidates.append((evaluate(self.net, self.data.validation), name, state))
+            candidates.append((evaluate(self.net, self.data.validation, self.world), name, state))
+            if not self.spec.batch_norm_reestimation:
+                continue
             order = self.epoch_indices(np.random.default_rng(self.config.seed))
             reestimate_batch_norm(self.net, self.data.train, order)
-            accuracy, estimated = (
-                evaluate(self.net, self.data.validation),
-                copy.deepcopy(self.net.state_dict()),
-            )
+            self.world.average_buffers(self.net)  # nothing but rounding on machines that differ
+            accuracy = evaluate(self.net, self.data.validation, self.world)
+            estimated = copy.deepcopy(self.net.state_dict())
             candidates.append((accuracy, f"{name} with batch norm re-estimated", estimated))
         accuracy, name, state = max(candidates, key=lambda candidate: candidate[0])  # the first of equals
         self.net.load_state_dict(state)
@@ -270,41 +348,3 @@ class _Trainer:
 def _seed(seed: int, stage: str, epoch: int) -> int:
     digest = hashlib.sha256(f"{seed} {stage} {epoch}".encode()).digest()
     return int.from_bytes(digest[:4], "little")
-
-
-@torch.no_grad()
-def predict(net: nn.Module, data: Dataset, batch: int = 256) -> Tensor:
-    """(N, classes) logits of each image, in evaluation mode."""
-    net.eval()
-    everything = np.arange(len(data))
-    return torch.cat([net(images) for images, _ in datasets.batches(data, everything, batch, None, 0)])
-
-
-def evaluate(net: nn.Module, data: Dataset) -> float:
-    """Accuracy, 0 to 1, in evaluation mode."""
-    return float((predict(net, data).argmax(dim=1) == torch.from_numpy(data.labels)).float().mean())
-
-
-@torch.no_grad()
-def reestimate_batch_norm(net: nn.Module, data: Dataset, order: NDArray[np.intp], batch: int = 256) -> None:
-    """Replace the running means and variances by those of the training images as the final weights see them.
-
-    While the weights move, the running averages lag behind; in a binary net a threshold that lags is a wrong bit.
-    The images are taken as they are, without augmentation, as the camera will show them.
-
-    Args:
-        net: left in evaluation mode.
-        data, order: which images, in random order.
-        batch: their number at a time; a smaller last batch is left out, because every batch counts the same.
-    """
-    norms = [m for m in net.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over all batches
-    net.train()
-    for images, _ in datasets.batches(data, order[: len(order) // batch * batch or None], batch, None, 0):
-        net(images)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-    net.eval()

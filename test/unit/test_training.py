@@ -24,6 +24,7 @@ from bnn_perception.tools import execute  # noqa: E402
 from bnn_perception.tools import train as tool  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training import networks, train  # noqa: E402
+from bnn_perception.training.distributed import World  # noqa: E402
 from bnn_perception.training.export import export_qonnx, float_twin_onnx  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
 from bnn_perception.training.run import load_state, open_run, read_records  # noqa: E402
@@ -73,6 +74,11 @@ def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
     return net.eval()
 
 
+def to_tensor(images: Any) -> torch.Tensor:
+    """What a net takes, of (N, H, W, C) uint8 pixels."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0
+
+
 def pixels(count: int, height: int = 10, width: int = 8) -> Any:
     rng = np.random.default_rng(0)
     lows = rng.integers(0, 150, count)
@@ -83,7 +89,7 @@ def pixels(count: int, height: int = 10, width: int = 8) -> Any:
 def test_light_and_brevitas_nets_are_equal(layers: list[dict[str, Any]]) -> None:
     pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
     spec = network(layers)
-    images = datasets.to_tensor(pixels(4))
+    images = to_tensor(pixels(4))
     net = randomize(networks.build_binary(spec, 4), images)
     assert torch.equal(networks.to_brevitas(net, spec, 4)(images), net(images))
 
@@ -94,7 +100,7 @@ def test_export_and_import_keep_every_bit(layers: list[dict[str, Any]], tmp_path
     pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
     spec = network(layers)
     raw = pixels(6)
-    images = datasets.to_tensor(raw)
+    images = to_tensor(raw)
     net = randomize(networks.build_binary(spec, 4), images)
     export_qonnx(net, spec, tmp_path / "net.onnx", ["a", "b", "c", "d"], "small", "stretch")
     model = qonnx.read(tmp_path / "net.onnx")
@@ -124,7 +130,7 @@ def test_export_and_import_keep_every_bit(layers: list[dict[str, Any]], tmp_path
 def test_float_twin_folds_batch_norm() -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
     spec = network(NETS["8-bit input, odd channel counts"])
-    images = datasets.to_tensor(pixels(5))
+    images = to_tensor(pixels(5))
     net = networks.build_float(spec, 4)
     randomize(net, images)
     networks.clip(net)
@@ -298,7 +304,7 @@ def test_epoch_balances_classes_partly() -> None:
 
 
 def test_augmentation_is_reproducible_and_gives_8_bit_pixels() -> None:
-    images = datasets.to_tensor(pixels(8, 12, 12))
+    images = to_tensor(pixels(8, 12, 12))
     spec = configs.AugmentationSpec()
     first, second = (datasets.augment(images, spec, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
@@ -331,14 +337,15 @@ TINY: dict[str, Any] = {
 def run_tiny(folder: Path, run: Path, stop_after: int | None = None) -> torch.nn.Module:
     """Train the tiny net; ``stop_after`` raises as Ctrl-C does after so many steps of the binary stage."""
     config = configs.from_mapping({**TINY, "name": "tiny"})
+    world = World(torch.device("cpu"))
     reporter = Reporter()
     open_run(run, config)
-    data = train.load_data(config, str(folder), run, reporter)
-    twin = train.run_stage("float_twin", config, data, run, None, reporter)
+    data = train.load_data(config, str(folder), run, reporter, world)
+    twin = train.run_stage("float_twin", config, data, run, reporter, world)
     if stop_after is not None:
         done = iter(range(stop_after))
         reporter = Interrupting(done)
-    return train.run_stage("binary", config, data, run, twin, reporter)
+    return train.run_stage("binary", config, data, run, reporter, world, source=twin, teacher=twin)
 
 
 class Interrupting(Reporter):
