@@ -26,7 +26,14 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "classify": Command("tools.classify", "label image files", "standalone"),
-    "evaluate": Command("tools.evaluate", "accuracy and confusion matrix on a labelled set", "standalone"),
+    "evaluate": Command(
+        "tools.evaluate",
+        "accuracy and confusion matrix on a labelled set; float against binary",
+        "standalone",
+    ),
+    "calibrate": Command(
+        "tools.calibrate", "fit a model's temperatures, so that scores mean something", "standalone"
+    ),
     "inspect": Command("tools.inspect_", "the layers of a model", "standalone"),
     "benchmark": Command("tools.benchmark", "time the backends layer by layer", "standalone"),
     "train": Command("tools.train", "train a model from a configuration file", "train"),

@@ -5,85 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnn_perception.backends import Backend, make_backend
-from bnn_perception.classifier import Classifier
-from bnn_perception.images import Dataset, ImageError, read_dataset
+from bnn_perception.backends import Backend, check_choice, make_backend
+from bnn_perception.evaluation import Comparison, Evaluation, evaluate_all
+from bnn_perception.images import read_dataset
 from bnn_perception.model import Model, load_model
-from bnn_perception.preprocess import Frame
 from bnn_perception.resources import find_model
-from bnn_perception.tools import add_backend_arguments
-
-BATCH = 16  # the most that a GPU backend takes at once
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model answered on labelled images.
-
-    Attributes:
-        index: (n,) place of each image in its dataset; the images that could not be read are missing.
-        truth, answer: (n,) class of each image.
-        score: (n,) float32 score of the answer.
-        classes: number of classes.
-    """
-
-    index: NDArray[np.int64]
-    truth: NDArray[np.int64]
-    answer: NDArray[np.int64]
-    score: NDArray[np.float32]
-    classes: int
-
-    @property
-    def correct(self) -> int:
-        return int((self.truth == self.answer).sum())
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / len(self.truth)
-
-    def confusion(self) -> NDArray[np.int64]:
-        """(classes, classes) counts; rows are the truth, columns the answer."""
-        table = np.zeros((self.classes, self.classes), dtype=np.int64)
-        np.add.at(table, (self.truth, self.answer), 1)
-        return table
-
-
-def evaluate(model: Model, backend: Backend, dataset: Dataset) -> Evaluation:
-    """Classify every image of ``dataset`` that can be read.
-
-    Raises:
-        ImageError: where none of them can.
-    """
-    classifier = Classifier(model, backend)
-    indices: list[int] = []
-    rows: list[NDArray[np.float32]] = []
-    pending: list[Frame] = []
-
-    def flush() -> None:
-        if pending:
-            rows.append(classifier.scores(pending))
-            pending.clear()
-
-    for index, image in dataset:
-        indices.append(index)
-        pending.append(Frame(image))
-        if len(pending) == BATCH:
-            flush()
-    flush()
-    if not indices:
-        raise ImageError(f"none of the {len(dataset)} images could be read; the first: {dataset.refused[0]}")
-    scores = np.concatenate(rows)
-    answer = scores.argmax(axis=1)
-    read = np.asarray(indices, dtype=np.int64)
-    return Evaluation(
-        read, dataset.labels[read], answer, scores[np.arange(len(answer)), answer], len(model.labels)
-    )
+from bnn_perception.tools import ToolError, add_backend_arguments
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -93,53 +26,87 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_backend_arguments(parser)
     parser.add_argument(
+        "--compare", action="store_true", help="the binary net and its float twin, side by side"
+    )
+    parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="write the confusion matrix as a picture"
     )
     parser.add_argument(
-        "--mistakes", type=Path, metavar="FILE", help="write the surest mistakes as a contact sheet"
+        "--mistakes",
+        type=Path,
+        metavar="FILE",
+        help="write the surest mistakes as a contact sheet; with --compare those that the float twin does not make",
     )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.compare and args.backend == "float":
+        raise ToolError("--compare sets a binary backend against the float twin; leave --backend float out")
     model = load_model(find_model(args.model))
+    names = [args.backend, "float"] if args.compare else [args.backend]
+    for name in names:
+        check_choice(model, name, args.device)
     dataset = read_dataset(args.data, model.labels)
-    backend = make_backend(model, args.backend, args.device, args.threads)
-    result = evaluate(model, backend, dataset)
-    backend.close()
+    # The reference runs on the CPU whatever the device; its float twin may have the GPU.
+    backends = [make_backend(model, name, args.device, args.threads) for name in names]
+    results = evaluate_all(model, backends, dataset)
+    for backend in backends:
+        backend.close()
     for line in dataset.refused:
         print(f"bnn_perception evaluate: left out: {line}", file=sys.stderr)
-    print_report(model, backend, result, len(dataset.refused))
+    wrong = ~results[0].hits
+    report: dict[str, Any] = {"model": model.name, "labels": list(model.labels), "n": len(wrong)}
+    report["left_out"] = len(dataset.refused)
+    if args.compare:
+        comparison = Comparison(*results)
+        wrong &= comparison.second.hits
+        print_comparison(model.labels, names, comparison)
+        for name, backend, result in zip(names, backends, results):
+            report[name] = as_json(backend, result)
+        report["points"] = comparison.points
+        report["only_right"] = [comparison.only_first, comparison.only_second]
+        report["p_value"] = comparison.p_value
+        report["disagreements"] = [d._asdict() for d in comparison.disagreements()]
+    else:
+        print_classes(model.labels, results[0])
+        report.update(as_json(backends[0], results[0]))
+    for backend, result in zip(backends, results):
+        print_total(model, backend, result, len(dataset.refused))
     if args.picture or args.mistakes:
         from bnn_perception.tools import pictures
 
         if args.picture:
-            pictures.confusion_matrix(result.confusion(), model.labels, args.picture)
+            titles = [f"{name}: " for name in names] if args.compare else [""]
+            pictures.confusion_matrices([r.confusion() for r in results], titles, model.labels, args.picture)
             print(f"confusion matrix: {args.picture}")
         if args.mistakes:
-            shown = pictures.mistakes(result, dataset, model.labels, args.mistakes)
+            shown = pictures.mistakes(results[0], np.flatnonzero(wrong), dataset, model.labels, args.mistakes)
             print(f"{shown} mistakes: {args.mistakes}")
     if args.json:
-        report = {
-            "accuracy": result.accuracy,
-            "n": len(result.truth),
-            "correct": result.correct,
-            "confusion": result.confusion().tolist(),
-            "labels": list(model.labels),
-            "model": model.name,
-            "backend": backend.name,
-            "left_out": len(dataset.refused),
-        }
         print(json.dumps(report, ensure_ascii=False))
     return 0
 
 
-def print_report(model: Model, backend: Backend, result: Evaluation, left_out: int) -> None:
-    """The per-class table, the commonest confusions and the total."""
+def as_json(backend: Backend, result: Evaluation) -> dict[str, Any]:
+    """What ``--json`` says of one backend."""
+    return {
+        "backend": backend.name,
+        "accuracy": result.accuracy,
+        "correct": result.correct,
+        "mean_score": float(result.score.mean(dtype=np.float64)),
+        "expected_calibration_error": result.calibration_error,
+        "negative_log_likelihood": result.likelihood,
+        "confusion": result.confusion().tolist(),
+    }
+
+
+def print_classes(labels: Sequence[str], result: Evaluation) -> None:
+    """The per-class table and the commonest confusions."""
     confusion = result.confusion()
-    width = max(len(label) for label in model.labels)
+    width = max(len(label) for label in labels)
     print(f"{'class':{width}}  images  recall  precision")
-    for index, label in enumerate(model.labels):
+    for index, label in enumerate(labels):
         images, answers, hits = confusion[index].sum(), confusion[:, index].sum(), confusion[index, index]
         recall = f"{hits / images:6.1%}" if images else "     -"
         precision = f"{hits / answers:6.1%}" if answers else "     -"
@@ -155,9 +122,40 @@ def print_report(model: Model, backend: Backend, result: Evaluation, left_out: i
     if pairs:
         print("commonest mistakes:")
         for truth, answer in pairs:
-            print(f"  {wrong[truth, answer]:5d}  {model.labels[truth]} taken for {model.labels[answer]}")
+            print(f"  {wrong[truth, answer]:5d}  {labels[truth]} taken for {labels[answer]}")
+
+
+def print_comparison(labels: Sequence[str], names: Sequence[str], comparison: Comparison) -> None:
+    """The per-class table of both, and where they differ."""
+    first, second = names
+    tables = comparison.first.confusion(), comparison.second.confusion()
+    width = max(len(label) for label in labels)
+    print(f"{'class':{width}}  images  {first:>9}  {second:>9}  points")
+    for index, label in enumerate(labels):
+        images = tables[0][index].sum()
+        if images:
+            shares = [100 * table[index, index] / images for table in tables]
+            columns = f"{shares[0]:8.1f}%  {shares[1]:8.1f}%  {shares[0] - shares[1]:+6.1f}"
+        else:
+            columns = f"{'-':>9}  {'-':>9}  {'-':>6}"
+        print(f"{label:{width}}  {images:6d}  {columns}")
+    found = comparison.disagreements()
+    if found:
+        print(f"{sum(d.images for d in found)} images are answered differently, most often:")
+        for d in found[:5]:
+            answers = f"{first} says {labels[d.first]}, {second} {labels[d.second]}"
+            print(f"  {d.images:5d}  {labels[d.truth]}: {answers}")
+    print(
+        f"only {first} is right on {comparison.only_first} images, only {second} on {comparison.only_second}: "
+        f"{comparison.points:+.2f} points, exact McNemar p = {comparison.p_value:.2g}"
+    )
+
+
+def print_total(model: Model, backend: Backend, result: Evaluation, left_out: int) -> None:
+    """Accuracy, and what the scores are worth."""
     left = f", {left_out} left out" if left_out else ""
     print(
         f"{model.name}, {backend.name} on {backend.device_name}: accuracy {result.accuracy:.4%} "
-        f"({result.correct} of {len(result.truth)}{left})"
+        f"({result.correct} of {len(result.truth)}{left}); mean score {result.score.mean(dtype=np.float64):.4f}, "
+        f"expected calibration error {result.calibration_error:.4f}"
     )

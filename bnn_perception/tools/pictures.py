@@ -13,7 +13,7 @@ from bnn_perception.images import Dataset
 from bnn_perception.tools import ToolError
 
 if TYPE_CHECKING:
-    from bnn_perception.tools.evaluate import Evaluation
+    from bnn_perception.evaluation import Evaluation
 
 INK = "#1b2733"
 ACCENT = "#b3261e"
@@ -39,33 +39,63 @@ def _save(pyplot: Any, figure: Any, path: Path) -> None:
         pyplot.close(figure)
 
 
-def confusion_matrix(confusion: NDArray[np.int64], labels: Sequence[str], path: Path) -> None:
-    """Draw (classes, classes) counts, rows the truth: each row in percent of its images, the diagonal included.
+def confusion_matrices(
+    confusions: Sequence[NDArray[np.int64]], titles: Sequence[str], labels: Sequence[str], path: Path
+) -> None:
+    """Draw confusion matrices of the same images next to each other.
+
+    Args:
+        confusions: (classes, classes) counts each, rows the truth. They are drawn in percent of the row, the
+            diagonal included.
+        titles: stand before how many are correct.
+        labels: of the classes.
+        path: of the picture; its ending is its format.
 
     Raises:
         ToolError: where matplotlib is missing or the file cannot be written.
     """
     pyplot = _pyplot()
-    images = confusion.sum(axis=1, keepdims=True)
-    percent = 100.0 * confusion / np.maximum(images, 1)
-    side = max(4.0, 0.28 * len(labels) + 1.5)
-    figure, axes = pyplot.subplots(figsize=(side + 1.5, side))
+    side = max(3.0, 0.28 * len(labels))
+    beside, below = (0.075 * max(map(len, labels)) + extra for extra in (1.0, 0.8))  # inches of the labels
+    figure, grid = pyplot.subplots(
+        1,
+        len(confusions),
+        figsize=((side + 0.3) * len(confusions) + beside, side + below),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, confusion, title in zip(grid.flat, confusions, titles):
+        _draw_confusion(axes, confusion, title, labels)
+    images = confusions[0].sum(axis=1)
+    grid.flat[0].set_yticks(
+        range(len(labels)), [f"{label}  ({n})" for label, n in zip(labels, images)], fontsize=7.5
+    )
+    grid.flat[0].set_ylabel("truth (images)", color=INK)
+    _save(pyplot, figure, path)
+
+
+def _draw_confusion(axes: Any, confusion: NDArray[np.int64], title: str, labels: Sequence[str]) -> None:
+    percent = 100.0 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # Square root of the share, so that a mistake of one percent can be seen beside 99 on the diagonal.
     axes.imshow(np.sqrt(percent), cmap="Blues", vmin=0, vmax=10)
     for truth, answer in zip(*np.nonzero(confusion)):
         if len(labels) <= 20 or (truth != answer and percent[truth, answer] >= 1):
             colour = ACCENT if truth != answer else ("white" if percent[truth, answer] > 40 else INK)
-            text = f"{percent[truth, answer]:.0f}" if percent[truth, answer] >= 1 else "<1"
-            axes.text(answer, truth, text, ha="center", va="center", fontsize=6.5, color=colour)
+            axes.text(
+                answer,
+                truth,
+                _percent(percent[truth, answer]),
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color=colour,
+            )
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7.5)
-    axes.set_yticks(
-        range(len(labels)), [f"{label}  ({n})" for label, n in zip(labels, images[:, 0])], fontsize=7.5
-    )
-    axes.set_xlabel("answer", color=INK)
-    axes.set_ylabel("truth (images)", color=INK)
+    axes.set_xlabel("answer (cells in % of the row)", color=INK)
     correct, total = int(np.trace(confusion)), int(confusion.sum())
     axes.set_title(
-        f"{correct} of {total} correct, {correct / max(total, 1):.2%}; cells in % of the row",
+        f"{title}{correct} of {total} correct, {correct / max(total, 1):.2%}",
         fontsize=10,
         color=INK,
     )
@@ -73,11 +103,21 @@ def confusion_matrix(confusion: NDArray[np.int64], labels: Sequence[str], path: 
     axes.set_yticks(np.arange(-0.5, len(labels)), minor=True)
     axes.grid(which="minor", color="#e6e9ec", linewidth=0.5)
     axes.tick_params(which="both", length=0)
-    _save(pyplot, figure, path)
 
 
-def mistakes(result: Evaluation, dataset: Dataset, labels: Sequence[str], path: Path, most: int = 40) -> int:
+def mistakes(
+    result: Evaluation,
+    chosen: NDArray[np.intp],
+    dataset: Dataset,
+    labels: Sequence[str],
+    path: Path,
+    most: int = 40,
+) -> int:
     """Draw the mistakes with the highest scores, surest first.
+
+    Args:
+        chosen: places in ``result`` of the mistakes to choose from.
+        most: that are drawn.
 
     Returns:
         How many there are on the sheet.
@@ -86,23 +126,32 @@ def mistakes(result: Evaluation, dataset: Dataset, labels: Sequence[str], path: 
         ToolError: where matplotlib is missing or the file cannot be written.
     """
     pyplot = _pyplot()
-    wrong = np.flatnonzero(result.truth != result.answer)
-    order = wrong[np.argsort(-result.score[wrong], kind="stable")][:most]
-    columns = 8
+    order = chosen[np.argsort(-result.score[chosen], kind="stable")][:most]
+    columns = min(8, max(4, len(order)))  # the heading needs four
     rows = max(1, -(-len(order) // columns))
-    figure, grid = pyplot.subplots(rows, columns, figsize=(columns * 1.5, rows * 1.95), squeeze=False)
+    size = (columns * 1.75, rows * 2.1 + 0.4)
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat:
         axes.axis("off")
     for axes, place in zip(grid.flat, order):
         axes.imshow(dataset.read(int(result.index[place])), interpolation="nearest")
         answer, truth = labels[result.answer[place]], labels[result.truth[place]]
         axes.set_title(
-            f"{_short(answer)} {result.score[place]:.2f}\nis {_short(truth)}", fontsize=6.5, color=INK
+            f"{_short(answer)} {result.score[place]:.2f}\nis {_short(truth)}", fontsize=7, color=INK
         )
-    if not len(order):
-        grid.flat[0].text(0, 0.5, "no mistakes", fontsize=12, color=INK)
+    heading = (
+        f"{len(order)} of {len(chosen)} mistakes, surest first: the answer and its score, and what it is"
+    )
+    figure.suptitle(heading if len(order) else "no mistakes", fontsize=10, color=INK)
     _save(pyplot, figure, path)
     return len(order)
+
+
+def _percent(value: float) -> str:
+    """Rounded, but never to 0 or 100 where it is not."""
+    if value < 1:
+        return "<1"
+    return ">99" if 99.5 <= value < 100 else f"{value:.0f}"
 
 
 def _short(label: str) -> str:

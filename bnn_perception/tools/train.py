@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import make_backend
+from bnn_perception.evaluation import evaluate
 from bnn_perception.images import read_dataset
 from bnn_perception.model import Model, update_info
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
-from bnn_perception.tools.evaluate import evaluate
 from bnn_perception.training.config import Config
 from bnn_perception.training.progress import Reporter
 

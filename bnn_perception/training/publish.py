@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -14,8 +15,11 @@ import numpy as np
 from torch import nn
 
 from bnn_perception.backends.reference import ReferenceBackend
+from bnn_perception.calibration import CalibrationError
+from bnn_perception.evaluation import calibrate
+from bnn_perception.images import read_dataset
 from bnn_perception.importers import qonnx
-from bnn_perception.model import Model, save_model
+from bnn_perception.model import Model, load_model, save_model
 from bnn_perception.preprocess import CHANNELS, Frame
 from bnn_perception.training.config import Config
 from bnn_perception.training.curves import draw_curves
@@ -37,7 +41,7 @@ def publish(
     out: Path,
     info: Mapping[str, Any],
 ) -> Model:
-    """Write the model folder of a finished run.
+    """Write the model folder of a finished run, its scores calibrated on the run's validation images.
 
     Args:
         net, twin: the trained nets.
@@ -72,7 +76,12 @@ def publish(
     saved = save_model(model, out, float_twin_onnx(twin, config.network))
     draw_curves(records, run / "curves.png", config.name)
     shutil.copyfile(run / "curves.png", out / "curves.png")
-    return saved
+    validation = run / "validation.npz"
+    try:
+        calibrate(saved, read_dataset(validation, saved.labels), validation.name, threads=config.threads)
+    except CalibrationError as error:
+        warnings.warn(f"scores are not calibrated: {error}", stacklevel=2)
+    return load_model(out)
 
 
 def check(model: Model, net: nn.Module, data: TrainingData) -> None:

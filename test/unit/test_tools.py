@@ -1,4 +1,4 @@
-"""The commands classify, evaluate and inspect, run as a user runs them, on a model whose answers are known."""
+"""The commands classify, evaluate, calibrate and inspect as a user runs them, on a model whose answers are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from bnn_perception import bits
 from bnn_perception.__main__ import main
-from bnn_perception.model import InputSpec, Model, OutputDense, Thermometer, save_model
+from bnn_perception.evaluation import mcnemar
+from bnn_perception.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
 
 PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -93,8 +94,110 @@ def test_evaluate_counts_and_ends_with_json(colours, pictures, capsys, tmp_path)
     assert (report["accuracy"], report["n"], report["correct"], report["left_out"]) == (0.8, 5, 4, 1)
     assert report["confusion"] == [[2, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert "1  blue taken for green" in captured.out
+    assert report["mean_score"] == pytest.approx(0.964664, abs=1e-6)
+    # All scores lie in one bin: the error is how far the mean is from 4 of 5.
+    assert report["expected_calibration_error"] == pytest.approx(0.964664 - 0.8, abs=1e-6)
+    assert "mean score 0.9647, expected calibration error 0.1647" in captured.out
     assert "broken.png" in captured.err
     assert all(cv2.imread(str(path)) is not None for path in (confusion, sheet))
+
+
+@pytest.fixture
+def pair(colours, tmp_path):
+    """The model of colours with a float twin that takes green for blue."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [test])")
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
+    weights = np.array([[6, 0, 0], [0, 0, 6], [0, 0, 6]], np.float32)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["image"], ["flat"]),
+            onnx.helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        ],
+        "twin",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 3, 1, 1])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 3])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    twin = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    folder = tmp_path / "pair"
+    save_model(load_model(colours), folder, twin.SerializeToString())
+    return folder
+
+
+def test_evaluate_compares_binary_and_float(pair, pictures, capsys, tmp_path):
+    (pictures / "red" / "broken.png").write_bytes(b"x")
+    picture, sheet = tmp_path / "both.png", tmp_path / "only binary.png"
+    arguments = ["evaluate", str(pictures), "--model", str(pair), "--device", "cpu", "--compare", "--json"]
+    arguments += ["--picture", str(picture), "--mistakes", str(sheet)]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out.splitlines()[-1])
+    assert report["binary"]["confusion"] == [[2, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert report["float"]["confusion"] == [[2, 0, 0], [0, 0, 1], [0, 0, 2]]
+    assert (report["n"], report["left_out"], report["points"], report["p_value"]) == (5, 1, 0.0, 1.0)
+    assert report["only_right"] == [1, 1]
+    assert report["disagreements"] == [
+        {"images": 1, "truth": 1, "first": 1, "second": 2},
+        {"images": 1, "truth": 2, "first": 1, "second": 2},
+    ]
+    lines = [line.split() for line in captured.out.splitlines()]
+    assert ["green", "1", "100.0%", "0.0%", "+100.0"] in lines
+    assert ["blue", "2", "50.0%", "100.0%", "-50.0"] in lines
+    assert "1  blue: binary says green, float blue" in captured.out
+    assert captured.err.count("broken.png") == 1
+    # The mistake of the binary net alone: the green image in the folder of blue ones.
+    assert "1 mistakes" in captured.out
+    assert cv2.imread(str(picture)).shape[1] > 1.4 * cv2.imread(str(picture)).shape[0]
+    assert cv2.imread(str(sheet)) is not None
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [(0, 0, 1), (0, 5, 2 / 32), (7, 1, 2 * (1 + 8) / 256), (3, 3, 1), (4, 3, 1), (0, 5000, 0)],
+)
+def test_mcnemar_by_hand(only_first, only_second, p):
+    assert mcnemar(only_first, only_second) == p
+
+
+def test_calibrate_both_precisions(pair, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 3, 4000)
+    truth = np.where(rng.random(4000) < 0.8, shown, (shown + 1) % 3)
+    x = np.array(list(PURE.values()), np.uint8)[shown][:, None, None]
+    np.savez(tmp_path / "set.npz", x=x, y=truth)
+    before = load_model(pair)
+    assert main(["calibrate", str(tmp_path / "set.npz"), "--model", str(pair), "--device", "cpu"]) == 0
+    after = load_model(pair)
+    # Logits are 3, -1, -1, and four in five are right: e^(4 / T) = 2 * 0.8 / 0.2.
+    assert after.temperature == pytest.approx(4 / np.log(8), rel=0.02)
+    # The twin is right on 80 % of red and blue, 20 % of green: 3 in 5 where logits are 6, 0, 0.
+    assert after.float_temperature == pytest.approx(6 / np.log(3), rel=0.05)
+    assert before.float_twin.read_bytes() == after.float_twin.read_bytes()
+    assert after.info["calibration"]["images"] == 4000
+    assert "calibrated on 4000 images" in capsys.readouterr().out
+    for backend in ("binary", "float"):
+        arguments = ["evaluate", str(tmp_path / "set.npz"), "--model", str(pair), "--backend", backend]
+        assert main([*arguments, "--device", "cpu", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert report["mean_score"] == pytest.approx(report["accuracy"], abs=0.002)
+
+
+def test_calibrate_writes_nothing_for_a_net_that_guesses(pair, tmp_path, capsys):
+    np.savez(tmp_path / "set.npz", x=np.full((3, 1, 1, 3), PURE["red"], np.uint8), y=[1, 1, 2])
+    before = (pair / "model.yaml").read_bytes()
+    assert main(["calibrate", str(tmp_path / "set.npz"), "--model", str(pair), "--device", "cpu"]) == 1
+    assert "set.npz: the 3 images are answered no better than by guessing" in capsys.readouterr().err
+    assert (pair / "model.yaml").read_bytes() == before
+
+
+def test_calibrate_says_where_it_cannot_write(pair, tmp_path, capsys, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    np.savez(tmp_path / "set.npz", x=np.full((3, 1, 1, 3), PURE["red"], np.uint8), y=[0, 0, 0])
+    monkeypatch.setattr(os, "replace", refuse)
+    assert main(["calibrate", str(tmp_path / "set.npz"), "--model", str(pair), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err.endswith("pair: cannot be written: Permission denied\n")
 
 
 def test_evaluate_npz_with_every_backend_alike(colours, capsys, tmp_path):
@@ -132,6 +235,8 @@ def test_evaluate_npz_with_every_backend_alike(colours, capsys, tmp_path):
         (["classify", "missing.png"], "missing.png: no such file or folder"),
         (["classify", "x", "--top", "0"], "--top 0"),
         (["evaluate", "x", "--backend", "float"], "has no float twin"),
+        (["evaluate", "x", "--compare"], "has no float twin"),
+        (["evaluate", "x", "--compare", "--backend", "float"], "leave --backend float out"),
         (["inspect", "no_such_model"], "no_such_model/model.yaml: no such file"),
     ],
 )
