@@ -8,8 +8,9 @@
 
 A layer is a frozen dataclass. Its scalar fields stand in ``model.yaml``, its arrays in ``binary.npz`` as
 ``<layer>.<array>``. Activations between layers are (height, width, words) ``uint32`` as :mod:`bnn_perception.bits`
-defines them. A model folder is untrusted input: :func:`load_model` checks all of it and names the field that
-is wrong.
+defines them; a *stream* layer (:class:`StreamConv2d`) also hands on an integer of each channel, for the shortcut of
+the layer that follows. A model folder is untrusted input: :func:`load_model` checks all of it and names the field
+that is wrong.
 """
 
 from __future__ import annotations
@@ -42,12 +43,17 @@ MAX_SIDE = 4096
 MAX_CHANNELS = 1 << 16
 MAX_ACTIVATION_BITS = 1 << 28
 MAX_LAYERS = 256
+#: Of a stream's integers: they fit int32, and none reaches :data:`bnn_perception.bits.NEVER`.
+MAX_STREAM = np.iinfo(np.int32).max - 1
 #: Logits over a temperature, and over its inverse, stay well inside float32.
 MAX_TEMPERATURE = 1e6
 #: Fields of a model that hold a temperature, each 1 where ``model.yaml`` does not state it.
 TEMPERATURES = ("temperature", "float_temperature")
 
 LAYER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+#: What a residual convolution adds of the stream before it; see :class:`ResidualConv2d`.
+SHORTCUTS = ("none", "identity", "average_pool")
 
 Shape = tuple[int, int, int]
 """(height, width, channels) of an activation."""
@@ -281,6 +287,122 @@ class BinaryConv2d(Conv2d):
         return row.reshape(-1), column.reshape(-1), table.astype(np.int32)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamConv2d(Conv2d):
+    """A convolution whose output is an integer of each channel, the stream, and the bits of it::
+
+        dot    = maxpool(conv(x))
+        y      = m * dot + offset (+ shortcut),  m = multiplier where dot >= 0, otherwise negative_multiplier
+        bit    = (y >= threshold) ^ flip
+
+    A multiplier and an offset are batch norm in fixed point; where the point lies is for the threshold and the other
+    layers to agree on, the format knows integers alone. ``negative_multiplier == multiplier`` is the plain batch norm,
+    0 is ReLU before it (QuickNet), any other value PReLU with a slope of its own for each channel. A threshold of
+    each channel is RSign of ReActNet (arXiv 2003.03488).
+
+    Attributes:
+        multiplier, negative_multiplier, offset: (out_channels,) int32.
+        threshold: in units of the stream.
+    """
+
+    multiplier: NDArray[np.int32]
+    negative_multiplier: NDArray[np.int32]
+    offset: NDArray[np.int32]
+
+    def array_specs(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        row = (self.out_channels,)
+        return {
+            **super().array_specs(),
+            "multiplier": (row, np.int32),
+            "negative_multiplier": (row, np.int32),
+            "offset": (row, np.int32),
+        }
+
+    @property
+    def max_dot(self) -> int:
+        """The largest magnitude of a dot product: of bits unless a subclass says otherwise."""
+        return self.fan_in
+
+    def max_magnitudes(self, before: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """The largest magnitude that each channel of the stream, and any sum of some of its terms, can have.
+
+        Args:
+            before: those of the stream that the layer gets, (in_channels,) float64; None where it gets none.
+
+        Returns:
+            (out_channels,) float64, exact as far as int32 reaches.
+
+        Raises:
+            ModelError: where a shortcut gets no stream, or its sums can leave int32.
+        """
+        multiplier, negative = (
+            np.abs(values.astype(np.float64)) for values in (self.multiplier, self.negative_multiplier)
+        )
+        return self.max_dot * np.maximum(multiplier, negative) + np.abs(self.offset.astype(np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class InputStreamConv2d(InputConv2d, StreamConv2d):
+    """An :class:`InputConv2d` that begins a stream."""
+
+    kind: ClassVar[str] = "input_stream_conv2d"
+
+    @property
+    def max_dot(self) -> int:
+        return self.fan_in * int(np.abs(self.levels).max())
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualConv2d(BinaryConv2d, StreamConv2d):
+    """A :class:`BinaryConv2d` with a stream, to which it adds a shortcut from the stream of the layer before it.
+
+    Attributes:
+        shortcut: ``none`` adds nothing; ``identity`` the stream as it is; ``average_pool`` the means of its windows of
+            2x2, as ``sum >> 2`` (rounded down, of a negative sum too), an odd last row or column left out. Where
+            the layer has n times as many channels as the stream, channel c gets channel ``c % in_channels``.
+    """
+
+    kind: ClassVar[str] = "residual_conv2d"
+    shortcut: str = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shortcut not in SHORTCUTS:
+            raise ModelError(
+                f"{self.name}.shortcut is {_show(self.shortcut)}; it can be {', '.join(SHORTCUTS)}"
+            )
+        if self.shortcut != "none" and self.out_channels % self.in_channels:
+            raise ModelError(
+                f"{self.name}: out_channels {self.out_channels} is not a multiple of in_channels {self.in_channels}, "
+                "as a shortcut needs"
+            )
+
+    def output_shape(self, shape: Shape) -> Shape:
+        result = super().output_shape(shape)
+        factor = 2 if self.shortcut == "average_pool" else 1
+        added = (shape[0] // factor, shape[1] // factor)
+        if self.shortcut != "none" and added != result[:2]:
+            raise ModelError(
+                f"{self.name}: shortcut {self.shortcut} is {list(added)}, but the convolution gives {list(result[:2])}"
+            )
+        return result
+
+    def max_magnitudes(self, before: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        result = super().max_magnitudes(before)
+        if self.shortcut == "none":
+            return result
+        if before is None:
+            raise ModelError(
+                f"{self.name}: shortcut {self.shortcut} needs a stream, "
+                "but the layer before is no input_stream_conv2d and no residual_conv2d"
+            )
+        if self.shortcut == "average_pool":
+            _check_stream(
+                self.name, 4 * before, "of the stream that its shortcut averages, summed over 2x2 pixels,"
+            )
+        return result + np.tile(before, self.out_channels // self.in_channels)
+
+
 @dataclass(frozen=True, eq=False)
 class _DenseBase:
     name: str
@@ -387,10 +509,34 @@ class OutputBits(BinaryDense):
         return {**super().array_specs(), "scale": (row, np.float32), "bias": (row, np.float32)}
 
 
-Layer = Thermometer | InputConv2d | BinaryConv2d | BinaryDense | OutputDense | OutputBits
+Layer = (
+    Thermometer
+    | InputConv2d
+    | InputStreamConv2d
+    | BinaryConv2d
+    | ResidualConv2d
+    | BinaryDense
+    | OutputDense
+    | OutputBits
+)
 LAYER_KINDS: dict[str, type] = {
-    cls.kind: cls for cls in (Thermometer, InputConv2d, BinaryConv2d, BinaryDense, OutputDense, OutputBits)
+    cls.kind: cls
+    for cls in (
+        Thermometer,
+        InputConv2d,
+        InputStreamConv2d,
+        BinaryConv2d,
+        ResidualConv2d,
+        BinaryDense,
+        OutputDense,
+        OutputBits,
+    )
 }
+
+
+def reads_stream(layer: Layer | None) -> bool:
+    """Whether a layer adds the stream of the one before it, which is of no use to any other."""
+    return isinstance(layer, ResidualConv2d) and layer.shortcut != "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -435,7 +581,7 @@ class Model:
             if isinstance(layer, (Thermometer, InputConv2d)) != (index == 0):
                 raise ModelError(
                     f"{layer.name}: a {layer.kind} cannot stand at place {index + 1}; "
-                    "the first layer, and no other, takes pixels (input_conv2d or thermometer)"
+                    "the first layer, and no other, takes pixels (input_conv2d, input_stream_conv2d or thermometer)"
                 )
             if isinstance(layer, (OutputDense, OutputBits)) and layer is not last:
                 raise ModelError(f"{layer.name}: a {layer.kind} must be the last layer")
@@ -444,6 +590,7 @@ class Model:
                 raise ModelError(
                     f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
                 )
+        self._check_streams()
         if len(self.labels) != last.out_features:
             raise ModelError(
                 f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs"
@@ -466,6 +613,16 @@ class Model:
         for layer in self.layers:
             shapes.append(layer.output_shape(shapes[-1]))
         return shapes
+
+    def _check_streams(self) -> None:
+        """That no integer of a stream, and nothing that is added up on the way to it, can leave int32."""
+        before: NDArray[np.float64] | None = None
+        for layer in self.layers:
+            if not isinstance(layer, StreamConv2d):
+                before = None
+                continue
+            before = layer.max_magnitudes(before)
+            _check_stream(layer.name, before, "of its stream")
 
     @property
     def float_twin(self) -> Path | None:
@@ -824,6 +981,15 @@ def _check_arrays(layer: Any) -> None:
                 else type(array).__name__
             )
             raise ModelError(f"{layer.name}.{name} is {found}, not {np.dtype(dtype).name} {list(shape)}")
+
+
+def _check_stream(name: str, magnitudes: NDArray[np.float64], what: str) -> None:
+    if magnitudes.max() > MAX_STREAM:
+        channel = int(magnitudes.argmax())
+        raise ModelError(
+            f"{name}: channel {channel} {what} can reach {magnitudes[channel]:.0f}, but int32 holds "
+            f"{MAX_STREAM} safely; use smaller multipliers and offsets"
+        )
 
 
 def _check_finite(layer: Any, *names: str) -> None:

@@ -15,13 +15,16 @@ from bnn_perception.model import (
     BinaryDense,
     InputConv2d,
     InputSpec,
+    InputStreamConv2d,
     Layer,
     Model,
     ModelError,
     OutputBits,
     OutputDense,
     Pool,
+    ResidualConv2d,
     Shape,
+    StreamConv2d,
     Thermometer,
 )
 from bnn_perception.preprocess import CHANNELS, Frame
@@ -100,6 +103,65 @@ def binary_conv(
     )
 
 
+def random_multipliers(
+    rng: np.random.Generator, filters: int, spread: float, activation: str
+) -> dict[str, NDArray[Any]]:
+    """Multipliers, of either sign, and offsets that take dot products of ``spread`` to streams of about 2**14."""
+    multiplier = np.round(rng.normal(0, (1 << 14) / spread, filters)).astype(np.int32)
+    slopes = {"none": 1.0, "relu": 0.0, "prelu": rng.normal(0.25, 0.2, filters)}
+    return {
+        "multiplier": multiplier,
+        "negative_multiplier": np.round(multiplier * slopes[activation]).astype(np.int32),
+        "offset": np.round(rng.normal(0, 1 << 13, filters)).astype(np.int32),
+    }
+
+
+#: What stands between a convolution and its batch norm, as multipliers express it.
+ACTIVATIONS = ("none", "relu", "prelu")
+
+
+def input_stream_conv(
+    rng: np.random.Generator,
+    name: str,
+    shape: Shape,
+    filters: int,
+    *,
+    activation: str = "none",
+    **options: Any,
+) -> InputStreamConv2d:
+    """As :func:`input_conv`, with a stream."""
+    plain = input_conv(rng, name, shape, filters, **options)
+    return InputStreamConv2d(
+        **{
+            **vars(plain),
+            **random_thresholds(rng, filters, 1 << 14),
+            **random_multipliers(rng, filters, 100 * plain.fan_in**0.5, activation),
+        }
+    )
+
+
+def residual_conv(
+    rng: np.random.Generator,
+    name: str,
+    shape: Shape,
+    filters: int,
+    *args: Any,
+    shortcut: str = "identity",
+    activation: str = "none",
+    **options: Any,
+) -> ResidualConv2d:
+    """As :func:`binary_conv`, with a stream and a shortcut."""
+    plain = binary_conv(rng, name, shape, filters, *args, **options)
+    return ResidualConv2d(
+        **{
+            **vars(plain),
+            **random_thresholds(rng, filters, 1 << 15),
+            **random_multipliers(rng, filters, plain.fan_in**0.5, activation),
+        },
+        shortcut=shortcut,
+    )
+
+
 def binary_dense(rng: np.random.Generator, name: str, shape: Shape, features: int) -> BinaryDense:
     weights = random_words(rng, (features, *shape)).reshape(features, -1)
     spread = float(np.prod(shape)) ** 0.5
@@ -149,6 +211,36 @@ def random_model(rng: np.random.Generator, side: int = 12, classes: int = 5) -> 
     return make_model(InputSpec(side, side), layers)
 
 
+def residual_model(rng: np.random.Generator, side: int = 17, classes: int = 5, channels: int = 24) -> Model:
+    """A small net with every kind of shortcut and activation, growing channels, 1x1 and strided convolutions."""
+    shape: Shape = (side, side, 3)
+    layers: list[Layer] = [input_stream_conv(rng, "stem", shape, channels)]
+
+    def add(name: str, filters: int, *args: Any, **options: Any) -> None:
+        nonlocal shape
+        shape = layers[-1].output_shape(shape)
+        layers.append(residual_conv(rng, name, shape, filters, *args, **options))
+
+    add("identity", channels, activation="relu")
+    odd = side % 2
+    add(
+        "down",
+        2 * channels,
+        stride=(2, 2),
+        padding=(1 - odd, 1 - odd),
+        shortcut="average_pool",
+        activation="prelu",
+    )
+    add("point", 2 * channels, (1, 1), padding=(0, 0), padding_value=0, activation="prelu")
+    add("zero", 2 * channels, padding_value=0, shortcut="identity")
+    add("alone", 40, shortcut="none", stride=(2, 1), activation="relu")
+    add("pooled", 80, pool=Pool(2, 2), shortcut="average_pool")
+    shape = layers[-1].output_shape(shape)
+    layers.append(binary_dense(rng, "dense", shape, 33))
+    layers.append(output_dense(rng, "output", (1, 1, 33), classes))
+    return make_model(InputSpec(side, side), layers)
+
+
 @st.composite
 def convolutions(draw: st.DrawFn) -> dict[str, Any]:
     """Kernel, stride, padding, pool and filters of a convolution."""
@@ -192,6 +284,56 @@ def models(draw: st.DrawFn) -> Model:
         shape = add(binary_dense(rng, "dense", shape, draw(st.sampled_from(CHANNEL_COUNTS))))
     output = draw(st.sampled_from([output_dense, output_bits]))
     add(output(rng, "output", shape, draw(st.sampled_from([1, 4, 33, 43]))))
+    return make_model(spec, layers)
+
+
+@st.composite
+def residual_models(draw: st.DrawFn) -> Model:
+    """Models of a stem and up to three convolutions, with streams and shortcuts or without, and the output."""
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    shape: Shape = (draw(st.integers(5, 13)), draw(st.integers(5, 13)), draw(st.sampled_from([1, 3])))
+    spec = InputSpec(*shape)
+    filters = draw(st.sampled_from(CHANNEL_COUNTS))
+    stem = draw(st.sampled_from([input_conv, input_stream_conv]))
+    options: dict[str, Any] = {
+        "signed": draw(st.booleans()),
+        "pool": draw(st.sampled_from([None, Pool(2, 1)])),
+    }
+    if stem is input_stream_conv:
+        options["activation"] = draw(st.sampled_from(ACTIVATIONS))
+    layers: list[Layer] = [stem(rng, "stem", shape, filters, **options)]
+    shape = layers[-1].output_shape(shape)
+    for index in range(draw(st.integers(1, 3))):
+        name, activation = f"conv{index}", draw(st.sampled_from(ACTIVATIONS))
+        streams = isinstance(layers[-1], StreamConv2d)
+        shortcut = draw(st.sampled_from(["identity", "average_pool", "none"] if streams else ["none"]))
+        value = draw(st.sampled_from([-1, 0]))
+        if shortcut == "none":
+            options = draw(convolutions())
+        else:  # kernels, strides and pools that give the size of the shortcut
+            kernel = draw(st.sampled_from([(1, 1), (3, 3), (5, 3)]))
+            padding = (kernel[0] // 2, kernel[1] // 2)
+            options = {"filters": shape[2] * draw(st.integers(1, 3)), "kernel": kernel, "padding": padding}
+            if shortcut == "average_pool":
+                options["pool"] = Pool(2, 2)
+                if not (shape[0] % 2 or shape[1] % 2) and draw(st.booleans()):
+                    options.update(pool=None, stride=(2, 2))
+            elif draw(st.booleans()):
+                options.update(
+                    kernel=(kernel[0] + 1, kernel[1] + 1),
+                    pool=Pool(2, 1),
+                    padding=(padding[0] + 1, padding[1] + 1),
+                )
+        try:
+            layer = residual_conv(
+                rng, name, shape, shortcut=shortcut, activation=activation, padding_value=value, **options
+            )
+            shape = layer.output_shape(shape)
+        except ModelError:
+            continue
+        layers.append(layer)
+    output = draw(st.sampled_from([output_dense, output_bits]))
+    layers.append(output(rng, "output", shape, draw(st.sampled_from([1, 4, 33]))))
     return make_model(spec, layers)
 
 

@@ -53,8 +53,9 @@ class Backend(Protocol):
     def activations(self, frame: Frame) -> Iterator[tuple[str, NDArray[Any]]]:
         """The input and every layer's output of one frame, by name, for tests.
 
-        ``input``: (H, W, C) uint8; layers: (height, width, words) uint32; the last: (classes,) float32. The float
-        backends yield the input and the last only.
+        ``input``: (H, W, C) uint8; layers: (height, width, words) uint32; the last: (classes,) float32. A layer that
+        has a stream is followed by ``<layer>.stream``, (height, width, channels) int32, where the backend keeps it:
+        what no shortcut reads may be left out. The float backends yield the input and the last only.
         """
         ...
 

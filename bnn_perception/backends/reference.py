@@ -8,7 +8,7 @@ The matrix products run in float64, where sums of integers below 2**53 are exact
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,13 +21,28 @@ from bnn_perception.model import (
     BinaryDense,
     Conv2d,
     InputConv2d,
+    InputStreamConv2d,
     Model,
     OutputBits,
     OutputDense,
     Pool,
+    ResidualConv2d,
+    StreamConv2d,
     Thermometer,
 )
 from bnn_perception.preprocess import Frame, prepare_reference
+
+
+class Streamed(NamedTuple):
+    """What a stream layer hands on.
+
+    Attributes:
+        words: (height, width, words) uint32.
+        stream: (height, width, channels) int32.
+    """
+
+    words: NDArray[np.uint32]
+    stream: NDArray[np.int32]
 
 
 def thermometer(layer: Thermometer, pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -77,17 +92,57 @@ def threshold(layer: Conv2d | BinaryDense, values: NDArray[np.int32]) -> NDArray
 
 def input_conv2d(layer: InputConv2d, pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """(height, width, channels) uint8 -> (output height, output width, words) uint32."""
+    return threshold(layer, input_sums(layer, pixels))
+
+
+def input_sums(layer: InputConv2d, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(height, width, channels) uint8 -> (output height, output width, out_channels) int32 after the pool."""
     values = layer.levels[pixels].astype(np.int32)
     sums = convolution(values, bits.signs(layer.weights, layer.in_channels), layer.stride, layer.padding, 0)
-    return threshold(layer, max_pool(sums, layer.pool))
+    return max_pool(sums, layer.pool)
 
 
 def binary_conv2d(layer: BinaryConv2d, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """(height, width, words) uint32 -> (output height, output width, words) uint32."""
+    return threshold(layer, binary_sums(layer, words))
+
+
+def binary_sums(layer: BinaryConv2d, words: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """(height, width, words) uint32 -> (output height, output width, out_channels) int32 after the pool."""
     values = bits.signs(words, layer.in_channels)
     weights = bits.signs(layer.weights, layer.in_channels)
     sums = convolution(values, weights, layer.stride, layer.padding, layer.padding_value)
-    return threshold(layer, max_pool(sums, layer.pool))
+    return max_pool(sums, layer.pool)
+
+
+def scaled(layer: StreamConv2d, sums: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(..., channels) int32 dot products -> ``m * dot + offset``; a model's streams stay within int32."""
+    return np.where(sums >= 0, layer.multiplier, layer.negative_multiplier) * sums + layer.offset
+
+
+def input_stream_conv2d(layer: InputStreamConv2d, pixels: NDArray[np.uint8]) -> Streamed:
+    """(height, width, channels) uint8 -> the first stream."""
+    stream = scaled(layer, input_sums(layer, pixels))
+    return Streamed(threshold(layer, stream), stream)
+
+
+def average_pool(stream: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(height, width, channels) int32 -> means of 2x2, rounded down; an odd last row or column is left out."""
+    height, width = stream.shape[0] // 2, stream.shape[1] // 2
+    windows = stream[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1)
+    return windows.sum(axis=(1, 3), dtype=np.int32) >> 2
+
+
+def residual_conv2d(
+    layer: ResidualConv2d, words: NDArray[np.uint32], before: NDArray[np.int32] | None
+) -> Streamed:
+    """(height, width, words) uint32 and the stream before, (height, width, in_channels) int32 -> the next stream."""
+    stream = scaled(layer, binary_sums(layer, words))
+    if layer.shortcut != "none":
+        assert before is not None  # or it would be no Model
+        shortcut = average_pool(before) if layer.shortcut == "average_pool" else before
+        stream = stream + np.tile(shortcut, layer.out_channels // layer.in_channels)
+    return Streamed(threshold(layer, stream), stream)
 
 
 def dense(layer: BinaryDense | OutputDense, words: NDArray[np.uint32]) -> NDArray[np.int32]:
@@ -118,6 +173,7 @@ def output_bits(layer: OutputBits, words: NDArray[np.uint32]) -> NDArray[np.floa
 EVALUATE: dict[type, Any] = {
     Thermometer: thermometer,
     InputConv2d: input_conv2d,
+    InputStreamConv2d: input_stream_conv2d,
     BinaryConv2d: binary_conv2d,
     BinaryDense: binary_dense,
     OutputDense: output_dense,
@@ -140,7 +196,7 @@ class ReferenceBackend:
         timer = StageTimer()
         inputs = [prepare_reference(frame, self.model.input) for frame in frames]
         timer.mark("preprocess")
-        rows = [list(self._layers(value))[-1] for value in inputs]
+        rows = [list(self._layers(value))[-1][1] for value in inputs]
         timer.mark("inference")
         self.times = timer.milliseconds
         return np.stack(rows)
@@ -148,14 +204,21 @@ class ReferenceBackend:
     def activations(self, frame: Frame) -> Iterator[tuple[str, NDArray[Any]]]:
         pixels = prepare_reference(frame, self.model.input)
         yield "input", pixels
-        yield from zip((layer.name for layer in self.model.layers), self._layers(pixels))
+        yield from self._layers(pixels)
 
     def close(self) -> None:
         pass
 
-    def _layers(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[Any]]:
-        """The output of each layer in turn."""
+    def _layers(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """The output of each layer in turn, by name; after that of a stream layer its stream."""
         value: NDArray[Any] = pixels
+        stream: NDArray[np.int32] | None = None
         for layer in self.model.layers:
-            value = EVALUATE[type(layer)](layer, value)
-            yield value
+            if isinstance(layer, ResidualConv2d):
+                result = residual_conv2d(layer, value, stream)
+            else:
+                result = EVALUATE[type(layer)](layer, value)
+            value, stream = result if isinstance(result, Streamed) else (result, None)
+            yield layer.name, value
+            if stream is not None:
+                yield f"{layer.name}.stream", stream

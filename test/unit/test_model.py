@@ -22,11 +22,15 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
+    input_stream_conv,
     make_model,
     models,
     output_bits,
     output_dense,
     random_model,
+    residual_conv,
+    residual_model,
+    residual_models,
     thermometer,
 )
 from numpy.typing import NDArray
@@ -38,6 +42,7 @@ from bnn_perception.model import (
     DESCRIPTION,
     FLOAT_TWIN,
     MAX_DESCRIPTION_BYTES,
+    MAX_STREAM,
     BinaryConv2d,
     InputConv2d,
     InputSpec,
@@ -80,8 +85,8 @@ def assert_equal(a: Model, b: Model) -> None:
                 assert value == other
 
 
-@given(models())
-@settings(max_examples=30, deadline=None)
+@given(st.one_of(models(), residual_models()))
+@settings(max_examples=60, deadline=None)
 def test_a_saved_model_is_read_back(tmp_path_factory: pytest.TempPathFactory, model: Model) -> None:
     model = replace(model, temperature=1.5, info={"accuracy": {"binary": 0.9}, "note": "two\nlines, Übermaß"})
     assert_equal(save_model(model, tmp_path_factory.mktemp("model")), model)
@@ -374,6 +379,128 @@ def test_too_many_layers(folder: Path) -> None:
     description["layers"] = [description["layers"][1]] * 300
     write(folder, description)
     assert_refused(folder, "layers: 300 of them")
+
+
+RESIDUAL_REFUSALS: list[tuple[str, object, str]] = [
+    ("layers.1.shortcut", ..., "identity: the field 'shortcut' is missing"),
+    (
+        "layers.1.shortcut",
+        "max_pool",
+        "identity.shortcut is 'max_pool'; it can be none, identity, average_pool",
+    ),
+    ("layers.1.shortcut", None, "identity.shortcut is None"),
+    ("layers.1.shortcut", ["identity"], "identity.shortcut is ['identity']"),
+    (
+        "layers.1.shortcut",
+        "average_pool",
+        "identity: shortcut average_pool is [8, 8], but the convolution gives [17, 17]",
+    ),
+    (
+        "layers.2.shortcut",
+        "identity",
+        "down: shortcut identity is [17, 17], but the convolution gives [8, 8]",
+    ),
+    ("layers.5.shortcut", "identity", "alone: out_channels 40 is not a multiple of in_channels 48"),
+    ("layers.1.kind", "binary_conv2d", "identity: unknown field 'shortcut'"),
+    ("layers.0.shortcut", "none", "stem: unknown field 'shortcut'"),
+    ("layers.0.multiplier", [1], "stem: unknown field 'multiplier'"),
+    ("layers.0.kind", "input_conv2d", "'stem.multiplier.npy' belongs to no layer"),
+    ("layers.0.kind", "residual_conv2d", "stem"),
+    ("layers.1.kind", "input_stream_conv2d", "identity"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "reason"), RESIDUAL_REFUSALS)
+def test_a_wrong_field_of_a_residual_net(
+    tmp_path: Path, rng: np.random.Generator, path: str, value: object, reason: str
+) -> None:
+    save_model(residual_model(rng), tmp_path)
+    description = read(tmp_path)
+    at(path, value)(description)
+    write(tmp_path, description)
+    assert_refused(tmp_path, reason)
+
+
+@pytest.mark.parametrize("array", ["multiplier", "negative_multiplier", "offset"])
+def test_a_wrong_array_of_a_residual_net(tmp_path: Path, rng: np.random.Generator, array: str) -> None:
+    save_model(residual_model(rng), tmp_path)
+    name, values = f"identity.{array}", arrays(tmp_path)
+    write_arrays(tmp_path, {**values, name: values[name].astype(np.int64)})
+    assert_refused(tmp_path, f"{name} is int64 [24], not int32 [24]")
+    write_arrays(tmp_path, {**values, name: values[name][1:]})
+    assert_refused(tmp_path, f"{name} is int32 [23], not int32 [24]")
+    del values[name]
+    write_arrays(tmp_path, values)
+    assert_refused(tmp_path, f"the array {name} is missing")
+
+
+def test_a_shortcut_needs_a_stream(rng: np.random.Generator) -> None:
+    shape = (8, 8, 32)
+    first, streamed = input_conv(rng, "a", (8, 8, 3), 32), input_stream_conv(rng, "a", (8, 8, 3), 32)
+    last, block = output_dense(rng, "last", shape, 2), residual_conv(rng, "block", shape, 32)
+    make_model(InputSpec(8, 8), [streamed, block, last])
+    make_model(InputSpec(8, 8), [first, replace(block, shortcut="none"), last])
+    with pytest.raises(ModelError, match="block: shortcut identity needs a stream"):
+        make_model(InputSpec(8, 8), [first, block, last])
+    plain = binary_conv(rng, "plain", shape, 32)
+    with pytest.raises(ModelError, match="block: shortcut identity needs a stream"):
+        make_model(InputSpec(8, 8), [streamed, plain, block, last])
+
+
+def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity") -> Model:
+    """A net whose streams can reach just ``stem``, and ``block`` beside its shortcut, in channels 1 and 4."""
+    shape = (4, 4, 3)
+    first = input_stream_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0))  # |dot| <= 765
+    size = {"stride": (2, 2)} if shortcut == "average_pool" else {}
+    second = residual_conv(
+        rng, "block", shape, 6, (1, 1), padding=(0, 0), shortcut=shortcut, **size
+    )  # |dot| <= 3
+    zeros = np.zeros(6, np.int32)
+
+    def bounds(count: int, dot: int, channel: int, bound: int) -> dict[str, NDArray[np.int32]]:
+        arrays = {name: np.zeros(count, np.int32) for name in ("multiplier", "negative_multiplier", "offset")}
+        arrays["multiplier"][channel], arrays["negative_multiplier"][channel] = -(bound // dot), bound // dot
+        arrays["offset"][channel] = -(bound % dot)
+        return arrays
+
+    return make_model(
+        InputSpec(4, 4),
+        [
+            replace(first, **bounds(3, 765, 1, stem)),
+            replace(second, **bounds(6, 3, 4, block), threshold=zeros),
+            output_dense(rng, "last", second.output_shape(shape), 2),
+        ],
+    )
+
+
+def test_streams_that_leave_int32(rng: np.random.Generator) -> None:
+    """The limits are exact; channel 4 of the block gets channel 1 of the stem."""
+    bounded_net(rng, MAX_STREAM, 0)
+    with pytest.raises(
+        ModelError, match=f"stem: channel 1 of its stream can reach {MAX_STREAM + 1}, but int32"
+    ):
+        bounded_net(rng, MAX_STREAM + 1, 0)
+    bounded_net(rng, 1 << 30, MAX_STREAM - (1 << 30))
+    with pytest.raises(
+        ModelError, match=f"block: channel 4 of its stream can reach {MAX_STREAM + 1}, but int32"
+    ):
+        bounded_net(rng, 1 << 30, MAX_STREAM - (1 << 30) + 1)
+    bounded_net(rng, MAX_STREAM // 4, MAX_STREAM - MAX_STREAM // 4, "average_pool")
+    with pytest.raises(
+        ModelError, match=r"block: channel 1 of the stream that its shortcut averages.* can reach"
+    ):
+        bounded_net(rng, MAX_STREAM // 4 + 1, 0, "average_pool")
+
+
+def test_multipliers_of_any_size_are_weighed_without_overflow(rng: np.random.Generator) -> None:
+    shape = (64, 64, 3)
+    lowest = np.full(4, np.iinfo(np.int32).min, np.int32)
+    stem = input_stream_conv(rng, "stem", shape, 4, kernel=(64, 64), padding=(0, 0))
+    for name in ("multiplier", "negative_multiplier", "offset"):
+        with pytest.raises(ModelError, match=r"stem: channel \d of its stream can reach"):
+            make_model(
+                InputSpec(*shape), [replace(stem, **{name: lowest}), output_dense(rng, "last", (1, 1, 4), 2)]
+            )
 
 
 def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:

@@ -11,12 +11,15 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
+    input_stream_conv,
     make_model,
     output_bits,
     output_dense,
     random_frame,
     random_model,
     random_words,
+    residual_conv,
+    residual_model,
     thermometer,
 )
 from numpy.typing import NDArray
@@ -25,7 +28,7 @@ from bnn_perception import bits
 from bnn_perception.backends import reference
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.classifier import Classifier
-from bnn_perception.model import Conv2d, InputSpec, Pool
+from bnn_perception.model import Conv2d, InputSpec, Pool, ResidualConv2d
 from bnn_perception.preprocess import Frame
 
 
@@ -36,6 +39,11 @@ def rng() -> np.random.Generator:
 
 def looped(layer: Conv2d, values: NDArray[np.int64], padding_value: int) -> NDArray[np.bool_]:
     """A convolution with pool, threshold and flip, one product after the other."""
+    return (looped_sums(layer, values, padding_value) >= layer.threshold) != layer.flip
+
+
+def looped_sums(layer: Conv2d, values: NDArray[np.int64], padding_value: int) -> NDArray[np.int64]:
+    """The integers after the pool."""
     shape = (values.shape[0], values.shape[1], layer.in_channels)
     weights = bits.signs(layer.weights, layer.in_channels)
     sums = np.zeros(layer.conv_shape(shape), dtype=np.int64)
@@ -46,12 +54,11 @@ def looped(layer: Conv2d, values: NDArray[np.int64], padding_value: int) -> NDAr
             inside = 0 <= row < shape[0] and 0 <= column < shape[1]
             value = values[row, column, channel] if inside else padding_value
             sums[y, x, out] += value * weights[out, ky, kx, channel]
-    result = np.zeros(layer.output_shape(shape), dtype=bool)
+    result = np.zeros(layer.output_shape(shape), dtype=np.int64)
     pool = layer.pool or Pool(1, 1)
     for y, x, out in np.ndindex(result.shape):
         top, left = y * pool.stride, x * pool.stride
-        largest = sums[top : top + pool.size, left : left + pool.size, out].max()
-        result[y, x, out] = (largest >= layer.threshold[out]) != layer.flip[out]
+        result[y, x, out] = sums[top : top + pool.size, left : left + pool.size, out].max()
     return result
 
 
@@ -82,6 +89,132 @@ def test_thermometer(rng: np.random.Generator) -> None:
     for y, x, channel, level in np.ndindex(4, 5, 3, 11):
         expected[y, x, channel * 11 + level] = pixels[y, x, channel] >= layer.thresholds[channel, level]
     np.testing.assert_array_equal(reference.thermometer(layer, pixels), bits.pack(expected))
+
+
+def one_tap(weights: list[list[int]], **arrays: list[int] | str) -> ResidualConv2d:
+    """A 1x1 convolution of the given signs, (out_channels, in_channels); its stream is the dot product by default."""
+    signs = np.array(weights)
+    out = len(signs)
+    fields = {"multiplier": [1] * out, "offset": [0] * out, "threshold": [0] * out, **arrays}
+    fields.setdefault("negative_multiplier", fields["multiplier"])
+    names = ("multiplier", "negative_multiplier", "offset", "threshold")
+    return ResidualConv2d(
+        name="a",
+        in_channels=signs.shape[1],
+        out_channels=out,
+        kernel=(1, 1),
+        stride=(1, 1),
+        padding=(0, 0),
+        pool=None,
+        weights=bits.pack(signs > 0)[:, None, None],
+        flip=np.zeros(out, dtype=bool),
+        shortcut=str(arrays.get("shortcut", "none")),
+        **{name: np.array(fields[name], dtype=np.int32) for name in names},
+    )
+
+
+def plane(rows: list[list[int]]) -> NDArray[np.int32]:
+    """A stream of one channel."""
+    return np.array(rows, dtype=np.int32)[:, :, None]
+
+
+def test_multipliers_by_the_sign_of_the_dot_product() -> None:
+    """Channels: plain, ReLU, PReLU, and a negative batch norm after PReLU. Dot products of the two pixels: 2 and -2."""
+    layer = one_tap(
+        [[1, 1]] * 4, multiplier=[3, 3, 3, -3], negative_multiplier=[3, 0, 1, -1], offset=[10, 10, -1, 0]
+    )
+    words, stream = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 1], [0, 0]]])), None)
+    assert stream.tolist() == [[[16, 16, 5, -6], [4, 10, -3, 2]]]
+    assert words.tolist() == [[[0b0111], [0b1011]]]
+
+
+def test_a_dot_product_of_zero_leaves_the_offset() -> None:
+    layer = one_tap([[1, 1]], multiplier=[7], negative_multiplier=[-9], offset=[5], threshold=[5])
+    words, stream = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 0]]])), None)
+    assert (stream.item(), words.item()) == (5, 1)
+
+
+def test_thresholds_are_in_units_of_the_stream() -> None:
+    """(y >= threshold) ^ flip of the sum, not of the dot product."""
+    layer = one_tap(
+        [[1]] * 3, multiplier=[4] * 3, offset=[1] * 3, threshold=[104, 105, 106], shortcut="identity"
+    )
+    words, stream = reference.residual_conv2d(layer, np.ones((1, 1, 1), np.uint32), plane([[100]]))
+    assert stream.tolist() == [[[105, 105, 105]]]
+    assert words.item() == 0b011
+
+
+def test_the_identity_shortcut_repeats_channels() -> None:
+    """Of a stream of 2 channels, 4 of the layer get 0, 1, 0, 1. The dot product is 2 everywhere."""
+    layer = one_tap([[1, 1]] * 4, multiplier=[1, 2, 3, 4], shortcut="identity")
+    before = np.array([[[100, -100]]], dtype=np.int32)
+    _, stream = reference.residual_conv2d(layer, bits.pack(np.ones((1, 1, 2))), before)
+    assert stream.tolist() == [[[102, -96, 106, -92]]]
+
+
+def test_the_average_is_rounded_down() -> None:
+    before = plane(
+        [[1, 2, -1, -2, 9], [3, 1, -3, -1, 9], [0, 0, -1, 0, 9], [0, -1, 0, 0, 9], [9, 9, 9, 9, 9]]
+    )
+    # Sums 7, -7, -1, -1; the last row and column of five belong to no window.
+    assert reference.average_pool(before)[..., 0].tolist() == [[1, -2], [-1, -1]]
+    layer = one_tap([[1]], multiplier=[10], shortcut="average_pool", threshold=[9])
+    half = ResidualConv2d(
+        **{**vars(layer), "stride": (2, 2), "kernel": (2, 2), "weights": np.ones((1, 2, 2, 1), np.uint32)}
+    )
+    words, stream = reference.residual_conv2d(half, np.zeros((5, 5, 1), np.uint32), before)
+    assert half.output_shape((5, 5, 1)) == (2, 2, 1)
+    assert stream[..., 0].tolist() == [[-39, -42], [-41, -41]]
+    assert not words.any()
+
+
+@pytest.mark.parametrize(("pool", "padding_value"), list(itertools.product(POOLS, [-1, 0])))
+def test_residual_conv2d(rng: np.random.Generator, pool: Pool | None, padding_value: int) -> None:
+    """Pool and padding act on the dot products; the rest follows."""
+    shape = (7, 6, 35)
+    layer = residual_conv(
+        rng, "a", shape, 5, (3, 2), (2, 1), (2, 1), pool, padding_value, shortcut="none", activation="prelu"
+    )
+    words = random_words(rng, shape)
+    sums = looped_sums(layer, bits.signs(words, 35).astype(np.int64), padding_value)
+    expected = np.where(sums < 0, layer.negative_multiplier, layer.multiplier) * sums + layer.offset
+    result = reference.residual_conv2d(layer, words, None)
+    assert result.stream.dtype == np.int32
+    np.testing.assert_array_equal(result.stream, expected)
+    np.testing.assert_array_equal(result.words, bits.pack((expected >= layer.threshold) != layer.flip))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_input_stream_conv2d(rng: np.random.Generator, pool: Pool | None) -> None:
+    layer = input_stream_conv(rng, "a", (7, 6, 3), 5, kernel=(3, 2), pool=pool, activation="prelu")
+    pixels = rng.integers(0, 256, (7, 6, 3), dtype=np.uint8)
+    sums = looped_sums(layer, pixels.astype(np.int64), 0)
+    expected = np.where(sums < 0, layer.negative_multiplier, layer.multiplier) * sums + layer.offset
+    result = reference.input_stream_conv2d(layer, pixels)
+    assert result.stream.dtype == np.int32
+    np.testing.assert_array_equal(result.stream, expected)
+    np.testing.assert_array_equal(result.words, bits.pack((expected >= layer.threshold) != layer.flip))
+
+
+@pytest.mark.parametrize("side", [16, 17])
+def test_streams_follow_the_words_of_their_layer(rng: np.random.Generator, side: int) -> None:
+    model = residual_model(rng, side)
+    backend = ReferenceBackend(model)
+    frame = random_frame(rng, 30, 20)
+    outputs = list(backend.activations(frame))
+    names = ["stem", "identity", "down", "point", "zero", "alone", "pooled"]
+    both = [name for layer in names for name in (layer, f"{layer}.stream")]
+    assert [name for name, _ in outputs] == ["input", *both, "dense", "output"]
+    np.testing.assert_array_equal(outputs[-1][1], backend.logits([frame])[0])
+    values = dict(outputs)
+    for layer, shape in zip(model.layers[: len(names)], model.shapes()[1:]):
+        stream = values[f"{layer.name}.stream"]
+        assert (stream.dtype, stream.shape) == (np.int32, shape)
+        fires = (stream >= layer.threshold) ^ layer.flip
+        np.testing.assert_array_equal(values[layer.name], bits.pack(fires), err_msg=layer.name)
+        assert 0.2 < fires.mean() < 0.8, layer.name
+    for name, before in (("identity", "stem"), ("zero", "point")):
+        assert 0 < np.abs(values[f"{name}.stream"] - values[f"{before}.stream"]).mean() < 1e5
 
 
 def test_dense_layers(rng: np.random.Generator) -> None:
