@@ -20,6 +20,7 @@ from bnn_perception.model import (
     OutputBits,
     OutputDense,
     Shape,
+    StreamConv2d,
     Thermometer,
     iter_layers,
 )
@@ -58,6 +59,9 @@ def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
     Raises:
         ValueError: where a layer cannot be run, or the table holds a tile that does not fit it.
     """
+    for layer in model.layers:
+        if isinstance(layer, StreamConv2d):
+            raise ValueError(f"{layer.name}: a {layer.kind} does not run on CUDA yet; use device cpu")
     height, width, _ = model.input.shape
     steps = [
         Step(
