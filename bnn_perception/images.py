@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
     Raises:
         ImageError: naming the file and the reason.
     """
+    # Read by OpenCV when it is loaded: what is too large is then refused before it is decoded.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
     import cv2
 
     if not isinstance(file, ImageFile):
@@ -68,6 +71,8 @@ def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise ImageError(f"{path}: has more than {MAX_PIXELS} pixels") from None
         raise ImageError(f"{path}: cannot be decoded: {str(error).strip().splitlines()[-1]}") from None
     if image is None:
         raise ImageError(f"{path}: is not an image that can be decoded, or is cut short")
@@ -250,7 +255,8 @@ def match_label(folder: str, labels: Sequence[str]) -> int | None:
     """Index of the label that a folder's name means, None where it means none."""
 
     def plain(text: str) -> str:
-        return re.sub(r"[\s_-]+", " ", text).strip().casefold()
+        # Folders that come from a Mac spell an umlaut as two characters.
+        return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
 
     if folder in labels:
         return list(labels).index(folder)

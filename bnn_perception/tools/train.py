@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+import bnn_perception
 from bnn_perception.backends import make_backend
 from bnn_perception.evaluation import evaluate
 from bnn_perception.images import read_dataset
@@ -66,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from bnn_perception.training.distributed import join
 
     try:
-        with join(args.device) as world:
+        with warnings.catch_warnings(), join(args.device) as world:
+            warnings.showwarning = _show_warning
             if not world.is_main:
                 warnings.simplefilter("ignore")  # the first process gives the same ones
             return _train(args, Reporter(quiet=not world.is_main), world)
@@ -81,6 +85,23 @@ def run(args: argparse.Namespace) -> int:
         if os.environ.get("RANK", "0") == "0":
             print("\nstopped; the same command goes on after the last whole epoch")
         return 130
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line for a warning of this package, which is about the user's files and not about a line of code."""
+    if Path(filename).is_relative_to(Path(bnn_perception.__file__).parent):
+        print(f"bnn_perception train: {message}", file=sys.stderr)
+    else:
+        print(
+            warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr
+        )
 
 
 def _train(args: argparse.Namespace, reporter: Reporter, world: World) -> int:
@@ -140,6 +161,8 @@ def train(
             return train(config, root, run_folder, out, reporter, command, alone)
     test = resolve_data(config.data.test, root) if config.data.test else run_folder / "validation.npz"
     data = _open(config, root, run_folder, reporter, world)
+    if config.data.test:  # an error there must not wait for hours of training
+        _check_test_set(test, data.train.names, config, reporter)
     nets = run_stages(config, data, run_folder, reporter, world)
     if not world.is_main:
         return {}
@@ -155,6 +178,15 @@ def train(
     }
     update_info(out, accuracy=accuracy)
     return accuracy
+
+
+def _check_test_set(test: Path, labels: Sequence[str], config: Config, reporter: Reporter) -> None:
+    dataset = read_dataset(test, labels, config.data.ignore)
+    absent = [label for index, label in enumerate(labels) if index not in dataset.labels]
+    if absent:
+        reporter.line(
+            f"{test}: holds no image of {', '.join(absent)}; the accuracy will say nothing about that"
+        )
 
 
 def _open(

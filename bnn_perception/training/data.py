@@ -7,7 +7,9 @@ batches.
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bnn_perception.images import ImageError, ImageFile, class_folders, match_label, read_image
+from bnn_perception.images import (
+    SUFFIXES,
+    ImageError,
+    ImageFile,
+    class_folders,
+    match_label,
+    read_image,
+)
 from bnn_perception.model import InputSpec
 from bnn_perception.preprocess import Frame, prepare
 from bnn_perception.training.config import AugmentationSpec
+
+#: Names of folders that hold a part of the images each, not a class.
+PARTS = {"test", "testing", "train", "training", "val", "valid", "validation"}
 
 
 class DataError(ValueError):
@@ -84,11 +96,7 @@ def load(path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequenc
 def _load_folders(
     path: Path, folders: dict[str, list[ImageFile]], spec: InputSpec, names: tuple[str, ...]
 ) -> Dataset:
-    names = names or tuple(folders)
-    if len(names) < 2:
-        raise DataError(
-            f"{path}: has {len(folders)} folder; it takes a folder of images for each of 2 or more classes"
-        )
+    names = _class_names(path, list(folders), names)
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     for folder, files in folders.items():
@@ -106,9 +114,39 @@ def _load_folders(
             except ImageError as error:
                 warnings.warn(f"left out: {error}", stacklevel=3)
         if len(images) == before:
-            what = "none of its images can be read" if files else "holds no images"
+            what = f"holds no images ({', '.join(sorted(SUFFIXES))})"
+            if files:
+                what = "none of its images can be read"
             raise DataError(f"{path / folder}: {what}; delete the folder or name it under data.ignore")
     return Dataset(np.stack(images), np.asarray(labels, dtype=np.int64), np.arange(len(images)), names)
+
+
+def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels, or the names of the folders where there are none, after a look at whether they can be right."""
+    if len(labels) == 1:
+        raise DataError(f"{path}: data.labels names '{labels[0]}' alone; it takes 2 or more classes")
+    if labels:
+        found = {match_label(folder, labels) for folder in folders}
+        absent = [name for index, name in enumerate(labels) if index not in found]
+        if absent:
+            raise DataError(f"{path}: has no folder '{absent[0]}'; add it, or take it out of data.labels")
+        return labels
+    if folders and all(folder.lower() in PARTS for folder in folders):
+        part = next((folder for folder in folders if folder.lower().startswith("train")), folders[0])
+        raise DataError(
+            f"{path}: its folders ({', '.join(folders)}) are parts and not classes; train on {path / part}, say"
+        )
+    if len(folders) < 2:
+        raise DataError(
+            f"{path}: has {len(folders) or 'no'} folder to train on; it takes a folder of images for each of 2 or "
+            "more classes"
+        )
+    for folder in folders:
+        # A line break, or bytes that are no UTF-8: nothing that a label can be stored or shown with.
+        odd = any(unicodedata.category(character) in ("Cc", "Cs") for character in folder)
+        if odd or not folder.strip() or len(folder) > 200:
+            raise DataError(f"{path}: {folder!a} cannot be a label; rename the folder")
+    return tuple(folders)
 
 
 def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
@@ -118,8 +156,8 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
             tracks = archive["track"] if "track" in archive.files else np.arange(len(y))
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}; it takes x (N, H, W, 3) uint8 and y (N,)") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: is not an .npz file with x and y that can be read: {error}") from None
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or len(x) == 0:
         raise DataError(f"{path}: x is {x.dtype} {list(x.shape)}; it must be uint8 (N, height, width, 3)")
     if y.shape != (len(x),) or tracks.shape != (len(x),) or y.dtype.kind not in "iu" or y.min() < 0:
@@ -127,6 +165,8 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
     classes = len(names) or int(y.max()) + 1
     if int(y.max()) >= classes:
         raise DataError(f"{path}: y holds {int(y.max())}, but there are {classes} labels")
+    if classes < 2:
+        raise DataError(f"{path}: y holds 0 only; it takes images of 2 or more classes")
     names = names or tuple(f"class_{index}" for index in range(classes))
     if x.shape[1:] != spec.shape:
         encoding = "rgb8" if x.shape[3] == 3 else "mono8"
@@ -149,7 +189,10 @@ def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:
         tracks = np.unique(data.tracks[data.labels == label])
         if len(tracks) < 2:
             what = "no image" if len(tracks) == 0 else "one image or track only"
-            raise DataError(f"class '{name}' has {what}; training and validation need one each at least")
+            raise DataError(
+                f"class '{name}' has {what}; training and validation need one each at least: add images, or name "
+                f"its folder under data.ignore"
+            )
         count = min(len(tracks) - 1, max(1, round(part * len(tracks))))
         held |= (data.labels == label) & np.isin(data.tracks, rng.permutation(tracks)[:count])
     return data.subset(~held), data.subset(held)

@@ -417,6 +417,8 @@ def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.Captu
     assert model.info["accuracy"]["binary"] >= 0.8
     assert model.info["accuracy"]["float"] >= 0.8
     assert model.info["training"]["epochs"] == {"float_twin": 4, "binary": 8}
+    assert model.info["calibration"]["data"] == "validation.npz"
+    assert 1.0 not in (model.temperature, model.float_temperature)
     assert str(tmp_path) not in json.dumps(model.info["command"])
     assert (tmp_path / "model" / "curves.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
