@@ -21,6 +21,10 @@ so that a bit takes one comparison with a limit that is known beforehand. An inp
 at a time, by the signs of its weights; it has its sum as value and its threshold as limit, and from there on the two
 kinds of convolution are one.
 
+A layer with a stream needs the dot product itself, the maximum of a pool's window, and takes it through its
+multipliers, offset and shortcut to 32-bit integers, which it stores where a shortcut will read them, and compares.
+Without a pool this happens while the values of a tile still lie in the nearest cache.
+
 How the disagreements are counted depends on the processor (:func:`_disagreements`). With AVX2 it is a table
 look-up: ``vpshufb`` takes the low nibble of every weight byte as index into a table of 16 bytes that was made
 for the input's nibble, the high nibble likewise; half the instructions of XOR and a vector popcount.
@@ -87,12 +91,24 @@ STEP = np.dtype(
             "offsets",  # (units,) int32 distance of each from the first byte of a window
             "weights",  # for each group (units, filters of the group) uint8; of pairs (units, filters, 2) int8
             "wide",  # whether values and limits are int32, not int16
-            "limits",  # (patterns, words * LANES) of which a value reaches its own to become 1
+            "limits",  # (patterns, words * LANES) of which a value reaches its own to become 1; of a stream the base
             "flip",  # (words,) uint32
             "table",  # thermometer (channels, 256, words) uint32, levels (256,) uint8, bits (words * LANES, 2) float32
             "products",  # of one dot product of an output
             "scale",  # of an output: (words * LANES,) float32
             "bias",  # likewise
+            "stream",  # (words, 4, LANES) int32 multiplier, the negative one, offset, threshold; 0 without a stream
+            "shift",  # of a stream: a dot product is ``(value << shift) + base``, base int32
+            "kept",  # where the stream goes: (words * LANES,) int32 a pixel; 0 where nothing reads it
+            "kept_row",
+            "kept_pixel",
+            "shortcut",  # the stream that is added, or 0
+            "shortcut_row",
+            "shortcut_pixel",
+            "shortcut_first",  # (words,) int32 channel of the shortcut that is added to the first of a word
+            "shortcut_period",  # channels after which the shortcut begins anew within a word; 0: never
+            "shortcut_average",  # whether means of 2x2 pixels are added
+            "channels",  # of the output
         )
     ],
     align=True,
@@ -114,9 +130,18 @@ def state_bytes(steps: int) -> int:
 VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 
-def scratch_bytes(pixels: int) -> int:
-    """Bytes of scratch memory for an item of ``pixels`` outputs of a convolution: values, totals, words."""
-    return VALUE_BYTES + TOTAL_BYTES + 4 * 2 * pixels
+#: Bytes of a vector of int32, and of the three of them that a stream takes: no shortcut, a shortcut, a sum.
+VECTOR_BYTES = 4 * LANES
+STREAM_BYTES = 3 * VECTOR_BYTES
+
+
+def scratch_bytes(pixels: int, stream: bool = False) -> int:
+    """Bytes of scratch memory for an item of ``pixels`` outputs of a convolution.
+
+    They hold values, totals, and of each pixel and vector a word or, of a stream, the dot products.
+    """
+    each = STREAM_BYTES + 2 * VECTOR_BYTES * max(pixels, PIXELS) if stream else 4 * 2 * pixels
+    return VALUE_BYTES + TOTAL_BYTES + each
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -406,10 +431,83 @@ def _widen(_: Any, totals: Any, values: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
+def _dots(vector: ir.VectorType) -> Any:
+    """An intrinsic ``dots(target, values, base, shift)``: store the dot products ``(value << shift) + base``."""
+
+    @intrinsic
+    def dots(_: Any, target: Any, values: Any, base: Any, shift: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            target, values, base, shift = args
+            wide = _load(builder, values, vector)
+            if vector is not _INTS:
+                wide = builder.sext(wide, _INTS)
+            wide = builder.shl(wide, _broadcast(builder, builder.trunc(shift, _I32), _INTS))
+            _store(builder, builder.add(wide, _load(builder, base, _INTS)), target)
+            return context.get_dummy_value()
+
+        integer = types.int64
+        return types.void(integer, integer, integer, integer), generate
+
+    return dots
+
+
+@intrinsic
+def _largest(_: Any, target: Any, other: Any) -> Any:
+    """``largest(target, other)``: raise a vector of int32 to another where that is larger."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        target, other = args
+        ours, theirs = _load(builder, target, _INTS), _load(builder, other, _INTS)
+        _store(builder, builder.select(builder.icmp_signed(">", ours, theirs), ours, theirs), target)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def _average(_: Any, target: Any, above: Any, below: Any, pixel: Any) -> Any:
+    """``average(target, above, below, pixel)``: means, rounded down, of two pixels of each of two rows."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        target, above, below, pixel = args
+        rows = [
+            builder.add(_load(builder, row, _INTS), _load(builder, builder.add(row, pixel), _INTS))
+            for row in (above, below)
+        ]
+        _store(builder, builder.ashr(builder.add(*rows), _constant(_INTS, 2)), target)
+        return context.get_dummy_value()
+
+    integer = types.int64
+    return types.void(integer, integer, integer, integer), generate
+
+
+@intrinsic
+def _streamed(_: Any, target: Any, dots: Any, arrays: Any, shortcut: Any) -> Any:
+    """``streamed(target, dots, arrays, shortcut)``: store the stream of a vector of filters; the word of its bits.
+
+    arrays: address of (4, LANES) int32 multiplier, negative multiplier, offset, threshold.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        target, dots, arrays, shortcut = args
+        multiplier, negative, offset, threshold = (
+            _load(builder, builder.add(arrays, _I64(VECTOR_BYTES * index)), _INTS) for index in range(4)
+        )
+        dot = _load(builder, dots, _INTS)
+        positive = builder.icmp_signed(">=", dot, _constant(_INTS, 0))
+        scaled = builder.mul(builder.select(positive, multiplier, negative), dot)
+        y = builder.add(builder.add(scaled, offset), _load(builder, shortcut, _INTS))
+        _store(builder, y, target)
+        return builder.bitcast(builder.icmp_signed(">=", y, threshold), _I32)
+
+    return types.uint32(types.int64, types.int64, types.int64, types.int64), generate
+
+
 _binary_tile_4x2, _binary_tile_4x1 = _binary_tile(PIXELS, 2), _binary_tile(PIXELS, 1)
 _binary_tile_1x2, _binary_tile_1x1 = _binary_tile(1, 2), _binary_tile(1, 1)
 _input_tile_4 = _input_tile(PIXELS)
 _reached_short, _reached_int = _reached(_SHORTS), _reached(_INTS)
+_dots_short, _dots_int = _dots(_SHORTS), _dots(_INTS)
 _inner: Any = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -476,6 +574,23 @@ def _total_values(step: Any, group: int, vectors: int, totals: int, values: int,
 
 
 @_inner
+def _tile(step: Any, group: int, vectors: int, pixel: int, end: int, scratch: int) -> None:
+    """Values, or totals, of a tile of one group of filters from ``pixel`` on; ``end`` is the first not to evaluate."""
+    # A tile that is not full repeats the last pixel.
+    a, b, c, d = pixel, min(pixel + 1, end - 1), min(pixel + 2, end - 1), min(pixel + 3, end - 1)
+    windows = (
+        step.source + np.int64(_read_i32(step.windows, 2 * a)),
+        step.source + np.int64(_read_i32(step.windows, 2 * b)),
+        step.source + np.int64(_read_i32(step.windows, 2 * c)),
+        step.source + np.int64(_read_i32(step.windows, 2 * d)),
+    )
+    if step.wide:
+        _total_values(step, group, vectors, scratch + VALUE_BYTES, scratch, windows)
+    else:
+        _values(step, group, vectors, np.int64(0), step.units, scratch, windows)
+
+
+@_inner
 def _convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
     """Output rows ``first`` to ``last`` of one group of filters: values, limits, pool, flip, pack."""
     vectors = min(step.vectors, step.words - group * step.vectors)
@@ -484,18 +599,7 @@ def _convolution(step: Any, group: int, first: int, last: int, scratch: int) -> 
     top = first * step.pool_stride * step.width
     bottom = ((last - 1) * step.pool_stride + step.pool_size) * step.width
     for pixel in range(top, bottom, PIXELS):
-        # A tile that is not full repeats the last pixel.
-        a, b, c, d = pixel, min(pixel + 1, bottom - 1), min(pixel + 2, bottom - 1), min(pixel + 3, bottom - 1)
-        windows = (
-            step.source + np.int64(_read_i32(step.windows, 2 * a)),
-            step.source + np.int64(_read_i32(step.windows, 2 * b)),
-            step.source + np.int64(_read_i32(step.windows, 2 * c)),
-            step.source + np.int64(_read_i32(step.windows, 2 * d)),
-        )
-        if step.wide:
-            _total_values(step, group, vectors, totals, values, windows)
-        else:
-            _values(step, group, vectors, np.int64(0), step.units, values, windows)
+        _tile(step, group, vectors, pixel, bottom, scratch)
         for slot in range(min(PIXELS, bottom - pixel)):
             pattern = np.int64(_read_i32(step.windows, 2 * (pixel + slot) + 1))
             limit = LANES * (pattern * step.words + group * step.vectors)
@@ -517,6 +621,96 @@ def _convolution(step: Any, group: int, first: int, last: int, scratch: int) -> 
                         word |= _read_u32(words, (corner + y * step.width + x) * vectors + vector)
                 index = group * step.vectors + vector
                 _write_u32(target, index, word ^ _read_u32(step.flip, index))
+
+
+@_inner
+def _wrapped(step: Any, source: int, vector: int, target: int) -> None:
+    """Set the int32 at ``target`` to the shortcut of a vector of filters within which its channels begin anew."""
+    channel = np.int64(_read_i32(step.shortcut_first, vector))
+    for lane in range(LANES):
+        value = np.int32(0)
+        if vector * LANES + lane < step.channels:
+            at = source + 4 * channel
+            value = _read_i32(at, 0)
+            if step.shortcut_average:
+                value += _read_i32(at + step.shortcut_pixel, 0)
+                value += _read_i32(at + step.shortcut_row, 0)
+                value += _read_i32(at + step.shortcut_row + step.shortcut_pixel, 0)
+                value >>= np.int32(2)
+        _write_i32(target, lane, value)
+        channel += 1
+        if channel == step.shortcut_period:
+            channel = np.int64(0)
+
+
+@_inner
+def _finish(step: Any, row: int, column: int, vector: int, dots: int, scratch: int) -> None:
+    """Stream and word of one pixel of the output and one vector of filters, from their dot products."""
+    shortcut, added, y = scratch, scratch + VECTOR_BYTES, scratch + 2 * VECTOR_BYTES
+    if step.shortcut:
+        factor = 2 if step.shortcut_average else 1
+        source = step.shortcut + factor * (row * step.shortcut_row + column * step.shortcut_pixel)
+        if step.shortcut_period:
+            _wrapped(step, source, vector, added)
+            shortcut = added
+        else:
+            source += 4 * np.int64(_read_i32(step.shortcut_first, vector))
+            if step.shortcut_average:
+                _average(added, source, source + step.shortcut_row, step.shortcut_pixel)
+                shortcut = added
+            else:
+                shortcut = source
+    if step.kept:
+        y = step.kept + row * step.kept_row + column * step.kept_pixel + VECTOR_BYTES * vector
+    word = _streamed(y, dots, step.stream + 4 * VECTOR_BYTES * vector, shortcut)
+    target = step.target + row * step.target_row + column * step.target_pixel
+    _write_u32(target, vector, word ^ _read_u32(step.flip, vector))
+
+
+@_inner
+def _stream_convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
+    """As :func:`_convolution`, of a layer with a stream."""
+    vectors = min(step.vectors, step.words - group * step.vectors)
+    values, totals = scratch, scratch + VALUE_BYTES
+    own = totals + TOTAL_BYTES
+    dots = own + STREAM_BYTES
+    for lane in range(LANES):
+        _write_i32(own, lane, np.int32(0))
+    pooled = step.pool_size > 1 or step.pool_stride > 1
+    top = first * step.pool_stride * step.width
+    bottom = ((last - 1) * step.pool_stride + step.pool_size) * step.width
+    row, column = first, np.int64(0)
+    for pixel in range(top, bottom, PIXELS):
+        _tile(step, group, vectors, pixel, bottom, scratch)
+        for slot in range(min(PIXELS, bottom - pixel)):
+            pattern = np.int64(_read_i32(step.windows, 2 * (pixel + slot) + 1))
+            for vector in range(vectors):
+                index = slot * vectors + vector
+                at = dots + VECTOR_BYTES * (index + (pixel - top) * vectors if pooled else index)
+                place = group * step.vectors + vector
+                base = step.limits + VECTOR_BYTES * (pattern * step.words + place)
+                if step.wide:
+                    _dots_int(at, totals + 4 * LANES * index, base, step.shift)
+                else:
+                    _dots_short(at, values + 2 * LANES * index, base, step.shift)
+                if not pooled:
+                    _finish(step, row, column, place, at, own)
+            column += 1
+            if column == step.width:
+                row, column = row + 1, np.int64(0)
+    if not pooled:
+        return
+    for row in range(first, last):
+        for column in range(step.out_width):
+            corner = (row - first) * step.pool_stride * step.width + column * step.pool_stride
+            for vector in range(vectors):
+                # No window that is still to come holds this one's first pixel, which can take the maximum.
+                largest = dots + VECTOR_BYTES * (corner * vectors + vector)
+                for y in range(step.pool_size):
+                    for x in range(step.pool_size):
+                        pixel = (corner + y * step.width + x) * vectors + vector
+                        _largest(largest, dots + VECTOR_BYTES * pixel)
+                _finish(step, row, column, group * step.vectors + vector, largest, own)
 
 
 @_inner
@@ -555,6 +749,8 @@ def _work(step: Any, item: int, scratch: int) -> None:
         _output(step, group, scratch)
     elif step.kind == OUTPUT_BITS:
         _output_bits(step)
+    elif step.stream:
+        _stream_convolution(step, group, first, last, scratch)
     else:
         _convolution(step, group, first, last, scratch)
 

@@ -22,9 +22,12 @@ from bnn_perception.model import (
     OutputBits,
     OutputDense,
     Pool,
+    ResidualConv2d,
     Shape,
+    StreamConv2d,
     Thermometer,
     iter_layers,
+    reads_stream,
 )
 from bnn_perception.preprocess import Frame, prepare
 
@@ -37,6 +40,8 @@ ALIGNMENT = 64
 ITEMS_PER_THREAD = 4
 #: Pixels of a convolution in one item at most, so that its words stay in the nearest cache.
 PIXELS_PER_ITEM = 4096
+#: Likewise of a convolution with a stream and a pool, which keeps 32 bits a filter where others keep one.
+POOLED_STREAM_PIXELS_PER_ITEM = 128
 #: Multiply-accumulates of a net for each thread that it pays off to wake: a desktop core does these in a third of a
 #: millisecond, and to wake another takes about a tenth of one.
 MACS_PER_THREAD = 100_000_000
@@ -50,7 +55,8 @@ class Program:
         native: the compiled functions.
         step_layers: for each step the name of its layer.
         pixels: (height, width, channels) uint8, the input.
-        outputs: of each layer, by name: (height, width, words) uint32, the last (out_features,) float32.
+        outputs: of each layer, by name: (height, width, words) uint32, the last (out_features,) float32; of a stream
+            that a shortcut reads, as ``<layer>.stream``: (height, width, channels) int32.
         scratch_bytes: of memory that each thread needs.
     """
 
@@ -63,6 +69,7 @@ class Program:
         self.outputs: dict[str, NDArray[Any]] = {}
         self.scratch_bytes = 0
         source = self.pixels = self._zeros(model.input.shape, np.uint8)
+        stream: NDArray[np.int32] | None = None
         for (layer, shape, out_shape), follower in zip(iter_layers(model), [*model.layers[1:], None]):
             if isinstance(layer, (OutputDense, OutputBits)):
                 target = padded = self._zeros((1, 1, self._lanes(layer.out_features)), np.float32)
@@ -73,7 +80,11 @@ class Program:
                 words = bits.words_for(out_shape[2])
                 padded, target = self._padded((out_shape[0], out_shape[1], words), padding, np.uint32)
                 self.outputs[layer.name] = target
-            self._add_layer(layer, shape, source, target)
+            before, stream = stream, None
+            if reads_stream(follower):
+                stream = self._zeros((*out_shape[:2], self._lanes(out_shape[2])), np.int32)
+                self.outputs[f"{layer.name}.stream"] = stream[..., : out_shape[2]]
+            self._add_layer(layer, shape, source, target, before, stream)
             source = padded
         self.steps = np.zeros(len(self._records), dtype=native.STEP)
         for index, record in enumerate(self._records):
@@ -84,8 +95,25 @@ class Program:
         """The steps of one layer."""
         return self.steps[np.array([layer == name for layer in self.step_layers])]
 
-    def _add_layer(self, layer: Layer, shape: Shape, source: NDArray[Any], target: NDArray[Any]) -> None:
-        """Append the steps of a layer that reads ``source``, padding included, and writes ``target``."""
+    def _add_layer(
+        self,
+        layer: Layer,
+        shape: Shape,
+        source: NDArray[Any],
+        target: NDArray[Any],
+        before: NDArray[np.int32] | None,
+        stream: NDArray[np.int32] | None,
+    ) -> None:
+        """Append the steps of a layer.
+
+        Args:
+            layer: which.
+            shape: of its input.
+            source: what it reads, padding included.
+            target: what it writes.
+            before: the stream that its shortcut reads, None where it has none.
+            stream: where it keeps its own stream, None where nothing reads it.
+        """
         native = self.native
         if isinstance(layer, Thermometer):
             table = self._keep(_thermometer_table(layer))
@@ -97,7 +125,13 @@ class Program:
             table = self._keep((layer.levels + moved).astype(np.uint8))
             self._add_step(layer, native.LEVELS, source, inside, table=table)
             signs = bits.signs(layer.weights, layer.in_channels)  # (filters, kernel y, kernel x, channels)
+            excess = moved * signs.sum(axis=(1, 2, 3), dtype=np.int64)[None]
             units = self._pairs(levels, layer.kernel)
+            wide = units["units"] > native.PAIRS_IN_SHORT
+            if isinstance(layer, StreamConv2d):
+                epilogue = self._stream(layer, -excess, wide, before, stream, shift=0)
+            else:
+                epilogue = self._limits(layer.threshold + excess, layer.flip, wide)
             self._add_step(
                 layer,
                 native.INPUT_CONV,
@@ -106,16 +140,18 @@ class Program:
                 **units,
                 **self._windows(levels, layer.conv_shape(shape), layer.stride, layer.pool),
                 **self._weights(_pairs_by_unit(signs), vectors=1),
-                **self._limits(
-                    (layer.threshold + moved * signs.sum(axis=(1, 2, 3), dtype=np.int64))[None],
-                    layer.flip,
-                    wide=units["units"] > native.PAIRS_IN_SHORT,
-                ),
+                **epilogue,
             )
         elif isinstance(layer, BinaryConv2d):
             row, column, correction = layer.border_correction(shape)
             pattern = row[:, None] * correction.shape[1] + column
+            correction = correction.reshape(-1, layer.out_channels)
             units = self._units(source, layer.kernel, layer.in_channels)
+            wide = units["units"] > native.UNITS_IN_SHORT
+            if isinstance(layer, StreamConv2d):
+                epilogue = self._stream(layer, layer.fan_in + correction, wide, before, stream, shift=1)
+            else:
+                epilogue = self._limits(_limits(layer.threshold, layer.fan_in, correction), layer.flip, wide)
             self._add_step(
                 layer,
                 native.BINARY_CONV,
@@ -124,11 +160,7 @@ class Program:
                 **units,
                 **self._windows(source, layer.conv_shape(shape), layer.stride, layer.pool, pattern),
                 **self._weights(_bytes_by_unit(layer.weights, layer.in_channels), vectors=2),
-                **self._limits(
-                    _limits(layer.threshold, layer.fan_in, correction.reshape(-1, layer.out_channels)),
-                    layer.flip,
-                    wide=units["units"] > native.UNITS_IN_SHORT,
-                ),
+                **epilogue,
             )
         elif isinstance(layer, OutputBits):
             words = self._zeros((1, 1, bits.words_for(layer.out_features)), np.uint32)
@@ -182,9 +214,9 @@ class Program:
         groups = fields.get("groups", 1)
         pool_stride, pool_size = fields.get("pool_stride", 1), fields.get("pool_size", 1)
         conv_width = fields.get("width", out_width)
-        chunks = min(
-            out_height, max(-(-self._items // groups), -(-out_height * conv_width // PIXELS_PER_ITEM))
-        )
+        stream, pooled = "stream" in fields, pool_size > 1 or pool_stride > 1
+        limit = POOLED_STREAM_PIXELS_PER_ITEM if stream and pooled else PIXELS_PER_ITEM
+        chunks = min(out_height, max(-(-self._items // groups), -(-out_height * conv_width // limit)))
         rows = -(-out_height // chunks)
         self._records.append(
             {
@@ -205,7 +237,8 @@ class Program:
         )
         self.step_layers.append(layer.name)
         pixels = ((rows - 1) * pool_stride + pool_size) * conv_width
-        self.scratch_bytes = max(self.scratch_bytes, self.native.scratch_bytes(pixels))
+        kept = pixels if pooled or not stream else 0
+        self.scratch_bytes = max(self.scratch_bytes, self.native.scratch_bytes(kept, stream))
 
     def _windows(
         self,
@@ -274,6 +307,52 @@ class Program:
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         clipped = self._filled(np.clip(limits, low, high).astype(dtype), high)
         return {"wide": int(wide), "limits": self._keep(clipped), "flip": self._keep(bits.pack(flip))}
+
+    def _stream(
+        self,
+        layer: StreamConv2d,
+        base: NDArray[np.integer],
+        wide: bool,
+        before: NDArray[np.int32] | None,
+        stream: NDArray[np.int32] | None,
+        shift: int,
+    ) -> dict[str, int]:
+        """What follows the values of a layer with a stream; the arrays as :meth:`_add_layer` says.
+
+        Spare filters have multipliers of 0 and get no shortcut from channels, so that their streams and bits are 0.
+
+        Args:
+            base, shift: of dot products, ``(value << shift) + base``; base (patterns, filters).
+        """
+        arrays = (layer.multiplier, layer.negative_multiplier, layer.offset)
+        by_word = [
+            *(self._filled(array) for array in arrays),
+            self._filled(layer.threshold, bits.NEVER),
+        ]
+        fields = {
+            "wide": int(wide),
+            "limits": self._keep(self._filled(base.astype(np.int32))),
+            "shift": shift,
+            "flip": self._keep(bits.pack(layer.flip)),
+            "stream": self._keep(np.stack([a.reshape(-1, self.native.LANES) for a in by_word], axis=1)),
+            "channels": layer.out_channels,
+        }
+        if stream is not None:
+            fields.update(kept=stream.ctypes.data, kept_row=stream.strides[0], kept_pixel=stream.strides[1])
+        if before is not None:
+            assert isinstance(layer, ResidualConv2d)
+            first = np.arange(0, self._lanes(layer.out_channels), self.native.LANES) % layer.in_channels
+            repeats = layer.out_channels > layer.in_channels
+            within_word = repeats and layer.in_channels % self.native.LANES != 0
+            fields.update(
+                shortcut=before.ctypes.data,
+                shortcut_row=before.strides[0],
+                shortcut_pixel=before.strides[1],
+                shortcut_first=self._keep(first.astype(np.int32)),
+                shortcut_period=layer.in_channels if within_word else 0,
+                shortcut_average=int(layer.shortcut == "average_pool"),
+            )
+        return fields
 
     def _lanes(self, filters: int) -> int:
         """Lanes of the vectors that hold ``filters``."""

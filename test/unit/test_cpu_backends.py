@@ -20,11 +20,15 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
+    input_stream_conv,
     make_model,
     models,
     output_dense,
     random_frame,
     random_model,
+    residual_conv,
+    residual_model,
+    residual_models,
     road_sign_model,
     thermometer,
 )
@@ -33,7 +37,7 @@ from bnn_perception import bits
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
 from bnn_perception.backends.cpu_binary import CpuBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.model import InputSpec, Layer, Model, Pool, load_model, save_model
+from bnn_perception.model import InputSpec, Layer, Model, Pool, load_model, reads_stream, save_model
 from bnn_perception.preprocess import Frame, prepare, prepare_reference
 from bnn_perception.resources import find_model
 
@@ -50,10 +54,16 @@ def shipped() -> Model:
 
 
 def assert_same(model: Model, backend: Backend, rng: np.random.Generator, count: int = 1) -> None:
-    """Every layer of ``backend`` equals the reference's, bit for bit, the float logits included."""
+    """Every layer of ``backend`` equals the reference's, bit for bit, the float logits and streams included."""
+    unread = {
+        f"{layer.name}.stream"
+        for layer, follower in zip(model.layers, model.layers[1:])
+        if not reads_stream(follower)
+    }
     for _ in range(count):
         frame = random_frame(rng, 23, 31)
-        expected = list(ReferenceBackend(model).activations(frame))
+        outputs = ReferenceBackend(model).activations(frame)
+        expected = [(name, value) for name, value in outputs if name not in unread]
         actual = list(backend.activations(frame))
         assert [name for name, _ in actual] == [name for name, _ in expected]
         for (name, ours), (_, theirs) in zip(actual, expected):
@@ -75,6 +85,72 @@ def check(model: Model, threads: int = 1) -> None:
     backend = CpuBinaryBackend(model, threads)
     assert_same(model, backend, np.random.default_rng(7), count=2)
     backend.close()
+
+
+@given(residual_models(), st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_every_stream_equals_the_reference(model: Model, threads: int) -> None:
+    check(model, threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("side", [16, 17, 33])
+@pytest.mark.parametrize("channels", [5, 24, 32, 40, 64, 96])
+def test_residual_nets(rng: np.random.Generator, side: int, channels: int, threads: int) -> None:
+    """Every kind of shortcut; channels that grow within a word, at its edge and from one vector to another."""
+    check(residual_model(rng, side, channels=channels), threads)
+
+
+@pytest.mark.parametrize(
+    ("channels", "factor"), [(1, 2), (1, 32), (1, 65), (3, 3), (31, 2), (31, 3), (33, 2), (64, 2), (64, 3)]
+)
+def test_channels_that_grow(rng: np.random.Generator, channels: int, factor: int) -> None:
+    layers: list[Layer] = [input_stream_conv(rng, "stem", (7, 9, 1), channels)]
+    layers.append(residual_conv(rng, "wide", (7, 9, channels), factor * channels))
+    shape = (7, 9, factor * channels)
+    layers.append(
+        residual_conv(
+            rng, "down", shape, 2 * shape[2], (2, 2), (2, 2), padding=(0, 0), shortcut="average_pool"
+        )
+    )
+    layers.append(residual_conv(rng, "same", (3, 4, 2 * shape[2]), 2 * shape[2], (1, 1), padding=(0, 0)))
+    layers.append(output_dense(rng, "output", (3, 4, 2 * shape[2]), 3))
+    check(make_model(InputSpec(7, 9, 1), layers))
+
+
+@pytest.mark.parametrize("pool", [Pool(2, 2), Pool(3, 2), Pool(2, 1), Pool(1, 2), Pool(4, 3)])
+def test_pools_before_multipliers(rng: np.random.Generator, pool: Pool) -> None:
+    """The maximum of the dot products: negative multipliers would make it the minimum. Items of several rows, too."""
+    layers: list[Layer] = [
+        input_stream_conv(rng, "stem", (64, 65, 3), 33, pool=pool, activation="prelu", signed=True)
+    ]
+    shape = layers[0].output_shape((64, 65, 3))
+    layers.append(residual_conv(rng, "block", shape, 66, (4, 4), pool=Pool(2, 1), padding=(2, 2)))
+    pooled = residual_conv(rng, "pooled", (*shape[:2], 66), 40, pool=pool, padding_value=0, shortcut="none")
+    layers.append(pooled)
+    layers.append(output_dense(rng, "output", pooled.output_shape((*shape[:2], 66)), 3))
+    for threads in (1, 2):
+        check(make_model(InputSpec(64, 65), layers), threads)
+
+
+def test_streams_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
+    """More taps in the stem, and more units in the block, than 16 bits hold; streams over much of int32."""
+    stem = input_stream_conv(rng, "stem", (16, 16, 3), 65, kernel=(7, 7), padding=(3, 3))
+    block = residual_conv(rng, "block", (16, 16, 65), 65, (31, 31), padding=(15, 15))
+    stem = replace(stem, multiplier=np.full(65, 20_000, np.int32), negative_multiplier=-stem.multiplier)
+    block = replace(block, multiplier=np.full(65, -20_000, np.int32))
+    layers: list[Layer] = [stem, block, output_dense(rng, "output", (16, 16, 65), 3)]
+    check(make_model(InputSpec(16, 16), layers), threads=2)
+
+
+def test_a_thermometer_before_a_stream(rng: np.random.Generator) -> None:
+    """A stream may begin behind any layer, where it gets no shortcut."""
+    layers: list[Layer] = [thermometer(rng, "levels", (12, 12, 3), 8)]
+    layers.append(residual_conv(rng, "first", (12, 12, 24), 32, shortcut="none", activation="relu"))
+    layers.append(residual_conv(rng, "second", (12, 12, 32), 32))
+    layers.append(binary_conv(rng, "plain", (12, 12, 32), 40))
+    layers.append(output_dense(rng, "output", (12, 12, 40), 3))
+    check(make_model(InputSpec(12, 12), layers), threads=2)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -239,15 +315,16 @@ def test_processors_without_the_table_instruction() -> None:
     code = (
         "import numpy as np\n"
         "from numba.core.registry import cpu_target\n"
-        "from models import random_frame, random_model\n"
+        "from models import random_frame, random_model, residual_model\n"
         "from bnn_perception import native\n"
         "from bnn_perception.backends.cpu_binary import CpuBinaryBackend\n"
         "from bnn_perception.backends.reference import ReferenceBackend\n"
         "assert not native._table_lookup(cpu_target.target_context)\n"
         "rng = np.random.default_rng(0)\n"
-        "model, frames = random_model(rng), [random_frame(rng, 30, 20) for _ in range(5)]\n"
-        "backends = CpuBinaryBackend(model, 2), ReferenceBackend(model)\n"
-        "assert np.array_equal(*(backend.logits(frames) for backend in backends))\n"
+        "frames = [random_frame(rng, 30, 20) for _ in range(5)]\n"
+        "for model in random_model(rng), residual_model(rng):\n"
+        "    backends = CpuBinaryBackend(model, 2), ReferenceBackend(model)\n"
+        "    assert np.array_equal(*(backend.logits(frames) for backend in backends))\n"
     )
     assert run_python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == (0, "", "")
 
