@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="train a binary net and its float twin",
         description="Trains the float twin, then the binary net, and writes a model folder. A run that was "
         "interrupted goes on where it was when the same command is given again. On N GPUs: "
-        "torchrun --nproc-per-node N -m bnn_perception train ...",
+        "torchrun --nproc-per-node N -m -- bnn_perception train ...",
     )
     parser.add_argument(
         "config",
@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             return _train(args, Reporter(quiet=not world.is_main), world)
     except (ConfigError, DataError) as error:
         raise ToolError(str(error)) from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise ToolError(
             f"{error.filename or 'a file'}: {error.strerror or error}; the same command goes on after the last "

@@ -121,9 +121,8 @@ def join(device: str = "auto") -> Iterator[World]:
         place = torch.device("cuda", local)
         _prepare_gpu(place)
     else:
-        raise ConfigError(
-            f"--device {device}: PyTorch sees {gpus} GPUs and process {local} of this machine needs one of its own"
-        )
+        there = "no GPU" if not gpus else f"{gpus} GPUs, and each process of this machine needs its own"
+        raise ConfigError(f"--device {device}: PyTorch sees {there}")
     if size > 1:
         distributed.init_process_group("gloo" if place.type == "cpu" else "nccl")
     yield World(place, rank, size)
