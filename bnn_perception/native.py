@@ -130,18 +130,19 @@ def state_bytes(steps: int) -> int:
 VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 
-#: Bytes of a vector of int32, and of the three of them that a stream takes: no shortcut, a shortcut, a sum.
+#: Bytes of a vector of int32, and of the four of them that a stream takes: two of zeros, a shortcut, a sum.
 VECTOR_BYTES = 4 * LANES
-STREAM_BYTES = 3 * VECTOR_BYTES
+STREAM_BYTES = 4 * VECTOR_BYTES
 
 
 def scratch_bytes(pixels: int, stream: bool = False) -> int:
     """Bytes of scratch memory for an item of ``pixels`` outputs of a convolution.
 
-    They hold values, totals, and of each pixel and vector a word or, of a stream, the dot products.
+    They hold values, totals, and of each pixel and vector a word or, of a stream with a pool, the dot products.
     """
-    each = STREAM_BYTES + 2 * VECTOR_BYTES * max(pixels, PIXELS) if stream else 4 * 2 * pixels
-    return VALUE_BYTES + TOTAL_BYTES + each
+    return (
+        VALUE_BYTES + TOTAL_BYTES + (STREAM_BYTES + 2 * VECTOR_BYTES * pixels if stream else 4 * 2 * pixels)
+    )
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -431,18 +432,25 @@ def _widen(_: Any, totals: Any, values: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
+def _dot(
+    builder: ir.IRBuilder, values: ir.Value, vector: ir.VectorType, base: ir.Value, shift: ir.Value
+) -> ir.Value:
+    """A vector of dot products, ``(value << shift) + base``, as int32."""
+    wide = _load(builder, values, vector)
+    if vector is not _INTS:
+        wide = builder.sext(wide, _INTS)
+    wide = builder.shl(wide, _broadcast(builder, builder.trunc(shift, _I32), _INTS))
+    return builder.add(wide, _load(builder, base, _INTS))
+
+
 def _dots(vector: ir.VectorType) -> Any:
-    """An intrinsic ``dots(target, values, base, shift)``: store the dot products ``(value << shift) + base``."""
+    """An intrinsic ``dots(target, values, base, shift)``: store the dot products of :func:`_dot`."""
 
     @intrinsic
     def dots(_: Any, target: Any, values: Any, base: Any, shift: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             target, values, base, shift = args
-            wide = _load(builder, values, vector)
-            if vector is not _INTS:
-                wide = builder.sext(wide, _INTS)
-            wide = builder.shl(wide, _broadcast(builder, builder.trunc(shift, _I32), _INTS))
-            _store(builder, builder.add(wide, _load(builder, base, _INTS)), target)
+            _store(builder, _dot(builder, values, vector, base, shift), target)
             return context.get_dummy_value()
 
         integer = types.int64
@@ -481,26 +489,30 @@ def _average(_: Any, target: Any, above: Any, below: Any, pixel: Any) -> Any:
     return types.void(integer, integer, integer, integer), generate
 
 
-@intrinsic
-def _streamed(_: Any, target: Any, dots: Any, arrays: Any, shortcut: Any) -> Any:
-    """``streamed(target, dots, arrays, shortcut)``: store the stream of a vector of filters; the word of its bits.
+def _streamed(vector: ir.VectorType) -> Any:
+    """An intrinsic ``streamed(target, values, base, shift, arrays, shortcut)``.
 
+    It stores the stream of a vector of filters, from the values of :func:`_dot`, and returns the word of its bits.
     arrays: address of (4, LANES) int32 multiplier, negative multiplier, offset, threshold.
     """
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        target, dots, arrays, shortcut = args
-        multiplier, negative, offset, threshold = (
-            _load(builder, builder.add(arrays, _I64(VECTOR_BYTES * index)), _INTS) for index in range(4)
-        )
-        dot = _load(builder, dots, _INTS)
-        positive = builder.icmp_signed(">=", dot, _constant(_INTS, 0))
-        scaled = builder.mul(builder.select(positive, multiplier, negative), dot)
-        y = builder.add(builder.add(scaled, offset), _load(builder, shortcut, _INTS))
-        _store(builder, y, target)
-        return builder.bitcast(builder.icmp_signed(">=", y, threshold), _I32)
+    @intrinsic
+    def streamed(_: Any, target: Any, values: Any, base: Any, shift: Any, arrays: Any, shortcut: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            target, values, base, shift, arrays, shortcut = args
+            multiplier, negative, offset, threshold = (
+                _load(builder, builder.add(arrays, _I64(VECTOR_BYTES * index)), _INTS) for index in range(4)
+            )
+            dot = _dot(builder, values, vector, base, shift)
+            positive = builder.icmp_signed(">=", dot, _constant(_INTS, 0))
+            scaled = builder.mul(builder.select(positive, multiplier, negative), dot)
+            y = builder.add(builder.add(scaled, offset), _load(builder, shortcut, _INTS))
+            _store(builder, y, target)
+            return builder.bitcast(builder.icmp_signed(">=", y, threshold), _I32)
 
-    return types.uint32(types.int64, types.int64, types.int64, types.int64), generate
+        return types.uint32(*[types.int64] * 6), generate
+
+    return streamed
 
 
 _binary_tile_4x2, _binary_tile_4x1 = _binary_tile(PIXELS, 2), _binary_tile(PIXELS, 1)
@@ -508,6 +520,7 @@ _binary_tile_1x2, _binary_tile_1x1 = _binary_tile(1, 2), _binary_tile(1, 1)
 _input_tile_4 = _input_tile(PIXELS)
 _reached_short, _reached_int = _reached(_SHORTS), _reached(_INTS)
 _dots_short, _dots_int = _dots(_SHORTS), _dots(_INTS)
+_streamed_short, _streamed_int = _streamed(_SHORTS), _streamed(_INTS)
 _inner: Any = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -644,38 +657,55 @@ def _wrapped(step: Any, source: int, vector: int, target: int) -> None:
 
 
 @_inner
-def _finish(step: Any, row: int, column: int, vector: int, dots: int, scratch: int) -> None:
-    """Stream and word of one pixel of the output and one vector of filters, from their dot products."""
-    shortcut, added, y = scratch, scratch + VECTOR_BYTES, scratch + 2 * VECTOR_BYTES
-    if step.shortcut:
-        factor = 2 if step.shortcut_average else 1
-        source = step.shortcut + factor * (row * step.shortcut_row + column * step.shortcut_pixel)
-        if step.shortcut_period:
-            _wrapped(step, source, vector, added)
-            shortcut = added
-        else:
-            source += 4 * np.int64(_read_i32(step.shortcut_first, vector))
-            if step.shortcut_average:
-                _average(added, source, source + step.shortcut_row, step.shortcut_pixel)
-                shortcut = added
-            else:
-                shortcut = source
-    if step.kept:
-        y = step.kept + row * step.kept_row + column * step.kept_pixel + VECTOR_BYTES * vector
-    word = _streamed(y, dots, step.stream + 4 * VECTOR_BYTES * vector, shortcut)
+def _finish(
+    step: Any,
+    group: int,
+    vectors: int,
+    row: int,
+    column: int,
+    wide: bool,
+    values: int,
+    base: int,
+    shift: int,
+    own: int,
+) -> None:
+    """Stream and words of one pixel of the output and one group of filters, from their values; see :func:`_dot`."""
+    zeros, added, y = own, own + 2 * VECTOR_BYTES, own + 3 * VECTOR_BYTES
+    factor = 2 if step.shortcut_average else 1
+    before = step.shortcut + factor * (row * step.shortcut_row + column * step.shortcut_pixel)
+    kept = step.kept + row * step.kept_row + column * step.kept_pixel
     target = step.target + row * step.target_row + column * step.target_pixel
-    _write_u32(target, vector, word ^ _read_u32(step.flip, vector))
+    for index in range(vectors):
+        vector = group * step.vectors + index
+        shortcut = zeros
+        if step.shortcut:
+            shortcut = before + 4 * np.int64(_read_i32(step.shortcut_first, vector))
+            if step.shortcut_period:
+                _wrapped(step, before, vector, added)
+                shortcut = added
+            elif step.shortcut_average:
+                _average(added, shortcut, shortcut + step.shortcut_row, step.shortcut_pixel)
+                shortcut = added
+        if step.kept:
+            y = kept + VECTOR_BYTES * vector
+        arrays, place = step.stream + 4 * VECTOR_BYTES * vector, base + VECTOR_BYTES * index
+        if wide:
+            word = _streamed_int(y, values + 4 * LANES * index, place, shift, arrays, shortcut)
+        else:
+            word = _streamed_short(y, values + 2 * LANES * index, place, shift, arrays, shortcut)
+        _write_u32(target, vector, word ^ _read_u32(step.flip, vector))
 
 
 @_inner
 def _stream_convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
     """As :func:`_convolution`, of a layer with a stream."""
     vectors = min(step.vectors, step.words - group * step.vectors)
-    values, totals = scratch, scratch + VALUE_BYTES
+    totals = scratch + VALUE_BYTES
     own = totals + TOTAL_BYTES
     dots = own + STREAM_BYTES
-    for lane in range(LANES):
+    for lane in range(2 * LANES):
         _write_i32(own, lane, np.int32(0))
+    values, size = (totals, 4 * LANES) if step.wide else (scratch, 2 * LANES)
     pooled = step.pool_size > 1 or step.pool_stride > 1
     top = first * step.pool_stride * step.width
     bottom = ((last - 1) * step.pool_stride + step.pool_size) * step.width
@@ -684,33 +714,33 @@ def _stream_convolution(step: Any, group: int, first: int, last: int, scratch: i
         _tile(step, group, vectors, pixel, bottom, scratch)
         for slot in range(min(PIXELS, bottom - pixel)):
             pattern = np.int64(_read_i32(step.windows, 2 * (pixel + slot) + 1))
-            for vector in range(vectors):
-                index = slot * vectors + vector
-                at = dots + VECTOR_BYTES * (index + (pixel - top) * vectors if pooled else index)
-                place = group * step.vectors + vector
-                base = step.limits + VECTOR_BYTES * (pattern * step.words + place)
+            base = step.limits + VECTOR_BYTES * (pattern * step.words + group * step.vectors)
+            theirs = values + size * slot * vectors
+            if not pooled:
+                _finish(step, group, vectors, row, column, step.wide != 0, theirs, base, step.shift, own)
+                column += 1
+                if column == step.width:
+                    row, column = row + 1, np.int64(0)
+                continue
+            for index in range(vectors):
+                at = dots + VECTOR_BYTES * ((pixel - top + slot) * vectors + index)
                 if step.wide:
-                    _dots_int(at, totals + 4 * LANES * index, base, step.shift)
+                    _dots_int(at, theirs + size * index, base + VECTOR_BYTES * index, step.shift)
                 else:
-                    _dots_short(at, values + 2 * LANES * index, base, step.shift)
-                if not pooled:
-                    _finish(step, row, column, place, at, own)
-            column += 1
-            if column == step.width:
-                row, column = row + 1, np.int64(0)
+                    _dots_short(at, theirs + size * index, base + VECTOR_BYTES * index, step.shift)
     if not pooled:
         return
     for row in range(first, last):
         for column in range(step.out_width):
             corner = (row - first) * step.pool_stride * step.width + column * step.pool_stride
-            for vector in range(vectors):
-                # No window that is still to come holds this one's first pixel, which can take the maximum.
-                largest = dots + VECTOR_BYTES * (corner * vectors + vector)
-                for y in range(step.pool_size):
-                    for x in range(step.pool_size):
-                        pixel = (corner + y * step.width + x) * vectors + vector
-                        _largest(largest, dots + VECTOR_BYTES * pixel)
-                _finish(step, row, column, group * step.vectors + vector, largest, own)
+            # No window that is still to come holds this one's first pixel, which can take the maximum.
+            largest = dots + VECTOR_BYTES * corner * vectors
+            for y in range(step.pool_size):
+                for x in range(step.pool_size):
+                    pixel = dots + VECTOR_BYTES * (corner + y * step.width + x) * vectors
+                    for index in range(vectors):
+                        _largest(largest + VECTOR_BYTES * index, pixel + VECTOR_BYTES * index)
+            _finish(step, group, vectors, row, column, True, largest, own, np.int64(0), own)
 
 
 @_inner
