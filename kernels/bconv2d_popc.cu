@@ -37,12 +37,14 @@ struct Binary {
 // threshold  (OUT_WORDS * 32); flip (OUT_WORDS)
 // border     turns padding by -1 into padding by 0 where BORDER_COLUMNS > 0: the table's row of each row of the
 //            convolution, the table's column of each of its columns, then the table (rows, BORDER_COLUMNS, OUT_WORDS * 32)
-// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS)
+// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a stream takes: stream.cuh
 extern "C" __global__ void __launch_bounds__(THREADS)
     bconv2d_popc(const unsigned* __restrict__ input, const unsigned* __restrict__ weights, const int* __restrict__ threshold,
-                 const unsigned* __restrict__ flip, const int* __restrict__ border, unsigned* __restrict__ output) {
+                 const unsigned* __restrict__ flip, const int* __restrict__ border, STREAM_CONSTANTS
+                 unsigned* __restrict__ output STREAM_ARRAYS) {
   CONV2D_SHARED;
   const Binary element{border};
-  conv2d(element, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH * IN_WORDS), weights,
-         threshold, flip, output + static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_WORDS));
+  const Stream stream STREAM_VALUES;
+  conv2d(element, stream, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH * IN_WORDS),
+         weights, threshold, flip, output + static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_WORDS));
 }

@@ -1,6 +1,7 @@
 // The part of a convolution that does not depend on what is multiplied: tiles, taps, pooling, threshold, packing.
 //
-// Layers   bit = (maxpool(conv(x)) >= threshold) ^ flip,   activations (frames, height, width, words).
+// Layers   bit = (maxpool(conv(x)) >= threshold) ^ flip,   activations (frames, height, width, words);
+//          what stream.cuh makes of maxpool(conv(x)) where the layer has a stream.
 //
 // Mapping  A lane is a filter: 32 filters make a warp, and the comparisons of its lanes, gathered by a ballot, are one
 //          packed word of the output. A warp computes PATCH outputs of a row, and for them POSITIONS x COLUMNS sums of
@@ -16,6 +17,7 @@
 //     input[y * STRIDE_Y - PADDING_Y + tap_y][x * STRIDE_X - PADDING_X + tap_x * TAP_STEP][word] . weights.
 #pragma once
 #include "bits.cuh"
+#include "stream.cuh"
 
 #if !defined(IN_HEIGHT) || !defined(IN_WIDTH) || !defined(TAPS_Y) || !defined(TAPS_X) || !defined(TAP_STEP) || \
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_Y) || !defined(PADDING_X) || !defined(POOL_SIZE) || \
@@ -111,7 +113,7 @@ __device__ __forceinline__ void accumulate_stage(const Element& element, int (&s
 //   products<N>(line, weight)           the products of N taps, added
 //   dot(sum, y, x, channel)             the value of the convolution's pixel (y, x), from all of its products
 template <class Element>
-__device__ __forceinline__ void conv2d(const Element& element, unsigned* tile, unsigned* staged_weights,
+__device__ __forceinline__ void conv2d(const Element& element, const Stream& stream, unsigned* tile, unsigned* staged_weights,
                                        const unsigned* frame, const unsigned* weights, const int* threshold,
                                        const unsigned* flip, unsigned* output) {
   constexpr int tiles_x = divide_up(OUT_WIDTH, TILE_COLUMNS);
@@ -162,6 +164,11 @@ __device__ __forceinline__ void conv2d(const Element& element, unsigned* tile, u
   }
 
   if (!inside) return;
+#if STREAM
+  const Scale scale = stream.scale(channel);
+#pragma unroll
+  for (int i = 0; i < PATCH; ++i) largest[i] = stream.value(largest[i], scale, out_y, out_x + i, channel);
+#endif
   const int needed = __ldg(threshold + channel);
   unsigned word = 0;  // lane i keeps the word of output i
 #pragma unroll

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception import bits
+from bnn_perception.backends import Backend, reference
 from bnn_perception.cuda import specs
 from bnn_perception.cuda.specs import Target
 from bnn_perception.model import (
@@ -19,8 +20,11 @@ from bnn_perception.model import (
     Model,
     OutputBits,
     Pool,
+    ResidualConv2d,
     Shape,
+    StreamConv2d,
     Thermometer,
+    reads_stream,
 )
 from bnn_perception.preprocess import Frame
 
@@ -49,6 +53,37 @@ def input_conv(
     return models.input_conv(RNG(2), "input", shape, filters, kernel, **options), shape
 
 
+def residual(
+    shape: Shape, filters: int, kernel: int | tuple[int, int] = 3, **options: Any
+) -> tuple[Conv2d, Shape]:
+    """A residual convolution, likewise."""
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    options.setdefault("padding", (kernel[0] // 2, kernel[1] // 2))
+    return models.residual_conv(RNG(3), "residual", shape, filters, kernel, **options), shape
+
+
+def stem(shape: Shape, filters: int, **options: Any) -> tuple[Conv2d, Shape]:
+    """An input convolution of 3x3 that begins a stream."""
+    return models.input_stream_conv(RNG(4), "stem", shape, filters, **options), shape
+
+
+RESIDUAL = {
+    "identity, 24 -> 48": residual((9, 7, 24), 48, activation="relu"),
+    "identity, 33 filters, 1x1": residual((7, 9, 33), 33, 1, activation="prelu", padding_value=0),
+    "identity, pooled, padded with 0": residual((6, 7, 33), 66, 4, pool=Pool(2, 1), padding_value=0),
+    "average of a stride, 24 -> 72": residual(
+        (9, 11, 24), 72, stride=(2, 2), padding=(0, 0), shortcut="average_pool", activation="prelu"
+    ),
+    "average of a pool, padded with 0": residual(
+        (9, 8, 40), 40, pool=Pool(2, 2), padding_value=0, shortcut="average_pool"
+    ),
+    "no shortcut, large pool, several stages": residual(
+        (12, 12, 2048), 32, pool=Pool(5, 5), shortcut="none", activation="relu"
+    ),
+    "stem": stem((11, 12, 3), 33, pool=Pool(3, 2), activation="prelu"),
+    "stem, grey, signed": stem((9, 10, 1), 24, stride=(2, 2), signed=True, activation="relu"),
+}
+
 CONVOLUTIONS = {
     "paper": conv((48, 48, 32), 32, 5, pool=Pool(2, 2)),
     "road signs 2": conv((16, 16, 64), 128, pool=Pool(2, 2)),
@@ -76,6 +111,7 @@ CONVOLUTIONS = {
     "input, grey, strided": input_conv((14, 15, 1), 40, (3, 9), stride=(2, 3), signed=True),
     "input, signed": input_conv((9, 9, 3), 33, signed=True, pool=Pool(3, 1)),
     "input, kernel of 11": input_conv((23, 24, 3), 32, 11, stride=(4, 4)),
+    **RESIDUAL,
 }
 
 
@@ -105,6 +141,11 @@ MMA: dict[str, tuple[Conv2d, Shape, specs.MmaTile]] = {
     ),
     "pool 4/3": (*conv((13, 14, 33), 31, pool=Pool(4, 3)), specs.MmaTile(8, 1, 1, 1)),
     "one channel": (*conv((5, 5, 1), 1, 1), specs.MmaTile(8, 1, 1, 1)),
+    "identity, 33 -> 66": (*residual((9, 7, 33), 66, activation="prelu"), specs.MmaTile(2, 1, 2, 3)),
+    "average of a pool": (
+        *residual((9, 8, 40), 40, pool=Pool(2, 2), shortcut="average_pool"),
+        specs.MmaTile(4, 1, 1, 2),
+    ),
 }
 
 
@@ -158,6 +199,45 @@ def random_input(layer: Layer, shape: Shape, frames: int, rng: np.random.Generat
     if isinstance(layer, (InputConv2d, Thermometer)):
         return rng.integers(0, 256, (frames, *shape), dtype=np.uint8)
     return bits.pack(rng.integers(0, 2, (frames, *shape), dtype=np.uint8).astype(bool))
+
+
+def random_stream(
+    layer: Layer, shape: Shape, frames: int, rng: np.random.Generator
+) -> NDArray[np.int32] | None:
+    """(frames, height, width, channels), the stream that comes with the input; None where the layer reads none."""
+    if not reads_stream(layer):
+        return None
+    return rng.integers(-(1 << 16), 1 << 16, (frames, *shape)).astype(np.int32)
+
+
+def evaluate(layer: Layer, source: NDArray[Any], before: NDArray[np.int32] | None) -> list[NDArray[Any]]:
+    """What the reference makes of several frames: the output, and the stream where the layer has one."""
+    if isinstance(layer, ResidualConv2d):
+        streams = [None] * len(source) if before is None else before
+        values = [reference.residual_conv2d(layer, *pair) for pair in zip(source, streams)]
+    else:
+        values = [reference.EVALUATE[type(layer)](layer, value) for value in source]
+    if not isinstance(layer, StreamConv2d):
+        return [np.stack(values)]
+    return [np.stack(parts) for parts in zip(*values)]
+
+
+def check_activations(backend: Backend, frame: Frame) -> None:
+    """Assert that a backend gives what the reference gives, and keeps the streams that a shortcut reads."""
+    model = backend.model
+    unread = {
+        f"{layer.name}.stream"
+        for layer, following in zip(model.layers, model.layers[1:])
+        if not reads_stream(following)
+    }
+    expected = [
+        (name, value)
+        for name, value in reference.ReferenceBackend(model).activations(frame)
+        if name not in unread
+    ]
+    for (name, actual), (wanted_name, wanted) in zip(backend.activations(frame), expected, strict=True):
+        assert (name, actual.shape, actual.dtype) == (wanted_name, wanted.shape, wanted.dtype)
+        np.testing.assert_array_equal(actual, wanted, err_msg=name)
 
 
 def paper_model() -> Model:

@@ -65,6 +65,7 @@ class BinaryNetwork:
         *inner, last = self._steps
         self.logits = SharedBuffer(self._gpu, (self._frames, *last.output.shape), last.output.dtype)
         self._outputs = [*(on_gpu(step.output) for step in inner), self.logits.device]
+        self._streams = [None if step.stream is None else on_gpu(step.stream) for step in self._steps]
         self._scratch = [[on_gpu(array) for array in step.scratch] for step in self._steps]
         return True
 
@@ -77,15 +78,24 @@ class BinaryNetwork:
         launches = []
         for index, step in enumerate(self._steps):
             spec = step.spec(frames)
-            args = (sources[index], *self._constants[index], self._outputs[index], *self._scratch[index])
+            streams = (self._streams[index - 1] if step.reads_stream else None, self._streams[index])
+            args = (
+                sources[index],
+                *self._constants[index],
+                self._outputs[index],
+                *(stream for stream in streams if stream is not None),
+                *self._scratch[index],
+            )
             launches.append(
                 Launch(step.name, spec, partial(self._kernels[spec], spec.grid, spec.block, args))
             )
         return launches
 
     def outputs(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        for step, output in zip(self._steps, self._outputs):
+        for step, output, stream in zip(self._steps, self._outputs, self._streams):
             yield step.name, output[0].get()
+            if stream is not None:
+                yield f"{step.name}.stream", stream[0].get()
 
     def close(self) -> None:
         pass

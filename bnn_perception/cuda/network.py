@@ -20,9 +20,9 @@ from bnn_perception.model import (
     OutputBits,
     OutputDense,
     Shape,
-    StreamConv2d,
     Thermometer,
     iter_layers,
+    reads_stream,
 )
 
 
@@ -36,7 +36,8 @@ class Array:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel. Its arguments are the input, the constants, the output and the scratch, in this order.
+    """One kernel. Its arguments are the input, the constants, the output, the stream of the step before, its own stream
+    and the scratch, in this order, as far as it has them.
 
     Attributes:
         name: of the layer, or ``input`` for the preprocessing.
@@ -44,6 +45,8 @@ class Step:
         constants: arrays that do not change.
         output: what it writes.
         scratch: arrays that hold 0 before the first launch and are the kernel's own.
+        stream: what else it writes, for a shortcut of the next step; None where no step reads it.
+        reads_stream: whether it reads the stream of the step before.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Step:
     constants: Sequence[NDArray[Any]]
     output: Array
     scratch: Sequence[Array] = ()
+    stream: Array | None = None
+    reads_stream: bool = False
 
 
 def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
@@ -59,9 +64,6 @@ def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
     Raises:
         ValueError: where a layer cannot be run, or the table holds a tile that does not fit it.
     """
-    for layer in model.layers:
-        if isinstance(layer, StreamConv2d):
-            raise ValueError(f"{layer.name}: a {layer.kind} does not run on CUDA yet; use device cpu")
     height, width, _ = model.input.shape
     steps = [
         Step(
@@ -71,12 +73,15 @@ def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
             Array((height, width), np.uint32),
         )
     ]
-    steps += [layer_step(layer, before, after, target, tiles) for layer, before, after in iter_layers(model)]
+    for (layer, before, after), following in zip(iter_layers(model), (*model.layers[1:], None)):
+        steps.append(layer_step(layer, before, after, target, tiles, reads_stream(following)))
     return steps
 
 
-def layer_step(layer: Layer, before: Shape, after: Shape, target: Target, tiles: TileTable) -> Step:
-    """The step of one layer, from activations of shape ``before`` to ``after``."""
+def layer_step(
+    layer: Layer, before: Shape, after: Shape, target: Target, tiles: TileTable, stored: bool = False
+) -> Step:
+    """The step of one layer, from activations of shape ``before`` to ``after``; ``stored``: its stream is read."""
     if isinstance(layer, (OutputDense, OutputBits)):
         output = Array((layer.out_features,), np.float32)
     else:
@@ -91,9 +96,11 @@ def layer_step(layer: Layer, before: Shape, after: Shape, target: Target, tiles:
         assert not isinstance(tile, DenseTile)
         return Step(
             layer.name,
-            lambda frames: specs.convolution(layer, before, tile, frames),
+            lambda frames: specs.convolution(layer, before, tile, frames, stored),
             packing.convolution(layer, before, tile),
             output,
+            stream=Array(after, np.int32) if stored else None,
+            reads_stream=reads_stream(layer),
         )
     assert isinstance(tile, DenseTile)
     words = words_for(layer.out_features)

@@ -18,6 +18,7 @@ from bnn_perception.model import (
     OutputBits,
     OutputDense,
     Shape,
+    StreamConv2d,
 )
 
 
@@ -39,7 +40,7 @@ def thresholds(layer: Conv2d | BinaryDense, threshold: NDArray[np.int32] | None 
 
 
 def convolution(layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile) -> list[NDArray[Any]]:
-    """The constants of a convolution's kernel, in the order of its arguments."""
+    """The constants of a convolution's kernel, in the order of its arguments; those of a stream stand last."""
     if isinstance(layer, InputConv2d):
         return input_conv2d(layer)
     assert isinstance(layer, BinaryConv2d)
@@ -53,7 +54,13 @@ def binary_conv2d(layer: BinaryConv2d, shape: Shape, tile: ConvTile) -> list[NDA
     row, column, table = layer.border_correction(shape)
     corrections = np.moveaxis(_pad(np.moveaxis(table, -1, 0)), 0, -1)
     border = np.concatenate([row, column, corrections.reshape(-1)]).astype(np.int32)
-    return [_lanes_last(chunked.transpose(0, 3, 1, 2, 4)), *thresholds(layer), border]
+    weights = _lanes_last(chunked.transpose(0, 3, 1, 2, 4))
+    return [
+        weights,
+        *thresholds(layer),
+        border,
+        *_scales(layer, np.zeros(layer.out_channels, dtype=np.int64)),
+    ]
 
 
 def binary_conv2d_mma(layer: BinaryConv2d) -> list[NDArray[Any]]:
@@ -69,7 +76,8 @@ def binary_conv2d_mma(layer: BinaryConv2d) -> list[NDArray[Any]]:
     parts = _pad(padded).reshape(-1, 4, 8, steps, 2, 4)  # filter word, b, g, step, register, t
     weights = np.ascontiguousarray(parts.transpose(0, 3, 2, 5, 1, 4))
     ones = bits.popcount(flat).sum(axis=1, dtype=np.int64)
-    return [weights, *thresholds(layer, _shift(layer.threshold, 2 * ones - layer.fan_in))]
+    lacking = layer.fan_in - 2 * ones
+    return [weights, *_thresholds_of_sums(layer, lacking), *_scales(layer, lacking)]
 
 
 def _shift(threshold: NDArray[np.int32], by: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -77,6 +85,23 @@ def _shift(threshold: NDArray[np.int32], by: NDArray[np.int64]) -> NDArray[np.in
     constant = (threshold == bits.NEVER) | (threshold == bits.ALWAYS)
     shifted = np.clip(threshold.astype(np.int64) + by, bits.ALWAYS, bits.NEVER)
     return np.where(constant, threshold, shifted).astype(np.int32)
+
+
+def _thresholds_of_sums(layer: Conv2d, lacking: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """As :func:`thresholds`, for a kernel whose sums lack so much to be dot products. What a stream is compared with is
+    not a sum."""
+    if isinstance(layer, StreamConv2d):
+        return thresholds(layer)
+    return thresholds(layer, _shift(layer.threshold, -lacking))
+
+
+def _scales(layer: Conv2d, lacking: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    """Where the layer has a stream: (filter words * 32, 4) int32, the multiplier, the negative multiplier, the offset
+    and what the kernel's sums lack to be dot products (kernels/stream.cuh)."""
+    if not isinstance(layer, StreamConv2d):
+        return []
+    columns = (layer.multiplier, layer.negative_multiplier, layer.offset, lacking.astype(np.int32))
+    return [_pad(np.stack(columns, axis=1))]
 
 
 def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
@@ -96,9 +121,9 @@ def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
     words = np.ascontiguousarray(four).view("<u4")[..., 0].astype(np.uint32)
     offset = level_offset(layer)
     # The staged levels are less by `offset`, and so are the sums by offset * sum(weights).
-    threshold = _shift(layer.threshold, -offset * signs.sum(axis=(1, 2, 3), dtype=np.int64))
+    lacking = offset * signs.sum(axis=(1, 2, 3), dtype=np.int64)
     levels = ((layer.levels.astype(np.int32) - offset) & 0xFF).astype(np.uint8)
-    return [_lanes_last(words), *thresholds(layer, threshold), levels]
+    return [_lanes_last(words), *_thresholds_of_sums(layer, lacking), levels, *_scales(layer, lacking)]
 
 
 def _grey_taps(signs: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -24,7 +24,9 @@ from bnn_perception.model import (
     InputSpec,
     OutputBits,
     OutputDense,
+    ResidualConv2d,
     Shape,
+    StreamConv2d,
     Thermometer,
 )
 
@@ -240,8 +242,28 @@ _MAX_SUMS, _MAX_LINE = 16, 48
 _MAX_STEP_TAPS = 7
 
 
-def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int) -> KernelSpec:
+#: SHORTCUT of kernels/stream.cuh.
+_SHORTCUTS = {"none": 0, "identity": 1, "average_pool": 2}
+
+
+def stream(layer: Conv2d, stored: bool) -> dict[str, int]:
+    """The macros of kernels/stream.cuh. A stream is stored where the layer that follows reads it."""
+    if not isinstance(layer, StreamConv2d):
+        return {"STREAM": 0}
+    defines = {"STREAM": 1, "STREAM_STORED": int(stored), "OUT_CHANNELS": layer.out_channels, "SHORTCUT": 0}
+    if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
+        defines |= {"SHORTCUT": _SHORTCUTS[layer.shortcut], "SHORTCUT_CHANNELS": layer.in_channels}
+    return defines
+
+
+def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: bool = False) -> KernelSpec:
     """The kernel of an input or a binary convolution.
+
+    Args:
+        layer, shape: the convolution and the shape of its input.
+        tile: how it is cut.
+        frames: of a launch.
+        stored: whether it stores its stream.
 
     Raises:
         ValueError: where the tile does not fit the layer or the shared memory.
@@ -319,6 +341,7 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int) -> KernelSp
         assert isinstance(layer, BinaryConv2d)
         kernel = "bconv2d_popc"
         defines |= {"FAN_IN": layer.fan_in, "BORDER_COLUMNS": border_columns(layer, shape)}
+    defines |= stream(layer, stored)
     tiles = divide_up(out_height, tile.rows) * divide_up(out_width, tile_outputs)
     return KernelSpec(
         kernel,
@@ -403,8 +426,10 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
 MMA_SMS = (80, 86, 87, 89, 90)
 
 
-def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
-    """The kernel of a binary convolution on tensor cores.
+def bconv2d_b1mma(
+    layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int, stored: bool = False
+) -> KernelSpec:
+    """The kernel of a binary convolution on tensor cores; the arguments are those of :func:`conv2d`.
 
     Raises:
         ValueError: where the tile or the kernel does not fit the layer or the shared memory.
@@ -446,6 +471,7 @@ def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int)
             "TILE_ROWS": tile.rows,
             "TILE_PATCHES": tile.patches,
             "TILE_FILTERS": tile.filters,
+            **stream(layer, stored),
         },
         block=(tile.warps * WARP, 1, 1),
         grid=(divide_up(out_height, rows) * divide_up(out_width, columns), out_words // tile.filters, frames),
@@ -569,14 +595,16 @@ def tiles_of(layer: Conv2d | Dense, shape: Shape, target: Target) -> Iterator[Ti
         yield from dense_tiles(layer, target)
 
 
-def convolution(layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile, frames: int) -> KernelSpec:
-    """The kernel of a convolution with either kind of tile.
+def convolution(
+    layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile, frames: int, stored: bool = False
+) -> KernelSpec:
+    """The kernel of a convolution with either kind of tile; the arguments are those of :func:`conv2d`.
 
     Raises:
         ValueError: where the tile does not fit the layer or the shared memory.
     """
     if isinstance(tile, ConvTile):
-        return conv2d(layer, shape, tile, frames)
+        return conv2d(layer, shape, tile, frames, stored)
     if not isinstance(layer, BinaryConv2d):
         raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
-    return bconv2d_b1mma(layer, shape, tile, frames)
+    return bconv2d_b1mma(layer, shape, tile, frames, stored)

@@ -30,7 +30,7 @@ from bnn_perception.cuda.specs import (
     convolution,
     tile_fields,
 )
-from bnn_perception.model import Conv2d, InputConv2d, Shape
+from bnn_perception.model import Conv2d, InputConv2d, ResidualConv2d, Shape, StreamConv2d
 from bnn_perception.resources import resource_folder
 
 #: The table that ships, beside the other configuration.
@@ -51,9 +51,12 @@ def shape_key(layer: Conv2d | Dense, shape: Shape) -> str:
     pool = f" pool {layer.pool.size}/{layer.pool.stride}" if layer.pool else ""
     (ky, kx), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
     height, width, channels = shape
-    return (
-        f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{py}x{px}{pool}"
-    )
+    key = f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{py}x{px}{pool}"
+    if isinstance(layer, StreamConv2d):
+        key += " stream"
+    if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
+        key += f" + {layer.shortcut}"
+    return key
 
 
 class TileTable:

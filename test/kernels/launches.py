@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 from host_module import HostModule
 from hypothesis import HealthCheck, settings
-from layer_cases import ORIN, pixel_words, random_input
+from layer_cases import ORIN, evaluate, pixel_words, random_input, random_stream
 from numpy.typing import NDArray
 
-from bnn_perception.backends import reference
 from bnn_perception.cuda.network import Step, layer_step
 from bnn_perception.cuda.sources import kernel_source
 from bnn_perception.cuda.specs import Tile
 from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import Layer, Shape, Thermometer
+from bnn_perception.model import Layer, Shape, StreamConv2d, Thermometer
 
 
 def same_examples(count: int) -> settings:
@@ -27,12 +26,12 @@ def same_examples(count: int) -> settings:
     )
 
 
-def step_of(layer: Layer, shape: Shape, tile: Tile | None = None) -> Step:
-    """The step of a layer, with a tile of the caller's choice."""
+def step_of(layer: Layer, shape: Shape, tile: Tile | None = None, stored: bool = False) -> Step:
+    """The step of a layer, with a tile of the caller's choice; ``stored``: it stores its stream."""
     table = TileTable()
     if tile is not None and not isinstance(layer, Thermometer):
         table.set(layer, shape, ORIN, tile)
-    return layer_step(layer, shape, layer.output_shape(shape), ORIN, table)
+    return layer_step(layer, shape, layer.output_shape(shape), ORIN, table, stored)
 
 
 def launch_step(
@@ -44,25 +43,41 @@ def launch_step(
     arch: int = 870,
     times: int = 1,
     change: Callable[[str], str] = str,
-) -> NDArray[Any]:
-    """What a step makes of (frames, ...) inputs, launched ``times`` times; ``change`` is made to its source."""
+    before: NDArray[np.int32] | None = None,
+) -> list[NDArray[Any]]:
+    """What a step makes of (frames, ...) inputs and of the stream ``before``: its output, and its stream where it
+    stores one. It is launched ``times`` times, and ``change`` is made to its source."""
     spec = step.spec(frames)
     module = HostModule(change(kernel_source(spec.kernel)), (*spec.options, f"-D__CUDA_ARCH__={arch}"), mode)
-    output = np.empty((frames, *step.output.shape), dtype=step.output.dtype)
+    written = [step.output] if step.stream is None else [step.output, step.stream]
+    results = [np.empty((frames, *array.shape), dtype=array.dtype) for array in written]
+    output, *stored = results
+    streams = stored if before is None else [before, *stored]
     scratch = [np.zeros((frames, *array.shape), array.dtype) for array in step.scratch]
     for _ in range(times):
-        output.fill(0xDB)
-        module.launch(
-            spec.kernel, spec.grid, spec.block, [source, *step.constants, output, *scratch], seed=seed
-        )
-    return output
+        for result in results:
+            result.fill(0xDB)
+        args = [source, *step.constants, output, *streams, *scratch]
+        module.launch(spec.kernel, spec.grid, spec.block, args, seed=seed)
+    return results
 
 
-def check_layer(layer: Layer, shape: Shape, tile: Tile | None = None, frames: int = 1, **launch: Any) -> None:
-    """Assert that the kernel gives the same words as the reference."""
-    source = random_input(layer, shape, frames, np.random.default_rng(frames))
-    expected = np.stack([reference.EVALUATE[type(layer)](layer, value) for value in source])
+def check_layer(
+    layer: Layer,
+    shape: Shape,
+    tile: Tile | None = None,
+    frames: int = 1,
+    stored: bool = True,
+    **launch: Any,
+) -> None:
+    """Assert that the kernel gives the same words as the reference, and the same stream where it has and stores one."""
+    rng = np.random.default_rng(frames)
+    source, before = random_input(layer, shape, frames, rng), random_stream(layer, shape, frames, rng)
+    expected = evaluate(layer, source, before)
+    stored = stored and isinstance(layer, StreamConv2d)
     if source.dtype == np.uint8:
         source = pixel_words(source)
-    actual = launch_step(step_of(layer, shape, tile), source, frames, **launch)
-    np.testing.assert_array_equal(actual, expected, err_msg=f"{layer.name} {shape} {tile}")
+    actual = launch_step(step_of(layer, shape, tile, stored), source, frames, before=before, **launch)
+    assert len(actual) == 1 + stored
+    for result, wanted in zip(actual, expected):
+        np.testing.assert_array_equal(result, wanted, err_msg=f"{layer.name} {shape} {tile}")

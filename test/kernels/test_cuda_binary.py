@@ -13,7 +13,7 @@ import pytest
 from fake_cupy import CompileException, CUDADriverError, CUDARuntimeError, FakeCupy, OutOfMemoryError
 from hypothesis import given
 from launches import same_examples
-from layer_cases import RNG, frames_of, paper_model
+from layer_cases import RNG, check_activations, frames_of, paper_model
 
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda_binary import CudaBinaryBackend
@@ -32,12 +32,9 @@ SMALL = models.random_model(RNG(0))
 MIXED = frames_of((48, 64, "rgb8"), (31, 20, "mono8"), (90, 33, "bgra8"), (12, 12, "bgr8"), (5, 300, "rgba8"))
 
 
-def check_activations(model: Model, frame: Frame) -> None:
+def check_net(model: Model, frame: Frame) -> None:
     backend = CudaBinaryBackend(model)
-    expected = ReferenceBackend(model).activations(frame)
-    for (name, actual), (reference_name, wanted) in zip(backend.activations(frame), expected, strict=True):
-        assert (name, actual.shape, actual.dtype) == (reference_name, wanted.shape, wanted.dtype)
-        np.testing.assert_array_equal(actual, wanted, err_msg=name)
+    check_activations(backend, frame)
     backend.close()
 
 
@@ -47,7 +44,7 @@ def check_activations(model: Model, frame: Frame) -> None:
 )
 def test_net_layer_by_layer(fake_gpu: MakeGpu, make_model: Callable[[], Model], integrated: bool) -> None:
     fake_gpu(integrated=integrated)
-    check_activations(make_model(), models.random_frame(RNG(3), 120, 160))
+    check_net(make_model(), models.random_frame(RNG(3), 120, 160))
 
 
 def shipped_models() -> list[Path]:
@@ -57,7 +54,31 @@ def shipped_models() -> list[Path]:
 @pytest.mark.parametrize("folder", shipped_models(), ids=lambda path: path.name)
 def test_shipped_model_layer_by_layer(fake_gpu: MakeGpu, folder: Path) -> None:
     fake_gpu()
-    check_activations(load_model(folder), models.random_frame(RNG(4), 120, 160))
+    check_net(load_model(folder), models.random_frame(RNG(4), 120, 160))
+
+
+def test_residual_net_layer_by_layer(fake_gpu: MakeGpu) -> None:
+    fake_gpu()
+    check_net(models.residual_model(RNG(6)), models.random_frame(RNG(7), 60, 80))
+
+
+def test_residual_net_in_batches(fake_gpu: MakeGpu) -> None:
+    """Streams grow with the batch, each frame has its own, and a graph finds nothing left of its last launch."""
+    world = fake_gpu()
+    model = models.residual_model(RNG(6))
+    backend, expected = CudaBinaryBackend(model), ReferenceBackend(model).logits(MIXED)
+    for count in (1, 5, 2, 1):
+        np.testing.assert_array_equal(backend.logits(MIXED[:count]), expected[:count])
+    for index in (3, 1):
+        np.testing.assert_array_equal(backend.logits(MIXED[index : index + 1]), expected[index : index + 1])
+    assert world.graph_launches == 6
+
+
+@same_examples(5)
+@given(models.residual_models())
+def test_any_residual_net(fake_gpu: MakeGpu, model: Model) -> None:
+    fake_gpu()
+    check_net(model, MIXED[0])
 
 
 @same_examples(10)
@@ -278,7 +299,7 @@ def test_tuned_tiles_on_tensor_cores(fake_gpu: MakeGpu) -> None:
             table.set(layer, shape, target, specs.mma_tiles(layer, shape, target)[0])
     table.save(user_table())
     frame = models.random_frame(RNG(7), 40, 50)
-    check_activations(model, frame)
+    check_net(model, frame)
     backend = CudaBinaryBackend(model)
     with backend.current():
         kernels = [

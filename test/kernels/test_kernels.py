@@ -12,7 +12,20 @@ from host_module import HostModule, LaunchError
 from hypothesis import given
 from hypothesis import strategies as st
 from launches import check_layer, launch_step, same_examples
-from layer_cases import CONVOLUTIONS, DENSE, MMA, ORIN, RNG, TILED, conv, input_conv, levels_of, tiles_to_test
+from layer_cases import (
+    CONVOLUTIONS,
+    DENSE,
+    MMA,
+    ORIN,
+    RESIDUAL,
+    RNG,
+    TILED,
+    conv,
+    input_conv,
+    levels_of,
+    residual,
+    tiles_to_test,
+)
 
 from bnn_perception import bits
 from bnn_perception.cuda import specs
@@ -35,6 +48,22 @@ def test_convolution(name: str) -> None:
 def test_convolution_in_any_order_of_threads_and_for_several_frames(name: str, seed: int) -> None:
     layer, shape = CONVOLUTIONS[name]
     check_layer(layer, shape, frames=3, seed=seed)
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+@pytest.mark.parametrize("name", ["identity, 24 -> 48", "average of a pool, padded with 0", "stem"])
+def test_streams_in_any_order_of_threads_and_of_several_frames(name: str, seed: int) -> None:
+    check_layer(*RESIDUAL[name], frames=3, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["identity, 33 filters, 1x1", "stem, grey, signed"])
+def test_a_stream_that_is_not_stored(name: str) -> None:
+    check_layer(*RESIDUAL[name], stored=False)
+
+
+@pytest.mark.parametrize("tile", [specs.ConvTile(patch=4, rows=2), specs.ConvTile(1, 2, 2, 2, 1, 1)], ids=str)
+def test_tiles_that_pass_the_edges_of_a_stream(tile: specs.ConvTile) -> None:
+    check_layer(*residual((9, 7, 24), 48, activation="prelu"), tile=tile, frames=2)
 
 
 @pytest.mark.parametrize(("name", "tile"), tiles_to_test(ORIN), ids=str)
@@ -122,7 +151,7 @@ def preprocess(world: FakeCupy, frames: list[Frame], spec: InputSpec) -> np.ndar
     step = Step(
         "input", lambda count: specs.preprocess(spec, count), (), Array((spec.height, spec.width), np.uint32)
     )
-    words = launch_step(step, upload.device.host, len(frames), seed=7)
+    (words,) = launch_step(step, upload.device.host, len(frames), seed=7)
     assert np.all(words >> 8 * spec.channels == 0)
     return words[..., None].view(np.uint8)[..., : spec.channels]
 

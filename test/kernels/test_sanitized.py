@@ -6,7 +6,7 @@ import models
 import numpy as np
 import pytest
 from launches import check_layer, launch_step
-from layer_cases import CONVOLUTIONS, DENSE, MMA, conv, input_conv
+from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, conv, input_conv
 
 from bnn_perception.cuda import specs
 from bnn_perception.cuda.network import Array, Step
@@ -23,6 +23,9 @@ SMALL = {
     "several stages of rows": conv((34, 33, 20), 32, (32, 33), padding=(0, 0)),
     "colour": input_conv((7, 9, 3), 40, 5, pool=Pool(2, 2)),
     "grey, signed": input_conv((7, 9, 1), 33, 3, signed=True),
+    "stream, growing channels": RESIDUAL["identity, 24 -> 48"],
+    "stream, average, odd sides": RESIDUAL["average of a pool, padded with 0"],
+    "stream of pixels": RESIDUAL["stem"],
 }
 
 
@@ -36,8 +39,9 @@ def test_convolution(name: str, mode: str) -> None:
     check_layer(*SMALL[name], mode=mode)
 
 
-def test_convolution_on_tensor_cores(mode: str) -> None:
-    layer, shape, tile = MMA["no pool"]
+@pytest.mark.parametrize("name", ["no pool", "identity, 33 -> 66"])
+def test_convolution_on_tensor_cores(name: str, mode: str) -> None:
+    layer, shape, tile = MMA[name]
     check_layer(layer, shape, tile=tile, mode=mode)
 
 
@@ -77,7 +81,7 @@ def test_preprocess(channels: int, mode: str) -> None:
     step_ = Step(
         "input", lambda count: specs.preprocess(spec, count), (), Array((spec.height, spec.width), np.uint32)
     )
-    words = launch_step(step_, upload, len(frames), mode=mode)
+    (words,) = launch_step(step_, upload, len(frames), mode=mode)
     for frame, actual in zip(frames, words[..., None].view(np.uint8)):
         np.testing.assert_array_equal(
             actual[..., :channels], prepare_reference(Frame(frame.pixels, frame.encoding), spec)

@@ -6,6 +6,7 @@ something twice from memory reaches a smaller share of the bandwidth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from bnn_perception.model import (
     Shape,
     Thermometer,
     iter_layers,
+    reads_stream,
 )
 
 #: Bytes of a frame's description and of a model input's pixel, as the preprocessing passes them.
@@ -56,9 +58,13 @@ def binary_work(model: Model, frames: int, frame_bytes: int) -> list[Work]:
     height, width, _ = model.input.shape
     pixels = height * width * _PIXEL
     work = [Work("input", frames * (frame_bytes + _DESCRIPTION + pixels))]
-    for layer, before, after in iter_layers(model):
+    for (layer, before, after), following in zip(iter_layers(model), (*model.layers[1:], None)):
         source = pixels if isinstance(layer, (InputConv2d, Thermometer)) else _activation_bytes(before)
         target = 4 * after[2] if isinstance(layer, (OutputDense, OutputBits)) else _activation_bytes(after)
+        if reads_stream(layer):
+            source += 4 * math.prod(before)
+        if reads_stream(following):
+            target += 4 * math.prod(after)
         constants = sum(getattr(layer, name).nbytes for name in layer.array_specs())
         macs = frames * layer.macs(before)
         work.append(

@@ -1,0 +1,86 @@
+// What stands between a convolution's integers and its bits: nothing, or a stream (StreamConv2d in bnn_perception/model.py),
+//     value = m * dot + offset + shortcut,   m = multiplier where dot >= 0, else negative multiplier,
+//     bit   = (value >= threshold) ^ flip.
+//
+// Macros   STREAM             0: the layer has none, and the others are not stated.
+//          SHORTCUT           what is added of the stream that comes with the input: 0 nothing, 1 the same pixel, 2 the mean
+//                             of the 2x2 pixels under it, rounded down.
+//          SHORTCUT_CHANNELS  of that stream, where SHORTCUT is not 0; filter c gets channel c % SHORTCUT_CHANNELS.
+//          STREAM_STORED      1 where the layer that follows reads the stream; else it ends in its bits.
+//          OUT_CHANNELS       filters that exist.
+// Layout   (frames, height, width, channels) int. Where a lane is a filter, a warp accesses 128 adjacent bytes.
+#pragma once
+#include "bits.cuh"
+
+#if !defined(STREAM) || \
+    (STREAM && (!defined(SHORTCUT) || !defined(STREAM_STORED) || !defined(OUT_CHANNELS))) || \
+    (STREAM && SHORTCUT && !defined(SHORTCUT_CHANNELS))
+#error "whether a layer has a stream, or what it adds to it, is not stated; see bnn_perception/cuda/specs.py"
+#endif
+
+// A kernel's parameters for it, before and behind its output, and the Stream that they make.
+#if !STREAM
+#define STREAM_CONSTANTS
+#define STREAM_ARRAYS
+#define STREAM_VALUES {}
+#else
+#define STREAM_CONSTANTS const int4* __restrict__ scales,
+#if SHORTCUT && STREAM_STORED
+#define STREAM_ARRAYS , const int* __restrict__ before, int* __restrict__ after
+#define STREAM_VALUES {scales, before, after}
+#elif SHORTCUT
+#define STREAM_ARRAYS , const int* __restrict__ before
+#define STREAM_VALUES {scales, before, nullptr}
+#elif STREAM_STORED
+#define STREAM_ARRAYS , int* __restrict__ after
+#define STREAM_VALUES {scales, nullptr, after}
+#else
+#define STREAM_ARRAYS
+#define STREAM_VALUES {scales, nullptr, nullptr}
+#endif
+#endif
+
+#if !STREAM
+struct Stream {};
+#else
+
+typedef int4 Scale;  // of a filter: multiplier, negative multiplier, offset, and what its sums lack to be dot products
+
+struct Stream {
+  const Scale* scales;  // (filter words * 32)
+  const int* before;    // (frames, IN_HEIGHT, IN_WIDTH, SHORTCUT_CHANNELS); read only where SHORTCUT is not 0
+  int* after;           // (frames, OUT_HEIGHT, OUT_WIDTH, OUT_CHANNELS); written only where STREAM_STORED
+
+  __device__ __forceinline__ Scale scale(int channel) const { return __ldg(scales + channel); }
+
+  // What is compared with the threshold for the output (y, x), from the largest sum under it. Stores it where that is due.
+  __device__ __forceinline__ int value(int sum, const Scale& scale, int y, int x, int channel) const {
+    if (y >= OUT_HEIGHT || x >= OUT_WIDTH || channel >= OUT_CHANNELS) return 0;  // below the threshold NEVER
+    const int dot = sum + scale.w;
+    const int value = (dot >= 0 ? scale.x : scale.y) * dot + scale.z + shortcut(y, x, channel);
+#if STREAM_STORED
+    after[static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_CHANNELS) +
+          (y * OUT_WIDTH + x) * OUT_CHANNELS + channel] = value;
+#endif
+    return value;
+  }
+
+ private:
+  __device__ __forceinline__ int shortcut(int y, int x, int channel) const {
+#if SHORTCUT
+    const int* frame = before + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH * SHORTCUT_CHANNELS) +
+                       channel % SHORTCUT_CHANNELS;
+    constexpr int side = SHORTCUT;  // of the window, and its stride
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < side * side; ++i) {
+      sum += __ldg(frame + ((y * side + i / side) * IN_WIDTH + x * side + i % side) * SHORTCUT_CHANNELS);
+    }
+    return side == 2 ? sum >> 2 : sum;  // the shift rounds down
+#else
+    return 0;
+#endif
+  }
+};
+
+#endif
