@@ -12,9 +12,12 @@ from bnn_perception.model import (
     Layer,
     Model,
     OutputDense,
+    ResidualConv2d,
+    StreamConv2d,
     Thermometer,
     iter_layers,
     load_model,
+    reads_stream,
 )
 from bnn_perception.resources import find_model
 
@@ -73,15 +76,18 @@ def _detail(layer: Layer) -> str:
         text += f" pool{layer.pool.size}" + (
             f"/{layer.pool.stride}" if layer.pool.stride != layer.pool.size else ""
         )
+    if isinstance(layer, ResidualConv2d) and reads_stream(layer):
+        text += f" + {layer.shortcut}"
     return text
 
 
 def _precision(layer: Layer) -> str:
-    """Activation x weight -> output, in bits."""
+    """Activation x weight -> output, in bits; a stream has 32 beside the one."""
     if isinstance(layer, Thermometer):
         return "8 -> 1"
     before = "8" if isinstance(layer, InputConv2d) else "1"
-    return f"{before} x 1 -> {'float' if isinstance(layer, OutputDense) else '1'}"
+    after = "1, 32" if isinstance(layer, StreamConv2d) else "float" if isinstance(layer, OutputDense) else "1"
+    return f"{before} x 1 -> {after}"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from models import residual_model
 
 from bnn_perception import bits
 from bnn_perception.__main__ import main
@@ -260,6 +262,51 @@ def test_inspect_sums_up(colours, capsys):
     report = json.loads(capsys.readouterr().out)
     # thresholds: 3 bytes; logits: 3 words, 3 scales, 3 biases. Float: 3 x (3 weights + 1 bias).
     assert (report["packed_bytes"], report["float_bytes"], report["macs"]) == (3 + 36, 48, 9)
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory):
+    """A net with shortcuts; what it answers is random."""
+    model = residual_model(np.random.default_rng(3), side=16, classes=3)
+    folder = tmp_path_factory.mktemp("models") / "residual"
+    save_model(replace(model, name="residual", labels=tuple(PURE)), folder)
+    return folder
+
+
+def test_inspect_shows_shortcuts(residual, capsys):
+    assert main(["inspect", str(residual)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    details = {row[0]: " ".join(row[2 : row.index("x") - 2]) for row in rows if "x" in row}
+    assert details == {
+        "stem": "k3 p1",
+        "identity": "k3 p1 + identity",
+        "down": "k3 s2 p1 + average_pool",
+        "point": "k1 + identity",
+        "zero": "k3 p1 + identity",
+        "alone": "k3 s2x1 p1",
+        "pooled": "k3 p1 pool2 + average_pool",
+        "dense": "",
+        "output": "",
+    }
+    assert main(["inspect", str(residual), "--json"]) == 0
+    layer = json.loads(capsys.readouterr().out)["layers"][1]
+    # For each of 24 filters 9 words, threshold, flip, two multipliers and an offset.
+    assert layer["packed_bytes"] == 24 * (9 * 4 + 4 + 1 + 3 * 4)
+    assert layer["precision"] == "1 x 1 -> 1, 32"
+
+
+def test_residual_nets_answer_alike_on_both_backends(residual, pictures, capsys):
+    answers = []
+    for backend in ("reference", "binary"):
+        common = ["--model", str(residual), "--backend", backend, "--json"]
+        device = ["--device", "cpu"]
+        assert main(["classify", str(pictures), *common, *device]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert main(["evaluate", str(pictures), *common, *device]) == 0
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])
+        answers.append(([row["results"] for row in rows], report["confusion"]))
+    assert len(answers[0][0]) == 5
+    assert answers[0] == answers[1]
 
 
 def test_a_reader_that_goes_away_is_no_traceback(colours, pictures):
