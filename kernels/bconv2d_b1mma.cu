@@ -1,7 +1,6 @@
 // Binary convolution on one-bit tensor cores (SM 8.0 to 9.0), an implicit matrix product:
 //     dot = FAN_IN - 2 * (ones(a) + ones(w) - 2 * ones(a & w))
-// FAN_IN and ones(w) have been taken from the threshold, or stand in the Scale of a stream's filter; ones(a) comes from the
-// same instruction with a matrix B full of ones.
+// ones(w) has been taken from the threshold; ones(a) comes from the same instruction with a matrix B full of ones.
 // The geometry (block, grid, shared memory, macros) is stated by bconv2d_b1mma() in bnn_perception/cuda/specs.py.
 //
 // Mapping  A warp has 32 filters (four matrices B) and GROUPS groups of 8 outputs, each GROUP_COLUMNS wide, one below the
@@ -12,7 +11,6 @@
 // Depth    The window's words, (tap_y, tap_x, word) in this order, eight a step; past the last one both sides are 0.
 #include "bits.cuh"
 #include "bmma.cuh"
-#include "stream.cuh"
 
 #if !defined(IN_HEIGHT) || !defined(IN_WIDTH) || !defined(IN_WORDS) || !defined(TAPS_Y) || !defined(TAPS_X) || \
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_Y) || !defined(PADDING_X) || !defined(POOL_SIZE) || \
@@ -41,13 +39,13 @@
 
 // input      (frames, IN_HEIGHT, IN_WIDTH, IN_WORDS)
 // weights    (OUT_WORDS, STEPS, 32 lanes, 4 matrices B, 2 registers)
-// threshold  (OUT_WORDS * 32), less FAN_IN, plus twice the filter's ones where there is no stream; flip (OUT_WORDS)
-// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a stream takes: stream.cuh
+// threshold  (OUT_WORDS * 32), less FAN_IN, plus twice the filter's ones; flip (OUT_WORDS)
+// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS)
 //
 // One block an SM at least: asked for no more, ptxas spends more than 64 registers and spills none.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     bconv2d_b1mma(const unsigned* __restrict__ input, const unsigned* __restrict__ weights, const int* __restrict__ threshold,
-                  const unsigned* __restrict__ flip, STREAM_CONSTANTS unsigned* __restrict__ output STREAM_ARRAYS) {
+                  const unsigned* __restrict__ flip, unsigned* __restrict__ output) {
   __shared__ unsigned tile[TILE_IN_ROWS * TILE_PITCH];
   __shared__ int offsets[STEPS * 8];  // from a window's first word to each of its words in the tile
 
@@ -126,20 +124,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       }
     }
   }
-
-#if STREAM
-  const Stream stream STREAM_VALUES;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int b = i / 2, c = i % 2, channel = filter_word * WARP + 8 * b + 2 * t + c;
-    const Scale scale = stream.scale(channel);
-#pragma unroll
-    for (int group = 0; group < GROUPS; ++group) {
-      int& value = largest[group][b][c];
-      value = stream.value(value, scale, tile_y + first_row + group * GROUP_ROWS, tile_x + column, channel);
-    }
-  }
-#endif
 
   const int2* needed = reinterpret_cast<const int2*>(threshold + filter_word * WARP) + t;
 #pragma unroll

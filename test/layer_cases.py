@@ -141,11 +141,6 @@ MMA: dict[str, tuple[Conv2d, Shape, specs.MmaTile]] = {
     ),
     "pool 4/3": (*conv((13, 14, 33), 31, pool=Pool(4, 3)), specs.MmaTile(8, 1, 1, 1)),
     "one channel": (*conv((5, 5, 1), 1, 1), specs.MmaTile(8, 1, 1, 1)),
-    "identity, 33 -> 66": (*residual((9, 7, 33), 66, activation="prelu"), specs.MmaTile(2, 1, 2, 3)),
-    "average of a pool": (
-        *residual((9, 8, 40), 40, pool=Pool(2, 2), shortcut="average_pool"),
-        specs.MmaTile(4, 1, 1, 2),
-    ),
 }
 
 

@@ -76,8 +76,7 @@ def binary_conv2d_mma(layer: BinaryConv2d) -> list[NDArray[Any]]:
     parts = _pad(padded).reshape(-1, 4, 8, steps, 2, 4)  # filter word, b, g, step, register, t
     weights = np.ascontiguousarray(parts.transpose(0, 3, 2, 5, 1, 4))
     ones = bits.popcount(flat).sum(axis=1, dtype=np.int64)
-    lacking = layer.fan_in - 2 * ones
-    return [weights, *_thresholds_of_sums(layer, lacking), *_scales(layer, lacking)]
+    return [weights, *thresholds(layer, _shift(layer.threshold, 2 * ones - layer.fan_in))]
 
 
 def _shift(threshold: NDArray[np.int32], by: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -85,14 +84,6 @@ def _shift(threshold: NDArray[np.int32], by: NDArray[np.int64]) -> NDArray[np.in
     constant = (threshold == bits.NEVER) | (threshold == bits.ALWAYS)
     shifted = np.clip(threshold.astype(np.int64) + by, bits.ALWAYS, bits.NEVER)
     return np.where(constant, threshold, shifted).astype(np.int32)
-
-
-def _thresholds_of_sums(layer: Conv2d, lacking: NDArray[np.int64]) -> list[NDArray[Any]]:
-    """As :func:`thresholds`, for a kernel whose sums lack so much to be dot products. What a stream is compared with is
-    not a sum."""
-    if isinstance(layer, StreamConv2d):
-        return thresholds(layer)
-    return thresholds(layer, _shift(layer.threshold, -lacking))
 
 
 def _scales(layer: Conv2d, lacking: NDArray[np.int64]) -> list[NDArray[np.int32]]:
@@ -122,8 +113,10 @@ def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
     offset = level_offset(layer)
     # The staged levels are less by `offset`, and so are the sums by offset * sum(weights).
     lacking = offset * signs.sum(axis=(1, 2, 3), dtype=np.int64)
+    # A stream is not compared as a sum.
+    threshold = layer.threshold if isinstance(layer, StreamConv2d) else _shift(layer.threshold, -lacking)
     levels = ((layer.levels.astype(np.int32) - offset) & 0xFF).astype(np.uint8)
-    return [_lanes_last(words), *_thresholds_of_sums(layer, lacking), levels, *_scales(layer, lacking)]
+    return [_lanes_last(words), *thresholds(layer, threshold), levels, *_scales(layer, lacking)]
 
 
 def _grey_taps(signs: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -426,10 +426,9 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
 MMA_SMS = (80, 86, 87, 89, 90)
 
 
-def bconv2d_b1mma(
-    layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int, stored: bool = False
-) -> KernelSpec:
-    """The kernel of a binary convolution on tensor cores; the arguments are those of :func:`conv2d`.
+def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
+    """The kernel of a binary convolution on tensor cores, of one without a stream: there a lane holds up to 32 sums,
+    and as many shortcuts at once would take more than :data:`MAX_REGISTERS`.
 
     Raises:
         ValueError: where the tile or the kernel does not fit the layer or the shared memory.
@@ -437,6 +436,8 @@ def bconv2d_b1mma(
     out_height, out_width, out_channels = layer.output_shape(shape)
     in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
     pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
+    if isinstance(layer, StreamConv2d):
+        raise ValueError(f"{layer.name}: tensor cores are used for layers without a stream only")
     if border_columns(layer, shape):
         raise ValueError(f"{layer.name}: tensor cores are used with padding by -1 only")
     if out_words % tile.filters or 8 % tile.columns:
@@ -471,7 +472,6 @@ def bconv2d_b1mma(
             "TILE_ROWS": tile.rows,
             "TILE_PATCHES": tile.patches,
             "TILE_FILTERS": tile.filters,
-            **stream(layer, stored),
         },
         block=(tile.warps * WARP, 1, 1),
         grid=(divide_up(out_height, rows) * divide_up(out_width, columns), out_words // tile.filters, frames),
@@ -486,7 +486,7 @@ def mma_steps(layer: BinaryConv2d) -> int:
 
 def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
     """Every tile on tensor cores worth trying, best guess first; none where the SM or the layer has no use for it."""
-    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d):
+    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d) or isinstance(layer, StreamConv2d):
         return []
     out_height, out_width, out_channels = layer.output_shape(shape)
     candidates: dict[MmaTile, float] = {}
@@ -607,4 +607,4 @@ def convolution(
         return conv2d(layer, shape, tile, frames, stored)
     if not isinstance(layer, BinaryConv2d):
         raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
-    return bconv2d_b1mma(layer, shape, tile, frames, stored)
+    return bconv2d_b1mma(layer, shape, tile, frames)

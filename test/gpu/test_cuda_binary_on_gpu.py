@@ -10,7 +10,7 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
-from layer_cases import RNG, frames_of, paper_model, thermometer_model
+from layer_cases import RNG, check_activations, frames_of, paper_model, thermometer_model
 
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda_binary import CudaBinaryBackend
@@ -23,6 +23,8 @@ NETS: dict[str, Callable[[], Model]] = {
     "road signs": lambda: models.road_sign_model(RNG(2)),
     "thermometer": thermometer_model,
     "every layer": lambda: models.random_model(RNG(3)),
+    "residual": lambda: models.residual_model(RNG(6), 48),
+    "residual, odd sides": lambda: models.residual_model(RNG(6), 33, channels=33),
 }
 NETS.update(
     {
@@ -39,11 +41,7 @@ MIXED = frames_of(
 def test_net_layer_by_layer(name: str) -> None:
     model = NETS[name]()
     backend = CudaBinaryBackend(model)
-    frame = models.random_frame(RNG(4), 480, 640)
-    for (name_, actual), (_, wanted) in zip(
-        backend.activations(frame), ReferenceBackend(model).activations(frame), strict=True
-    ):
-        np.testing.assert_array_equal(actual, wanted, err_msg=name_)
+    check_activations(backend, models.random_frame(RNG(4), 480, 640))
     backend.close()
 
 

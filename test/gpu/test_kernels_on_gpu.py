@@ -16,22 +16,24 @@ from layer_cases import (
     RNG,
     TILED,
     conv,
+    evaluate,
     input_conv,
     levels_of,
     pixel_words,
     random_input,
+    random_stream,
+    residual,
     tiles_to_test,
 )
 from numpy.typing import NDArray
 
-from bnn_perception.backends import reference
 from bnn_perception.cuda import specs
 from bnn_perception.cuda.compile import Kernels
 from bnn_perception.cuda.device import Gpu
 from bnn_perception.cuda.network import Array, Step, layer_step
 from bnn_perception.cuda.tiles import TileTable
 from bnn_perception.cuda.upload import FrameUpload
-from bnn_perception.model import InputSpec, Layer, Pool, Shape, Thermometer
+from bnn_perception.model import InputSpec, Layer, Pool, Shape, StreamConv2d, Thermometer
 from bnn_perception.preprocess import CHANNELS, Frame, prepare_reference
 
 
@@ -42,16 +44,24 @@ class Runner:
         self.gpu = Gpu()
         self.kernels = Kernels(self.gpu)
 
-    def launch(self, step: Step, source: Any, frames: int, times: int = 1) -> NDArray[Any]:
-        """What a step makes of (frames, ...) inputs, launched ``times`` times."""
+    def launch(
+        self, step: Step, source: Any, frames: int, times: int = 1, before: NDArray[np.int32] | None = None
+    ) -> list[NDArray[Any]]:
+        """What a step makes of (frames, ...) inputs and of the stream ``before``, launched ``times`` times: its output,
+        and its stream where it stores one."""
         cupy = self.gpu.cupy
         spec = step.spec(frames)
         constants = [cupy.asarray(constant) for constant in step.constants]
-        output = cupy.asarray(np.full((frames, *step.output.shape), 0xDB, dtype=step.output.dtype))
+        written = [step.output] if step.stream is None else [step.output, step.stream]
+        output, *stored = results = [
+            cupy.asarray(np.full((frames, *array.shape), 0xDB, dtype=array.dtype)) for array in written
+        ]
+        streams = stored if before is None else [cupy.asarray(before), *stored]
         scratch = [cupy.zeros((frames, *array.shape), array.dtype) for array in step.scratch]
         for _ in range(times):
-            self.kernels[spec](spec.grid, spec.block, (cupy.asarray(source), *constants, output, *scratch))
-        return output.get()
+            args = (cupy.asarray(source), *constants, output, *streams, *scratch)
+            self.kernels[spec](spec.grid, spec.block, args)
+        return [result.get() for result in results]
 
     def check_layer(
         self, layer: Layer, shape: Shape, tile: specs.Tile | None = None, frames: int = 1, times: int = 1
@@ -59,13 +69,16 @@ class Runner:
         table = TileTable()
         if tile is not None and not isinstance(layer, Thermometer):
             table.set(layer, shape, self.gpu.target, tile)
-        source = random_input(layer, shape, frames, RNG(frames))
-        expected = np.stack([reference.EVALUATE[type(layer)](layer, value) for value in source])
+        rng = RNG(frames)
+        source, before = random_input(layer, shape, frames, rng), random_stream(layer, shape, frames, rng)
+        expected = evaluate(layer, source, before)
+        stored = isinstance(layer, StreamConv2d)
         if source.dtype == np.uint8:
             source = pixel_words(source)
-        step = layer_step(layer, shape, layer.output_shape(shape), self.gpu.target, table)
-        actual = self.launch(step, source, frames, times)
-        np.testing.assert_array_equal(actual, expected, err_msg=f"{layer.name} {shape} {tile}")
+        step = layer_step(layer, shape, layer.output_shape(shape), self.gpu.target, table, stored)
+        actual = self.launch(step, source, frames, times, before)
+        for result, wanted in zip(actual, expected, strict=True):
+            np.testing.assert_array_equal(result, wanted, err_msg=f"{layer.name} {shape} {tile}")
 
 
 @pytest.fixture
@@ -85,6 +98,7 @@ LARGE = {
     "binary": conv((56, 56, 256), 256, pool=Pool(2, 2)),
     "binary, padded with 0": conv((57, 55, 96), 96, 5, padding_value=0),
     "input": input_conv((224, 224, 3), 64, 7, stride=(2, 2), pool=Pool(3, 2)),
+    "residual": residual((57, 55, 96), 192, stride=(2, 2), padding=(0, 0), shortcut="average_pool"),
 }
 
 
@@ -145,6 +159,6 @@ def test_preprocess(runner: Runner, height: int, width: int, encoding: str, chan
         upload.copy(stream, bytes_)
         stream.synchronize()
     step = Step("input", lambda count: specs.preprocess(spec, count), (), Array((32, 48), np.uint32))
-    words = runner.launch(step, upload.device, len(frames))
+    (words,) = runner.launch(step, upload.device, len(frames))
     for source, pixels in zip(frames, words[..., None].view(np.uint8)):
         np.testing.assert_array_equal(pixels[..., :channels], prepare_reference(source, spec))

@@ -13,7 +13,7 @@ import pytest
 from fake_cupy import CompileException, CUDADriverError, CUDARuntimeError, FakeCupy, OutOfMemoryError
 from hypothesis import given
 from launches import same_examples
-from layer_cases import RNG, check_activations, frames_of, paper_model
+from layer_cases import RESIDUAL, RNG, check_activations, conv, frames_of, paper_model
 
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda_binary import CudaBinaryBackend
@@ -308,6 +308,18 @@ def test_tuned_tiles_on_tensor_cores(fake_gpu: MakeGpu) -> None:
             if launch.spec
         ]
     assert kernels.count("bconv2d_b1mma") == 2
+
+
+def test_streams_take_no_tensor_cores() -> None:
+    """A tile on tensor cores for the same layer without a stream says nothing of one with it."""
+    layer, shape = RESIDUAL["identity, 24 -> 48"]
+    target, table, tile = specs.Target(87, 16), TileTable(), specs.MmaTile(8, 1, 1, 1)
+    assert all(isinstance(tile, specs.ConvTile) for tile in specs.tiles_of(layer, shape, target))
+    table.set(*conv(shape, 48), target, tile)
+    assert isinstance(table.tile(layer, shape, target), specs.ConvTile)
+    table.set(layer, shape, target, tile)
+    with pytest.raises(ValueError, match="residual: tensor cores are used for layers without a stream only"):
+        table.tile(layer, shape, target)
 
 
 @pytest.mark.parametrize(

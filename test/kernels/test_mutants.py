@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from host_module import LaunchError
 from launches import check_layer
-from layer_cases import DENSE, MMA, conv
+from layer_cases import DENSE, MMA, RESIDUAL, conv
 
 from bnn_perception.cuda import specs
 from bnn_perception.model import Layer, Pool, Shape
@@ -79,6 +79,32 @@ MUTANTS = {
         {"asan": "insufficient space"},
     ),
     "no flip": Mutant(*POOLED, "word ^ __ldg(flip + filter_word)", "word", WRONG),
+    "a multiplier whatever the sign": Mutant(
+        *RESIDUAL["identity, 33 filters, 1x1"], "dot >= 0 ? scale.x : scale.y", "scale.x", {"apart": None}
+    ),
+    "a mean that is rounded towards 0": Mutant(
+        *RESIDUAL["average of a pool, padded with 0"], "sum >> 2 : sum", "sum / 4 : sum", {"apart": None}
+    ),
+    "channels of a shortcut that are not repeated": Mutant(
+        *RESIDUAL["identity, 24 -> 48"],
+        "channel % SHORTCUT_CHANNELS",
+        "channel",
+        {"apart": None, "asan": "heap-buffer-overflow"},
+    ),
+    "a stream of filters that do not exist": Mutant(
+        *RESIDUAL["identity, 24 -> 48"],
+        "|| channel >= OUT_CHANNELS",
+        "",
+        {"apart": None, "asan": "heap-buffer-overflow"},
+    ),
+    "sums that lack what their levels do": Mutant(*RESIDUAL["stem"], "sum + scale.w", "sum", {"apart": None}),
+    "the stream of the first frame alone": Mutant(
+        *RESIDUAL["identity, 24 -> 48"],
+        "before + static_cast<size_t>(blockIdx.z)",
+        "before + 0 * static_cast<size_t>(blockIdx.z)",
+        {"apart": None},
+        {"frames": 2},
+    ),
     "arrivals that are not reset": Mutant(
         *DENSE["wide logits"],
         "SPLITS - 1) == SPLITS - 1",

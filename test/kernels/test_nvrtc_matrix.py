@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import models
 import numpy as np
 import pytest
-from layer_cases import CONVOLUTIONS, DENSE, MMA, paper_model, thermometer_model
+from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, paper_model, residual, thermometer_model
 
 from bnn_perception.cuda import network, specs
 from bnn_perception.cuda.sources import kernel_source
 from bnn_perception.cuda.specs import KernelSpec, Target
 from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Shape
+from bnn_perception.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Pool, Shape, StreamConv2d
 from bnn_perception.tools.gpu import nvrtc
 
 #: Compute capability times ten, with SMs of a typical board (Nano, TX2, Xavier, T4, A100, A40, AGX Orin, L4, H100,
@@ -91,9 +91,13 @@ def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
         "large pool, several stages",
         "input, grey, strided",
         "input, signed",
+        "identity, pooled, padded with 0",
+        "average of a stride, 24 -> 72",
+        "stem",
     ):
         layer, shape = CONVOLUTIONS[name]
-        found.append((name, specs.conv2d(layer, shape, specs.conv_tiles(layer, shape, target)[0], 1)))
+        tile = specs.conv_tiles(layer, shape, target)[0]
+        found.append((name, specs.conv2d(layer, shape, tile, 1, stored=name in RESIDUAL)))
     if target.sm in specs.MMA_SMS:
         found += [
             (f"{name}, tensor cores", specs.convolution(*case, frames=1))  # layer, shape, tile
@@ -132,6 +136,7 @@ def test_extreme_tiles_keep_within_their_registers() -> None:
     cases: list[tuple[Conv2d, Shape]] = [
         CONVOLUTIONS[name] for name in ("paper", "CNV", "road signs 3", "input, paper")
     ]
+    cases.append(residual((32, 32, 64), 64, pool=Pool(2, 2), shortcut="average_pool", activation="prelu"))
     for layer, shape in cases:
         tiles = specs.conv_tiles(layer, shape, target)
         assert isinstance(layer, (BinaryConv2d, InputConv2d))
@@ -139,7 +144,7 @@ def test_extreme_tiles_keep_within_their_registers() -> None:
             max(tiles, key=lambda t: (t.patch * t.positions, t.chunk_words)),
             max(tiles, key=lambda t: (t.chunk_words, t.patch)),
         }:
-            spec = specs.conv2d(layer, shape, tile, 1)
+            spec = specs.conv2d(layer, shape, tile, 1, stored=isinstance(layer, StreamConv2d))
             usage = usage_of(12, spec, 87)
             assert usage.spill_bytes == 0, tile
             assert usage.registers <= specs.MAX_REGISTERS[spec.kernel], (tile, usage)
