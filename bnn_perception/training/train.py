@@ -134,6 +134,8 @@ def run_stage(
     spec: StageSpec = getattr(config, stage)
     torch.manual_seed(config.seed)  # of the initial weights
     net = stages.build(stage, config.network, len(data.train.names))
+    # The order in memory decides how sums are rounded: that of a net which is loaded must be that of a trained one.
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     final = load_state(run / f"{stage}_final.pt")
     if final is not None:
         reporter.line(f"{stage}: is finished, {final['choice']}")
@@ -143,7 +145,7 @@ def run_stage(
         stages.initialise(net, source)
     if teacher is not None:
         teacher = copy.deepcopy(teacher).to(world.device)
-    net = net.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = net.to(world.device)
     trainer = _Trainer(stage, config, data, net, teacher, world)
     trainer.resume(run)
     if trainer.epoch:

@@ -201,6 +201,14 @@ def test_all_stages_run_in_order_and_each_can_be_left_out(tmp_path: Path) -> Non
     ]
 
 
+def test_a_finished_stage_is_loaded_as_it_was(tmp_path: Path) -> None:
+    trained, loaded = (train(config(), tmp_path) for _ in range(2))
+    for stage, net in trained.items():
+        assert_equal(net.state_dict(), loaded[stage].state_dict())
+        # Another order in memory would round sums in another way, and stages after this one would end elsewhere.
+        assert [p.stride() for p in net.parameters()] == [p.stride() for p in loaded[stage].parameters()]
+
+
 def test_patience_stops_a_stage_and_the_stage_stays_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
