@@ -66,9 +66,10 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
         walk.run()
         labels = metadata.get(f"{METADATA}labels", "").split("\n")
         if labels == [""]:
-            labels = [f"class_{index}" for index in range(len(walk.signal.scale))]
+            labels = [f"class_{index}" for index in range(walk.outputs)]
         sizes = walk.image_sizes
         fit = metadata.get(f"{METADATA}fit", "crop")
+        fixed_point = {} if walk.fraction_bits is None else {"fraction_bits": walk.fraction_bits}
         return Model(
             name=metadata.get(f"{METADATA}name", source.stem),
             labels=tuple(labels),
@@ -80,6 +81,7 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
                     "file": source.name,
                     "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
                     "pixel_maximum": walk.pixel_maximum,
+                    **fixed_point,
                 }
             },
         )
@@ -138,7 +140,7 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
         image = pixels.astype(np.float32) * np.float32(walk.pixel_maximum) / np.float32(255)
         if walk.image_axes == "CHW":
             image = image.transpose(2, 0, 1)
-        outputs = evaluator.run(None, {walk.tensor: image[None]})
+        outputs = evaluator.run(None, {walk.image: image[None]})
         assert isinstance(outputs, list)
         rows.append(np.asarray(outputs[0]).reshape(-1))
     expected = np.stack(rows)

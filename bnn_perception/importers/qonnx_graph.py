@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception import bits
 from bnn_perception.importers import ImporterError
+from bnn_perception.importers.qonnx_layers import (
+    StreamLayer,
+    fix_point,
+    floats,
+    fold,
+    output_layer,
+    plain_layer,
+    pool_after_sign,
+)
+from bnn_perception.importers.qonnx_signal import Exact, Products, Signal, constant, exact
 from bnn_perception.importers.quantizers import QUANT_DOMAINS, RefusalError, evaluate_node
 from bnn_perception.model import (
     BinaryConv2d,
@@ -22,7 +32,6 @@ from bnn_perception.model import (
     Layer,
     ModelError,
     OutputBits,
-    OutputDense,
     Pool,
     Thermometer,
 )
@@ -30,88 +39,18 @@ from bnn_perception.model import (
 if TYPE_CHECKING:
     import onnx
 
-Exact = NDArray[np.object_]
-"""Rational numbers (:class:`fractions.Fraction`)."""
-
-
-@dataclass(frozen=True)
-class _Products:
-    """A layer whose sums have not met their threshold yet.
-
-    Attributes:
-        weights: (out, height, width, in) int8, ±1.
-        outside: the integer that a convolution's padding counts as.
-        levels: (256,) int16, of a convolution of pixels; None for one of signs.
-    """
-
-    weights: NDArray[np.int8]
-    dense: bool
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    outside: int = 0
-    pool: Pool | None = None
-    levels: NDArray[np.int16] | None = None
-
-    def reaches(self, value: int) -> bool:
-        """Whether the sum can be ``value``: sums of signs have the parity of their number."""
-        fan_in = math.prod(self.weights.shape[1:])
-        parity_varies = self.levels is not None or (self.padding != (0, 0) and self.outside == 0)
-        return parity_varies or (abs(value) <= fan_in and (value - fan_in) % 2 == 0)
-
-
-@dataclass(frozen=True)
-class _Signal:
-    """What the image has become; ``value = scale * integer + offset`` in each channel.
-
-    Attributes:
-        kind: ``pixels``, ``signs`` or ``sums``.
-        axes: meaning of the axes after the batch: C, H and W, behind C also L, the levels of a thermometer.
-        sizes: of each axis.
-        scale, offset: (C * L,) rational numbers.
-        flat: whether the axes were flattened, in their order, to one.
-        levels: (256,) int16, the integers that pixels stand for.
-        products: of sums.
-        pad: (y, x, value outside) of a Pad that has not met its Conv.
-    """
-
-    kind: str
-    axes: str
-    sizes: dict[str, int]
-    scale: Exact
-    offset: Exact
-    flat: bool = False
-    levels: NDArray[np.int16] | None = None
-    products: _Products | None = None
-    pad: tuple[int, int, Fraction] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As the graph sees it, for one image."""
-        sizes = [self.sizes[axis] for axis in self.axes]
-        return (1, math.prod(sizes)) if self.flat else (1, *sizes)
-
-    def one_scale(self) -> Fraction:
-        """The scale, where all channels share one and it is positive."""
-        if any(scale != self.scale[0] for scale in self.scale):
-            raise RefusalError("its input channels are scaled differently")
-        if self.scale[0] <= 0:
-            raise RefusalError("its input is scaled by zero or a negative number")
-        return Fraction(self.scale[0])
-
-
-def exact(values: Any) -> Exact:
-    """Floats as the rational numbers that they are; a value that is not finite is refused."""
-    array = np.asarray(values, dtype=np.float64)
-    if not np.all(np.isfinite(array)):
-        raise RefusalError("a constant is not finite")
-    result = np.empty(array.shape, dtype=object)
-    for index, value in np.ndenumerate(array):
-        result[index] = Fraction(float(value))
-    return result
-
 
 class Walk:
-    """Turns a graph into layers."""
+    """Turns a graph into layers.
+
+    Attributes:
+        image: name of the graph's input.
+        image_axes, image_sizes: of it, after the batch.
+        pixel_maximum: what the graph takes for a pixel of 255.
+        layers: of the model, after :meth:`run`.
+        outputs: how many logits there are, after :meth:`run`.
+        fraction_bits: binary digits behind the point of the streams, after :meth:`run`; None where there are none.
+    """
 
     def __init__(self, model: onnx.ModelProto, pixel_maximum: float | None) -> None:
         from onnx import numpy_helper
@@ -133,31 +72,40 @@ class Walk:
             raise ImporterError(
                 f"the graph has {len(inputs)} inputs and {len(outputs)} outputs; it must have one each"
             )
-        self.tensor, self.output = inputs[0].name, outputs[0].name
+        self.image, self._output = inputs[0].name, outputs[0].name
         shape = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
         self.pixel_maximum = pixel_maximum if pixel_maximum is not None else self._guess_pixel_maximum()
-        self.signal = self._image(shape)
-        self.image_axes, self.image_sizes = self.signal.axes, self.signal.sizes
+        # The signal that a node takes, and its name; the others are kept for nodes to come.
+        self._tensor, self._signal = self.image, self._image(shape)
+        self._signals = {self._tensor: self._signal}
+        self._uses = Counter(
+            name for node in self.graph.node if node.op_type != "Shape" for name in dict.fromkeys(node.input)
+        )
+        self._begun = 0  # layers that have their products
+        self._closed: list[Layer | StreamLayer] = []  # those that have their signs too
+        self.image_axes, self.image_sizes = self._signal.axes, self._signal.sizes
         self.layers: list[Layer] = []
+        self.outputs = 0
+        self.fraction_bits: int | None = None
 
-    def _image(self, shape: list[int]) -> _Signal:
+    def _image(self, shape: list[int]) -> Signal:
         axes = "CHW" if len(shape) == 4 and shape[1] in (1, 3) else "HWC"
         sizes = dict(zip(axes, shape[1:]))
         if len(shape) != 4 or sizes["C"] not in (1, 3) or min(sizes.values()) < 1:
             raise ImporterError(
-                f"input '{self.tensor}' has shape {shape} (0: any); expected is (N, channels, height, width) or "
+                f"input '{self.image}' has shape {shape} (0: any); expected is (N, channels, height, width) or "
                 "(N, height, width, channels) with 1 or 3 channels and a fixed height and width"
             )
         scale = np.full(sizes["C"], Fraction(self.pixel_maximum) / 255, dtype=object)
         offset = np.full(sizes["C"], Fraction(0), dtype=object)
-        return _Signal("pixels", axes, sizes, scale, offset, levels=np.arange(256, dtype=np.int16))
+        return Signal("pixels", axes, sizes, scale, offset, levels=np.arange(256, dtype=np.int16))
 
     def _guess_pixel_maximum(self) -> float:
         """255 where the graph begins by dividing by 255; otherwise 1, as QONNX nets take their images."""
         for node in self.graph.node:
             if (
                 node.op_type in ("Div", "Mul")
-                and node.input[0] == self.tensor
+                and node.input[0] == self.image
                 and node.input[1] in self.constants
             ):
                 value = self.constants[node.input[1]]
@@ -176,11 +124,10 @@ class Walk:
                 raise ImporterError(
                     f"node '{node.name or node.output[0]}' ({node.op_type}): {error}"
                 ) from None
-        if self.tensor != self.output:
-            raise ImporterError(
-                f"the output '{self.output}' is not what the last operation on the image gives"
-            )
-        self._finish()
+        if self._output not in self._signals:
+            raise ImporterError(f"the output '{self._output}' is not computed from the image")
+        self._finish(self._signals[self._output])
+        self.layers, self.fraction_bits = fix_point(self._closed)
 
     def _step(self, node: onnx.NodeProto) -> None:
         if node.domain not in ("", "ai.onnx", *QUANT_DOMAINS):
@@ -191,36 +138,37 @@ class Walk:
             self.constants.update(zip(node.output, evaluate_node(node, values, self.opset)))
             return
         for name in used:
-            if name not in self.constants and name != self.tensor:
-                raise RefusalError(
-                    f"takes '{name}', which the next operation has used up; the format has no branches"
-                )
+            if name not in self.constants and name not in self._signals:
+                raise RefusalError(f"takes '{name}', which no node before it gives")
+        signals = [name for name in used if name in self._signals]
+        self._tensor, self._signal = signals[0], self._signals[signals[0]]
         if node.op_type == "Shape":
-            self.constants[node.output[0]] = np.asarray(self.signal.shape, dtype=np.int64)
+            self.constants[node.output[0]] = np.asarray(self._signal.shape, dtype=np.int64)
             return
         if node.op_type not in _HANDLERS:
             raise RefusalError("the model format has no such operation")
-        if used.count(self.tensor) > 1:
-            raise RefusalError("combines two activations; the format has no branches")
-        if self.signal.pad is not None and node.op_type != "Conv":
+        if len(signals) > 1 and node.op_type not in ("Add", "Sum", "Concat"):
+            raise RefusalError("combines two activations; only Add and Concat can")
+        if self._signal.pad is not None and node.op_type != "Conv":
             raise RefusalError("stands between a Pad and its Conv")
-        self.signal = _HANDLERS[node.op_type](self, node)
-        self.tensor = node.output[0]
+        result = _HANDLERS[node.op_type](self, node)
+        if result.kind == "sums" and result.is_map and self._uses[node.output[0]] > 1:
+            result = result.branched()
+        self._signals[node.output[0]] = result
 
-    def _finish(self) -> None:
-        signal = self.signal
+    def _finish(self, signal: Signal) -> None:
+        """The last layer."""
+        last = self._closed[-1] if self._closed else None
         if signal.kind == "sums" and signal.products is not None and signal.products.dense:
-            scale, bias = _floats(signal.scale), _floats(signal.offset)
-            in_shape, weights = _dense(signal.products)
-            self.layers.append(OutputDense("output", in_shape, len(scale), weights, scale, bias))
-        elif signal.kind == "signs" and self.layers and isinstance(self.layers[-1], BinaryDense):
-            last = self.layers.pop()
-            assert isinstance(last, BinaryDense)
-            scale, bias = _floats(2 * signal.scale), _floats(signal.offset - signal.scale)
+            self._check_order(signal.products)
+            self._closed.append(output_layer(signal.products, signal.scale, signal.offset))
+        elif signal.kind == "signs" and isinstance(last, BinaryDense) and signal.place == len(self._closed):
+            scale, bias = floats(2 * signal.scale), floats(signal.offset - signal.scale)
             shape = last.in_shape, last.out_features, last.weights, last.threshold, last.flip
-            self.layers.append(OutputBits("output", *shape, scale, bias))
+            self._closed[-1] = OutputBits("output", *shape, scale, bias)
         else:
-            raise ImporterError(f"the output '{self.output}' does not come from a Gemm or MatMul")
+            raise ImporterError(f"the output '{self._output}' does not come from a Gemm or MatMul")
+        self.outputs = len(signal.scale)
 
     def _constant(self, node: onnx.NodeProto, index: int) -> NDArray[Any]:
         if index >= len(node.input) or node.input[index] not in self.constants:
@@ -231,7 +179,7 @@ class Walk:
 
     def _per_channel(self, values: NDArray[Any]) -> Exact:
         """A constant that meets the signal, as one number a channel; a new size of L spreads the signal over it."""
-        signal = self.signal
+        signal = self._signal
         if values.size == 1:
             return np.full(len(signal.scale), exact(values.reshape(()))[()], dtype=object)
         mismatch = f"a constant of shape {list(values.shape)} on an activation of {list(signal.shape)}"
@@ -254,7 +202,7 @@ class Walk:
             raise RefusalError(mismatch)
         channels = values.reshape(sizes["C"], levels)  # where there is an L, it stands behind C
         if levels > signal.sizes.get("L", 1):
-            self.signal = replace(
+            self._signal = replace(
                 signal,
                 sizes={**signal.sizes, "L": levels},
                 scale=np.repeat(signal.scale, levels),
@@ -264,92 +212,152 @@ class Walk:
 
     def _other(self, node: onnx.NodeProto) -> Exact:
         """The constant of a node that combines it with the signal."""
-        return self._per_channel(self._constant(node, 1 if node.input[0] == self.tensor else 0))
+        return self._per_channel(self._constant(node, 1 if node.input[0] == self._tensor else 0))
 
-    def _map(self, scale: Exact, offset: Exact) -> _Signal:
-        return replace(self.signal, scale=scale, offset=offset)
-
-    def add(self, node: onnx.NodeProto) -> _Signal:
+    def add(self, node: onnx.NodeProto) -> Signal:
+        if len(node.input) != 2:
+            raise RefusalError(f"adds {len(node.input)} tensors; only two can be")
+        first, second = (self._signals.get(name) for name in node.input)
+        if first is not None and second is not None:
+            if first.pad is not None or second.pad is not None:
+                raise RefusalError("stands between a Pad and its Conv")
+            return first.plus(second)
         other = self._other(node)
-        return self._map(self.signal.scale, self.signal.offset + other)
+        return self._signal.shifted(other)
 
-    def sub(self, node: onnx.NodeProto) -> _Signal:
+    def sub(self, node: onnx.NodeProto) -> Signal:
         other = self._other(node)
-        if node.input[0] == self.tensor:
-            return self._map(self.signal.scale, self.signal.offset - other)
-        return self._map(-self.signal.scale, other - self.signal.offset)
+        if node.input[0] == self._tensor:
+            return self._signal.shifted(-other)
+        return self._signal.scaled(0 * other - 1).shifted(other)
 
-    def mul(self, node: onnx.NodeProto) -> _Signal:
+    def mul(self, node: onnx.NodeProto) -> Signal:
         other = self._other(node)
-        return self._map(self.signal.scale * other, self.signal.offset * other)
+        return self._signal.scaled(other)
 
-    def div(self, node: onnx.NodeProto) -> _Signal:
-        if node.input[0] != self.tensor:
+    def div(self, node: onnx.NodeProto) -> Signal:
+        if node.input[0] != self._tensor:
             raise RefusalError("divides by the activation")
         other = self._other(node)
         if np.any(other == 0):
             raise RefusalError("divides by zero")
-        return self._map(self.signal.scale / other, self.signal.offset / other)
+        return self._signal.scaled(1 / other)
 
-    def negate(self, node: onnx.NodeProto) -> _Signal:
-        return self._map(-self.signal.scale, -self.signal.offset)
+    def negate(self, node: onnx.NodeProto) -> Signal:
+        return self._signal.scaled(constant(-1, len(self._signal.scale)))
 
-    def batch_norm(self, node: onnx.NodeProto) -> _Signal:
+    def batch_norm(self, node: onnx.NodeProto) -> Signal:
         if _attribute(node, "training_mode", 0):
             raise RefusalError("is in training mode; export the net in evaluation mode")
-        if not self.signal.flat and self.signal.axes[0] != "C":
+        if not self._signal.flat and self._signal.axes[0] != "C":
             raise RefusalError("normalizes along another axis than the channels")
         gamma, beta, mean, variance = (self._constant(node, index).reshape(-1) for index in (1, 2, 3, 4))
-        if not len(gamma) == len(beta) == len(mean) == len(variance) == len(self.signal.scale):
-            raise RefusalError(f"has {len(gamma)} channels, its input {len(self.signal.scale)}")
+        if not len(gamma) == len(beta) == len(mean) == len(variance) == len(self._signal.scale):
+            raise RefusalError(f"has {len(gamma)} channels, its input {len(self._signal.scale)}")
         epsilon = _attribute(node, "epsilon", 1e-5)
         if np.any(variance.astype(np.float64) + epsilon <= 0):
             raise RefusalError("a variance is not positive")
         factor = exact(gamma) / exact(np.sqrt(variance.astype(np.float64) + epsilon))
-        return self._map(
-            self.signal.scale * factor, (self.signal.offset - exact(mean)) * factor + exact(beta)
+        return self._signal.shifted(-exact(mean)).scaled(factor).shifted(exact(beta))
+
+    # -- streams
+
+    def relu(self, node: onnx.NodeProto) -> Signal:
+        return self._signal.bent(constant(0, len(self._signal.scale)))
+
+    def leaky_relu(self, node: onnx.NodeProto) -> Signal:
+        slope = Fraction(_attribute(node, "alpha", 0.01))
+        return self._signal.bent(constant(slope, len(self._signal.scale)))
+
+    def prelu(self, node: onnx.NodeProto) -> Signal:
+        if node.input[0] != self._tensor:
+            raise RefusalError("takes the activation as its slope")
+        slope = self._other(node)
+        return self._signal.bent(slope)
+
+    def average_pool(self, node: onnx.NodeProto) -> Signal:
+        signal = self._stream()
+        kernel, strides = _attribute(node, "kernel_shape", []), _attribute(node, "strides", [1, 1])
+        if list(kernel) != [2, 2] or list(strides) != [2, 2] or not _is_plain(node):
+            raise RefusalError("only windows of 2x2 with stride 2, without padding, can be expressed")
+        if _attribute(node, "ceil_mode", 0) and any(signal.sizes[axis] % 2 for axis in "HW"):
+            raise RefusalError("its windows reach over the edge (ceil_mode)")
+        if signal.averaged:
+            raise RefusalError("averages a second time")
+        sizes = {**signal.sizes, "H": signal.sizes["H"] // 2, "W": signal.sizes["W"] // 2}
+        if sizes["H"] < 1 or sizes["W"] < 1:
+            raise RefusalError("its window is larger than its input")
+        return replace(signal, sizes=sizes, averaged=True)
+
+    def concat(self, node: onnx.NodeProto) -> Signal:
+        signal = self._stream()
+        if any(self._signals.get(name) is not signal for name in node.input):
+            raise RefusalError(
+                "joins different tensors; only one tensor with itself, along its channels, can be"
+            )
+        if _attribute(node, "axis", None) not in (1, -3):
+            raise RefusalError("does not join channels")
+        return self._repeat(signal, len(node.input))
+
+    def tile(self, node: onnx.NodeProto) -> Signal:
+        signal = self._stream()
+        repeats = [int(times) for times in self._constant(node, 1).reshape(-1)]
+        if len(repeats) != 4 or [*repeats[:1], *repeats[2:]] != [1, 1, 1] or repeats[1] < 1:
+            raise RefusalError(f"repeats {repeats}; only channels can be repeated")
+        return self._repeat(signal, repeats[1])
+
+    def _stream(self) -> Signal:
+        signal = self._signal
+        if signal.kind != "stream" or not signal.is_map:
+            raise RefusalError(
+                f"takes {signal.kind}; only the shortcut of a real-valued stream, (N, channels, height, width), can "
+                "be averaged or repeated"
+            )
+        return signal
+
+    def _repeat(self, signal: Signal, times: int) -> Signal:
+        return replace(
+            signal,
+            sizes={**signal.sizes, "C": times * signal.sizes["C"]},
+            scale=np.tile(signal.scale, times),
+            offset=np.tile(signal.offset, times),
+            repeated=signal.repeated or times > 1,
         )
 
     # -- signs
 
-    def bipolar(self, node: onnx.NodeProto) -> _Signal:
+    def bipolar(self, node: onnx.NodeProto) -> Signal:
         magnitude = self._per_channel(self._constant(node, 1))
         if any(value <= 0 for value in magnitude):
             raise RefusalError("its scale is not positive")
         return self._threshold(0 * magnitude, magnitude, 0 * magnitude)
 
-    def sign(self, node: onnx.NodeProto) -> _Signal:
-        signal = self.signal
-        if signal.kind == "sums" and signal.products is not None:
-            for scale, offset in zip(signal.scale, signal.offset):
-                zero = -offset / scale if scale != 0 else Fraction(0) if offset == 0 else Fraction(1, 2)
-                if zero.denominator == 1 and signal.products.reaches(int(zero)):
-                    raise RefusalError(
-                        "its input can be 0, where Sign gives 0; use a quantizer that gives +1 or -1"
-                    )
-        one = np.full(len(signal.scale), Fraction(1), dtype=object)
+    def sign(self, node: onnx.NodeProto) -> Signal:
+        if _can_be_zero(self._signal):
+            raise RefusalError("its input can be 0, where Sign gives 0; use a quantizer that gives +1 or -1")
+        one = constant(1, len(self._signal.scale))
         return self._threshold(0 * one, one, 0 * one)
 
-    def multi_threshold(self, node: onnx.NodeProto) -> _Signal:
+    def multi_threshold(self, node: onnx.NodeProto) -> Signal:
         thresholds = self._constant(node, 1)
         if thresholds.ndim != 2 or thresholds.shape[1] != 1:
             raise RefusalError(
                 f"has thresholds of shape {list(thresholds.shape)}; one a channel can be expressed"
             )
-        if not self.signal.flat and self.signal.axes != (
+        if not self._signal.flat and self._signal.axes != (
             "HWC" if _attribute(node, "data_layout", b"") == b"NHWC" else "CHW"
         ):
             raise RefusalError("its data layout is another one than its input's")
-        if len(thresholds) not in (1, len(self.signal.scale)):
-            raise RefusalError(f"has {len(thresholds)} thresholds for {len(self.signal.scale)} channels")
-        at = exact(np.broadcast_to(thresholds[:, 0], len(self.signal.scale)))
+        if len(thresholds) not in (1, len(self._signal.scale)):
+            raise RefusalError(f"has {len(thresholds)} thresholds for {len(self._signal.scale)} channels")
+        at = exact(np.broadcast_to(thresholds[:, 0], len(self._signal.scale)))
         step = Fraction(_attribute(node, "out_scale", 1.0))
         if step <= 0:
             raise RefusalError("its out_scale is not positive")
         low = np.full(len(at), Fraction(_attribute(node, "out_bias", 0.0)), dtype=object)
         return self._threshold(at, low * 0 + step / 2, low + step / 2)
 
-    def quant(self, node: onnx.NodeProto) -> _Signal:
+    def quant(self, node: onnx.NodeProto) -> Signal:
         scale, zero_point, bit_width = (self._constant(node, index) for index in (1, 2, 3))
         signed, narrow = bool(_attribute(node, "signed", 1)), bool(_attribute(node, "narrow", 0))
         mode = _attribute(node, "rounding_mode", b"ROUND")
@@ -359,19 +367,19 @@ class Walk:
             )
         step = Fraction(float(scale.item()))
         width = float(bit_width.item()) if bit_width.size == 1 else math.nan
-        if self.signal.kind == "pixels" and width in range(2, 9):
+        if self._signal.kind == "pixels" and width in range(2, 9):
             return self._quantize_pixels(step, int(width), signed, narrow)
         if width != 1 or (signed and narrow):
             raise RefusalError(
                 f"quantizes to {width:g} bits; activations must have 1 bit (the image up to 8)"
             )
         # One bit: 0 and 1 (unsigned), or -1 and 0 (signed), times the scale. ROUND rounds a half to even, here to 0.
-        half = np.full(len(self.signal.scale), step / 2, dtype=object)
+        half = np.full(len(self._signal.scale), step / 2, dtype=object)
         middle = -half if signed else half
         return self._threshold(middle, half, middle, strict=not signed)
 
-    def _quantize_pixels(self, step: Fraction, width: int, signed: bool, narrow: bool) -> _Signal:
-        signal = self.signal
+    def _quantize_pixels(self, step: Fraction, width: int, signed: bool, narrow: bool) -> Signal:
+        signal = self._signal
         if any(offset != signal.offset[0] for offset in signal.offset):
             raise RefusalError("quantizes channels of different offsets")
         scale, offset = signal.one_scale() / step, Fraction(signal.offset[0]) / step
@@ -390,14 +398,14 @@ class Walk:
         ones = np.full(len(signal.scale), step, dtype=object)
         return replace(signal, levels=np.asarray(levels, dtype=np.int16), scale=ones, offset=0 * ones)
 
-    def _threshold(self, at: Exact, scale: Exact, offset: Exact, strict: bool = False) -> _Signal:
+    def _threshold(self, at: Exact, scale: Exact, offset: Exact, strict: bool = False) -> Signal:
         """Close the layer: signs of ``value - at``, which count as ``scale * sign + offset`` from here on.
 
         Args:
             strict: whether +1 takes ``value > at`` instead of ``value >= at``.
         """
-        signal = replace(self.signal, offset=self.signal.offset - at)
-        result = replace(signal, kind="signs", scale=scale, offset=offset, products=None, levels=None)
+        signal = self._signal.shifted(-at)
+        result = Signal("signs", signal.axes, signal.sizes, scale, offset, signal.place, signal.flat)
         if signal.kind == "signs":
             high, low = signal.offset + abs(signal.scale), signal.offset - abs(signal.scale)
             if (
@@ -407,16 +415,15 @@ class Walk:
             ):
                 raise RefusalError("changes activations that are signs already")
             return result
-        threshold, flip = _fold(signal.scale, signal.offset, strict)
         if signal.kind == "pixels":
-            self.layers.append(self._thermometer(signal, threshold, flip))
+            self._begin(signal)
+            self._closed.append(self._thermometer(signal, *fold(signal.scale, signal.offset, strict)))
         else:
-            assert signal.products is not None
-            self.layers.append(self._layer(signal.products, threshold, flip))
-        return result
+            self._closed.append(self._layer(signal, strict))
+        return replace(result, place=len(self._closed))
 
     def _thermometer(
-        self, signal: _Signal, threshold: NDArray[np.int32], flip: NDArray[np.bool_]
+        self, signal: Signal, threshold: NDArray[np.int32], flip: NDArray[np.bool_]
     ) -> Thermometer:
         assert signal.levels is not None
         if signal.axes not in ("CHW", "CLHW") or np.any(flip):
@@ -430,21 +437,36 @@ class Walk:
         thresholds = pixels.reshape(channels, levels).astype(np.uint8)
         return Thermometer("thermometer", channels, levels, thresholds)
 
-    def _layer(self, products: _Products, threshold: NDArray[np.int32], flip: NDArray[np.bool_]) -> Layer:
-        outputs = len(threshold)
-        if products.dense:
-            name = f"dense{sum(isinstance(layer, BinaryDense) for layer in self.layers) + 1}"
-            in_shape, weights = _dense(products)
-            return BinaryDense(name, in_shape, outputs, weights, threshold, flip)
-        name = f"conv{sum(isinstance(layer, Conv2d) for layer in self.layers) + 1}"
-        _, height, width, channels = products.weights.shape
-        geometry = channels, outputs, (height, width), products.stride, products.padding, products.pool
-        weights = bits.pack(products.weights > 0)
-        if products.levels is not None:
-            return InputConv2d(name, *geometry, weights, threshold, flip, products.levels)
-        return BinaryConv2d(
-            name, *geometry, weights, threshold, flip, products.outside if products.padding != (0, 0) else -1
-        )
+    def _layer(self, signal: Signal, strict: bool) -> Layer | StreamLayer:
+        """The layer whose signs are those of ``signal``, sums or a stream."""
+        if signal.averaged or signal.repeated:
+            raise RefusalError("takes signs of a shortcut; only those of the stream itself can be expressed")
+        if signal.negative is not None:  # a sum of either side can reach the threshold
+            signal = signal.branched()
+        products = signal.products if signal.stream is None else signal.stream.products
+        assert products is not None
+        self._check_order(products)
+        kind, stem = (BinaryDense, "dense") if products.dense else ((Conv2d, StreamLayer), "conv")
+        name = f"{stem}{sum(isinstance(layer, kind) for layer in self._closed) + 1}"
+        if signal.stream is not None:
+            return StreamLayer(name, signal.stream, signal.scale, signal.offset, strict)
+        return plain_layer(name, products, *fold(signal.scale, signal.offset, strict))
+
+    def _begin(self, signal: Signal) -> int:
+        """The place of the layer that takes ``signal``; no other may take it."""
+        if signal.place != self._begun:
+            raise RefusalError(
+                f"takes '{self._tensor}', which another layer takes already; only a real-valued stream can branch, "
+                "into the signs for a convolution and the shortcut around it"
+            )
+        self._begun += 1
+        return signal.place
+
+    def _check_order(self, products: Products) -> None:
+        if products.place != len(self._closed):
+            raise RefusalError(
+                "is a second sign of the same values; a layer of the format has one threshold a channel"
+            )
 
     # -- products
 
@@ -461,9 +483,9 @@ class Walk:
             )
         return np.where(values > 0, 1, -1).astype(np.int8), exact(magnitude[:, 0])
 
-    def _sums(self, products: _Products, magnitude: Exact, bias: Exact) -> _Signal:
+    def _sums(self, products: Products, magnitude: Exact, bias: Exact) -> Signal:
         """The signal of ``magnitude * sum(weight * value) + bias``."""
-        signal = self.signal
+        signal = self._signal
         scale = signal.one_scale()
         # weights * (scale * integer + offset): the offsets add up to a constant, the same at the border, where
         # `outside` stands for the integer whose value is the padding.
@@ -471,12 +493,12 @@ class Walk:
         if taps is None:
             if any(offset != signal.offset[0] for offset in signal.offset):
                 raise RefusalError("its input channels have different offsets")
-            constant = (
+            total = (
                 products.weights.reshape(len(products.weights), -1).astype(object).sum(axis=1)
                 * signal.offset[0]
             )
         else:
-            constant = (taps * signal.offset).sum(axis=1)
+            total = (taps * signal.offset).sum(axis=1)
         sizes = {"C": len(magnitude), "H": 1, "W": 1}
         return replace(
             signal,
@@ -484,19 +506,19 @@ class Walk:
             axes="CHW",
             sizes=sizes,
             scale=magnitude * scale,
-            offset=magnitude * constant + bias,
+            offset=magnitude * total + bias,
             flat=products.dense,
             levels=None,
             products=products,
             pad=None,
         )
 
-    def conv(self, node: onnx.NodeProto) -> _Signal:
-        signal = self.signal
+    def conv(self, node: onnx.NodeProto) -> Signal:
+        signal = self._signal
         weights, magnitude = self._weights(self._constant(node, 1))
         if weights.ndim != 4 or signal.flat or signal.axes != "CHW":
             raise RefusalError("is not a two-dimensional convolution of (N, channels, height, width)")
-        if signal.kind == "sums":
+        if signal.kind in ("sums", "stream"):
             raise RefusalError("its input is not binary; a quantizer must stand before it")
         if _attribute(node, "group", 1) != 1 or any(d != 1 for d in _attribute(node, "dilations", [1, 1])):
             raise RefusalError("has groups or dilations; the format supports group=1 and dilations=1")
@@ -508,8 +530,11 @@ class Walk:
         stride = tuple(_attribute(node, "strides", [1, 1]))
         outside, levels, offset = self._outside(padding, value)
         bias = exact(self._constant(node, 2)) if len(node.input) > 2 and node.input[2] else 0 * magnitude
-        products = _Products(weights.transpose(0, 2, 3, 1), False, stride, padding, outside, None, levels)
-        self.signal = replace(signal, offset=offset)
+        place = self._begin(signal)
+        products = Products(
+            weights.transpose(0, 2, 3, 1), False, place, stride, padding, outside, None, levels
+        )
+        self._signal = replace(signal, offset=offset)
         result = self._sums(products, magnitude, bias)
         height, width = (
             (signal.sizes[axis] + 2 * pad - kernel) // step + 1
@@ -523,17 +548,17 @@ class Walk:
         """What a Pad before and the Conv itself add: (y, x) and the value there."""
         if list(pads[:2]) != list(pads[2:]):
             raise RefusalError(f"pads {list(pads)} are not symmetric")
-        if self.signal.pad is None:
+        if self._signal.pad is None:
             return (pads[0], pads[1]), Fraction(0)
         if any(pads):
             raise RefusalError("pads what a Pad has padded already")
-        return self.signal.pad[:2], self.signal.pad[2]
+        return self._signal.pad[:2], self._signal.pad[2]
 
     def _outside(
         self, padding: tuple[int, int], value: Fraction
     ) -> tuple[int, NDArray[np.int16] | None, Exact]:
         """The integer whose value is the padding; of pixels, the levels and offsets that make it 0."""
-        signal = self.signal
+        signal = self._signal
         if padding == (0, 0):
             return 0, signal.levels, signal.offset
         integers = {(value - offset) / signal.one_scale() for offset in signal.offset}
@@ -555,8 +580,8 @@ class Walk:
         offset = signal.offset + signal.one_scale() * outside
         return 0, shifted.astype(np.int16), offset
 
-    def pad(self, node: onnx.NodeProto) -> _Signal:
-        signal = self.signal
+    def pad(self, node: onnx.NodeProto) -> Signal:
+        signal = self._signal
         pads = [int(p) for p in self._constant(node, 1).reshape(-1)]
         value = self._constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(())
         if _attribute(node, "mode", b"constant") != b"constant" or (len(node.input) > 3 and node.input[3]):
@@ -570,11 +595,11 @@ class Walk:
             or pads[2:4] != pads[6:8]
         ):
             raise RefusalError(f"pads {pads} are not symmetric in height and width alone")
-        if min(pads) < 0 or signal.kind == "sums":
-            raise RefusalError("crops, or pads sums")
+        if min(pads) < 0 or signal.kind in ("sums", "stream"):
+            raise RefusalError("crops, or pads what is not binary")
         return replace(signal, pad=(pads[2], pads[3], Fraction(float(value.item()))))
 
-    def gemm(self, node: onnx.NodeProto) -> _Signal:
+    def gemm(self, node: onnx.NodeProto) -> Signal:
         if _attribute(node, "transA", 0):
             raise RefusalError("transposes its input")
         matrix = self._constant(node, 1)
@@ -583,13 +608,13 @@ class Walk:
         bias = self._constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(1)
         return self._dense(matrix * _attribute(node, "alpha", 1.0), bias * _attribute(node, "beta", 1.0))
 
-    def matmul(self, node: onnx.NodeProto) -> _Signal:
-        if node.input[0] != self.tensor:
+    def matmul(self, node: onnx.NodeProto) -> Signal:
+        if node.input[0] != self._tensor:
             raise RefusalError("multiplies from the left")
         return self._dense(self._constant(node, 1).T, np.zeros(1))
 
-    def _dense(self, matrix: NDArray[Any], bias: NDArray[Any]) -> _Signal:
-        signal = self.signal
+    def _dense(self, matrix: NDArray[Any], bias: NDArray[Any]) -> Signal:
+        signal = self._signal
         if signal.kind != "signs":
             raise RefusalError("its input is not binary; a quantizer must stand before it")
         if matrix.ndim != 2 or not signal.flat or matrix.shape[1] != signal.shape[1]:
@@ -597,18 +622,14 @@ class Walk:
         weights, magnitude = self._weights(matrix)
         ordered = weights.reshape(len(weights), *(signal.sizes[axis] for axis in signal.axes))
         ordered = ordered.transpose(0, *(1 + signal.axes.index(axis) for axis in "HWC"))
-        return self._sums(
-            _Products(ordered, True), magnitude, exact(np.broadcast_to(bias.reshape(-1), len(weights)))
-        )
+        products = Products(ordered, True, self._begin(signal))
+        return self._sums(products, magnitude, exact(np.broadcast_to(bias.reshape(-1), len(weights))))
 
-    def max_pool(self, node: onnx.NodeProto) -> _Signal:
-        signal = self.signal
+    def max_pool(self, node: onnx.NodeProto) -> Signal:
+        signal = self._signal
         kernel, strides = _attribute(node, "kernel_shape", []), _attribute(node, "strides", [1, 1])
-        plain = not any(_attribute(node, "pads", [0])) and all(
-            d == 1 for d in _attribute(node, "dilations", [1])
-        )
         square = len(kernel) == 2 and kernel[0] == kernel[1] and strides[0] == strides[1]
-        if not (plain and square) or _attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        if not square or not _is_plain(node):
             raise RefusalError("only square windows without padding and dilation can be expressed")
         if signal.flat or signal.axes != "CHW":
             raise RefusalError("does not pool height and width")
@@ -621,53 +642,50 @@ class Walk:
         if sizes["H"] < 1 or sizes["W"] < 1:
             raise RefusalError("its window is larger than its input")
         if signal.kind == "sums" and signal.products is not None and signal.products.pool is None:
-            # Where the scale is negative the largest value is that of the smallest sum: negate weights and scale.
-            negative = signal.scale < 0
-            sign = np.where(negative, -1, 1)
-            weights = (signal.products.weights * sign[:, None, None, None]).astype(np.int8)
-            products = replace(signal.products, weights=weights, pool=pool)
-            return replace(signal, sizes=sizes, products=products, scale=signal.scale * sign)
-        last = self.layers[-1] if self.layers else None
+            return signal.pooled(pool, sizes)
+        last = self._closed[-1] if self._closed else None
+        if signal.kind == "signs" and self._uses[self._tensor] > 1:
+            raise RefusalError("pools signs that another node takes too")
         if signal.kind == "signs" and isinstance(last, (InputConv2d, BinaryConv2d)) and last.pool is None:
             signal.one_scale()  # positive, so that the largest value is +1
-            self.layers[-1] = _pool_after_sign(last, pool)
+            self._closed[-1] = pool_after_sign(last, pool)
             return replace(signal, sizes=sizes)
         raise RefusalError("pools what is not the output of a convolution, or was pooled already")
 
     # -- no arithmetic
 
-    def keep(self, node: onnx.NodeProto) -> _Signal:
-        return self.signal
+    def keep(self, node: onnx.NodeProto) -> Signal:
+        return self._signal
 
-    def cast(self, node: onnx.NodeProto) -> _Signal:
+    def cast(self, node: onnx.NodeProto) -> Signal:
         if _attribute(node, "to", 1) not in (1, 10, 11):  # float32, float16, double
             raise RefusalError("casts to integers")
-        return self.signal
+        return self._signal
 
-    def softmax(self, node: onnx.NodeProto) -> _Signal:
-        if node.output[0] != self.output:
+    def softmax(self, node: onnx.NodeProto) -> Signal:
+        if node.output[0] != self._output:
             raise RefusalError("stands before the end of the graph")
-        return self.signal
+        return self._signal
 
-    def transpose(self, node: onnx.NodeProto) -> _Signal:
-        signal = self.signal
+    def transpose(self, node: onnx.NodeProto) -> Signal:
+        signal = self._signal
         permutation = _attribute(node, "perm", list(range(len(signal.shape)))[::-1])
         if signal.flat or permutation[0] != 0 or "L" in signal.axes:
             raise RefusalError("moves the batch axis, or transposes a matrix of activations")
         return replace(signal, axes="".join(signal.axes[axis - 1] for axis in permutation[1:]))
 
-    def flatten(self, node: onnx.NodeProto) -> _Signal:
-        if _attribute(node, "axis", 1) not in (1, 1 - len(self.signal.shape)):
+    def flatten(self, node: onnx.NodeProto) -> Signal:
+        if _attribute(node, "axis", 1) not in (1, 1 - len(self._signal.shape)):
             raise RefusalError("does not flatten to (N, features)")
         return self._flat()
 
-    def _flat(self) -> _Signal:
-        if "L" in self.signal.axes:
+    def _flat(self) -> Signal:
+        if "L" in self._signal.axes:
             raise RefusalError("flattens a thermometer whose levels are no channels yet")
-        return replace(self.signal, flat=True)
+        return replace(self._signal, flat=True)
 
-    def reshape(self, node: onnx.NodeProto) -> _Signal:
-        signal = self.signal
+    def reshape(self, node: onnx.NodeProto) -> Signal:
+        signal = self._signal
         asked = [int(size) for size in self._constant(node, 1).reshape(-1)]
         kept = [
             signal.shape[i] if size == 0 and i < len(signal.shape) else size for i, size in enumerate(asked)
@@ -685,22 +703,29 @@ class Walk:
             return replace(signal, axes="CHW", sizes={"C": shape[1], "H": shape[2], "W": shape[3]})
         raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
 
-    def unsqueeze(self, node: onnx.NodeProto) -> _Signal:
+    def unsqueeze(self, node: onnx.NodeProto) -> Signal:
         axes = self._constant(node, 1).tolist() if len(node.input) > 1 else _attribute(node, "axes", [])
-        if self.signal.kind != "pixels" or self.signal.axes != "CHW" or axes != [2]:
+        if self._signal.kind != "pixels" or self._signal.axes != "CHW" or axes != [2]:
             raise RefusalError(
                 "only the axis of a thermometer's levels, behind the channels of the image, can be added"
             )
-        return replace(self.signal, axes="CLHW", sizes={**self.signal.sizes, "L": 1})
+        return replace(self._signal, axes="CLHW", sizes={**self._signal.sizes, "L": 1})
 
 
-_HANDLERS: dict[str, Callable[[Walk, Any], _Signal]] = {
+_HANDLERS: dict[str, Callable[[Walk, Any], Signal]] = {
     "Add": Walk.add,
+    "Sum": Walk.add,
     "Sub": Walk.sub,
     "Mul": Walk.mul,
     "Div": Walk.div,
     "Neg": Walk.negate,
     "BatchNormalization": Walk.batch_norm,
+    "Relu": Walk.relu,
+    "LeakyRelu": Walk.leaky_relu,
+    "PRelu": Walk.prelu,
+    "AveragePool": Walk.average_pool,
+    "Concat": Walk.concat,
+    "Tile": Walk.tile,
     "BipolarQuant": Walk.bipolar,
     "Sign": Walk.sign,
     "MultiThreshold": Walk.multi_threshold,
@@ -732,45 +757,40 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
-def _floats(values: Exact) -> NDArray[np.float32]:
-    return values.astype(np.float64).astype(np.float32)
+def _is_plain(node: onnx.NodeProto) -> bool:
+    """Whether a pool has neither padding nor dilation."""
+    return (
+        not any(_attribute(node, "pads", [0]))
+        and all(dilation == 1 for dilation in _attribute(node, "dilations", [1]))
+        and _attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+    )
 
 
-def _dense(products: _Products) -> tuple[tuple[int, int, int], NDArray[np.uint32]]:
-    """Input shape and packed rows of a matrix."""
-    _, height, width, channels = products.weights.shape
-    return (height, width, channels), bits.pack(products.weights > 0).reshape(len(products.weights), -1)
+def _can_be_zero(signal: Signal) -> bool:
+    """Whether sums or a stream can be exactly 0 in some channel.
 
-
-def _fold(scale: Exact, offset: Exact, strict: bool) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Threshold and flip of ``scale * x + offset >= 0``, or ``> 0`` where strict, of an integer x."""
-    if strict:  # v > 0 is not(-v >= 0)
-        threshold, flip = _fold(-scale, -offset, strict=False)
-        return threshold, ~flip
-    # Only the sign of the scale matters once it is known where zero is crossed. Beyond 2**40 no sum can reach.
-    sign = np.array([(value > 0) - (value < 0) for value in scale], dtype=np.float64)
-    crossing = [-o / s if s != 0 else Fraction(0) for s, o in zip(scale, offset)]
-    mean = np.array([float(min(max(value, Fraction(-(2**40))), Fraction(2**40))) for value in crossing])
-    beta = np.array([float((o > 0) - (o < 0)) if s == 0 else 0.0 for s, o in zip(scale, offset)])
-    return bits.fold_batch_norm(sign, beta, mean, np.ones(len(mean)))
-
-
-def _pool_after_sign(layer: InputConv2d | BinaryConv2d, pool: Pool) -> InputConv2d | BinaryConv2d:
-    """The layer whose bits are the OR over windows of ``layer``'s bits.
-
-    Where flip is 0 the OR is the threshold of the largest sum, as the format has it. Where it is 1 the bit is
-    ``sum < t``, the same as ``-sum >= 1 - t``: negated weights bring it to flip 0.
+    A stream with a shortcut adds up numbers of many layers. It hits 0 where all of them lie on a coarse grid, as
+    without batch norm; otherwise it practically never does, nor could the source's float32 tell.
     """
-    constant = (layer.threshold == bits.ALWAYS) | (layer.threshold == bits.NEVER)
-    turned = layer.flip & ~constant
-    words = np.where(
-        turned[:, None, None, None], ~layer.weights & bits.spare_mask(layer.in_channels), layer.weights
-    )
-    threshold = np.where(turned, 1 - layer.threshold.astype(np.int64), layer.threshold)
-    return replace(
-        layer,
-        pool=pool,
-        weights=words,
-        threshold=np.clip(threshold, bits.ALWAYS, bits.NEVER).astype(np.int32),
-        flip=layer.flip & constant,
-    )
+    stream = signal.stream
+    products = signal.products if stream is None else stream.products
+    if products is None:
+        return False
+    if stream is None:
+        negative = signal.scale if signal.negative is None else signal.negative
+        scale, offset = signal.scale, signal.offset
+    else:
+        scale, negative = signal.scale * stream.scale, signal.scale * stream.negative
+        offset = signal.scale * stream.offset + signal.offset
+    if stream is not None and stream.shortcut != "none":
+        return any(max(value.denominator for value in row) <= 256 for row in zip(scale, negative, offset))
+    for above, factors in ((True, scale), (False, negative)):
+        for factor, shift in zip(factors, offset):
+            if factor == 0:
+                if shift == 0:
+                    return True
+                continue
+            zero = -shift / factor
+            if zero.denominator == 1 and (zero >= 0) == above and products.reaches(int(zero)):
+                return True
+    return False

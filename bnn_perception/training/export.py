@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnn_perception.training.config import NetworkSpec
-from bnn_perception.training.networks import to_brevitas
+from bnn_perception.training.networks import ResidualConv, to_brevitas
 
 #: Opset and IR version that ONNX Runtime reads from 1.14 on.
 OPSET, IR_VERSION = 13, 8
@@ -52,53 +52,99 @@ def float_twin_onnx(net: nn.Sequential, spec: NetworkSpec) -> bytes:
     which a positive scale may pass (:func:`bnn_perception.training.networks.clip` keeps it positive); so may ReLU,
     which is written right behind the convolution, where runtimes fuse it.
     """
-    from onnx import TensorProto, checker, helper, numpy_helper
+    from onnx import TensorProto, checker, helper
 
-    nodes: list[Any] = []
-    constants: list[Any] = []
-    tensor = "image"
-
-    def add(op: str, name: str, *arrays: NDArray[np.float64], **attributes: Any) -> None:
-        nonlocal tensor
-        inputs = [tensor]
-        for suffix, array in zip(("weight", "bias"), arrays):
-            constants.append(numpy_helper.from_array(array.astype(np.float32), f"{name}.{suffix}"))
-            inputs.append(f"{name}.{suffix}")
-        tensor = f"{name}_out"
-        nodes.append(helper.make_node(op, inputs, [tensor], name, **attributes))
-
+    graph = _FloatGraph("image")
     modules = dict(net.named_children())
     for name, module in modules.items():
         norm = modules.get(f"{name}_norm")
         if isinstance(module, nn.Conv2d):
-            weight, bias = _folded(module, norm)
-            pads = [*module.padding, *module.padding]
-            add("Conv", name, weight, bias, kernel_shape=module.kernel_size, strides=module.stride, pads=pads)
+            graph.conv(name, module, norm)
+        elif isinstance(module, ResidualConv):
+            graph.residual(name, module)
         elif isinstance(module, nn.Linear):
-            weight, bias = _folded(module, norm)
-            add("Gemm", name, weight, bias, transB=1)
+            graph.add("Gemm", name, *_folded(module, norm), transB=1)
         elif isinstance(module, nn.Flatten):
-            add("Flatten", name)
+            graph.add("Flatten", name)
         elif isinstance(module, nn.MaxPool2d):
-            size = [module.kernel_size] * 2
-            add("MaxPool", name, kernel_shape=size, strides=size)
+            graph.max_pool(name, module)
+        elif name.endswith("_relu_before"):
+            graph.add("Relu", name)
         if f"{name}_relu" in modules:
-            add("Relu", f"{name}_relu")
-    nodes[-1].output[0] = "logits"
-    classes = constants[-1].dims[0]
+            graph.add("Relu", f"{name}_relu")
+    graph.nodes[-1].output[0] = "logits"
+    classes = graph.constants[-1].dims[0]
     image = helper.make_tensor_value_info(
         "image", TensorProto.FLOAT, ["N", spec.channels, spec.height, spec.width]
     )
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])
-    graph = helper.make_graph(nodes, "float_twin", [image], [logits], constants)
     model = helper.make_model(
-        graph,
+        helper.make_graph(graph.nodes, "float_twin", [image], [logits], graph.constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="bnn_perception",
     )
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+class _FloatGraph:
+    """Nodes of a float twin, one behind the other.
+
+    Attributes:
+        tensor: what the last node gives, which the next one takes.
+    """
+
+    def __init__(self, tensor: str) -> None:
+        self.tensor = tensor
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, op: str, name: str, *arrays: NDArray[np.float64], **attributes: Any) -> None:
+        """A node that takes the current tensor and constants: a weight, then a bias."""
+        from onnx import numpy_helper
+
+        inputs = [self.tensor]
+        for suffix, array in zip(("weight", "bias"), arrays):
+            self.constants.append(numpy_helper.from_array(array.astype(np.float32), f"{name}.{suffix}"))
+            inputs.append(f"{name}.{suffix}")
+        self.join(op, name, *inputs, **attributes)
+
+    def join(self, op: str, name: str, *inputs: str, **attributes: Any) -> None:
+        """A node that takes these tensors."""
+        from onnx import helper
+
+        self.tensor = f"{name}_out"
+        self.nodes.append(helper.make_node(op, inputs, [self.tensor], name, **attributes))
+
+    def conv(self, name: str, module: nn.Conv2d, norm: nn.Module | None) -> None:
+        weight, bias = _folded(module, norm)
+        pads = [*module.padding, *module.padding]
+        self.add(
+            "Conv", name, weight, bias, kernel_shape=module.kernel_size, strides=module.stride, pads=pads
+        )
+
+    def max_pool(self, name: str, module: nn.MaxPool2d) -> None:
+        size = [module.kernel_size] * 2
+        self.add("MaxPool", name, kernel_shape=size, strides=size)
+
+    def residual(self, name: str, block: ResidualConv) -> None:
+        """ReLU, convolution with its batch norm, max pool, plus the shortcut."""
+        stream = self.tensor
+        assert isinstance(block.conv, nn.Conv2d)
+        assert block.activation is None  # of the binary net alone
+        self.add("Relu", f"{name}_relu_before")
+        self.conv(name, block.conv, block.norm)
+        if isinstance(block.pool, nn.MaxPool2d):
+            self.max_pool(f"{name}_pool", block.pool)
+        if block.shortcut == "none":
+            return
+        result, self.tensor = self.tensor, stream
+        if block.shortcut == "average_pool":
+            self.add("AveragePool", f"{name}_average", kernel_shape=[2, 2], strides=[2, 2])
+        if block.repeats > 1:
+            self.join("Concat", f"{name}_repeat", *[self.tensor] * block.repeats, axis=1)
+        self.join("Add", f"{name}_add", result, self.tensor)
 
 
 def _folded(

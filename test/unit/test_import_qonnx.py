@@ -400,12 +400,12 @@ def sign_of_even_sums() -> Graph:
 THREE = np.asarray([0.2, 0.3, 0.4]).reshape(3, 1, 1)
 REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "ternary weights": (ternary, r"node 'first' \(Conv\): its weights are not \+c and -c"),
-    "shortcut": (shortcut, r"node 'shortcut' \(Add\): takes 't\d+', which the next operation has used up"),
+    "shortcut": (shortcut, r"node 'shortcut' \(Add\): adds signs; what can be added are the sums"),
     "groups": (grouped, r"node 'grouped' \(Conv\): has groups or dilations; the format supports group=1"),
     "unknown op": (lambda: first().node("Tanh", name="tanh"), r"node 'tanh' \(Tanh\): .* no such operation"),
     "average pool": (
         lambda: first().node("AveragePool", kernel_shape=[2, 2], name="mean"),
-        r"node 'mean' \(AveragePool\): the model format has no such operation",
+        r"node 'mean' \(AveragePool\): takes sums; only the shortcut of a real-valued stream",
     ),
     "no sign": (lambda: first().conv(5, 5), r"\(Conv\): its input is not binary"),
     "4-bit activations": (four_bits, r"\(Quant\): quantizes to 4 bits"),
