@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from bnn_perception.cuda.float_specs import aligned
 from bnn_perception.cuda.network import network
 from bnn_perception.cuda.specs import KernelSpec, Target
 from bnn_perception.cuda.tiles import TileTable
+from bnn_perception.model import InputSpec
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.gpu import nvrtc, performance, sass
 from bnn_perception.tools.gpu.model import BOARDS, Board, Code, floor, popcounts, predict, take_apart
@@ -79,9 +81,21 @@ def test_work_of_a_convolution_by_hand() -> None:
     assert four.bytes - constants == 4 * (one.bytes - constants)
 
 
+def test_bytes_of_streams_by_hand() -> None:
+    """Of 24 channels: the stem's is read by the next layer, which sums four pixels of it and is itself read by none."""
+    rng = np.random.default_rng(0)
+    stem = models.input_stream_conv(rng, "stem", (8, 8, 3), 24)
+    half = models.residual_conv(rng, "half", (8, 8, 24), 48, stride=(2, 2), shortcut="average_pool")
+    model = models.make_model(InputSpec(8, 8), [stem, half, models.output_dense(rng, "out", (4, 4, 48), 2)])
+    _, first, second, _ = binary_work(model, 1, 0)
+    scales = 3 * 4  # bytes of a filter's multipliers and offset
+    assert first.bytes == 8 * 8 * (4 + 4 + 24 * 4) + 24 * (9 * 4 + 4 + 1 + scales) + 256 * 2
+    assert second.bytes == 8 * 8 * (4 + 24 * 4) + 4 * 4 * 8 + 48 * (9 * 4 + 4 + 1 + scales)
+
+
 def test_work_has_an_entry_for_every_kernel() -> None:
-    for topology in (PAPER, ROAD_SIGNS):
-        model = random_model(topology, np.random.default_rng(0))
+    nets = [random_model(topology, np.random.default_rng(0)) for topology in (PAPER, ROAD_SIGNS)]
+    for model in [*nets, models.residual_model(np.random.default_rng(0))]:
         steps = network(model, Target(87, 8), TileTable())
         assert [work.layer for work in binary_work(model, 1, 0)] == [step.name for step in steps]
 
