@@ -23,6 +23,7 @@ Everything else is refused with the node's name, its op and the reason.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,9 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
             labels = [f"class_{index}" for index in range(walk.outputs)]
         sizes = walk.image_sizes
         fit = metadata.get(f"{METADATA}fit", "crop")
-        fixed_point = {} if walk.fraction_bits is None else {"fraction_bits": walk.fraction_bits}
+        units = [float(unit) for row in walk.units.values() for unit in row]
+        # Of the channel that has the fewest.
+        fixed_point = {"fraction_bits": math.floor(math.log2(min(units)))} if units else {}
         return Model(
             name=metadata.get(f"{METADATA}name", source.stem),
             labels=tuple(labels),

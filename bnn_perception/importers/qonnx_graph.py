@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from bnn_perception.importers import ImporterError
 from bnn_perception.importers.qonnx_layers import (
     StreamLayer,
-    fix_point,
     floats,
     fold,
     output_layer,
     plain_layer,
     pool_after_sign,
+    stream_units,
 )
 from bnn_perception.importers.qonnx_signal import Exact, Products, Signal, constant, exact
 from bnn_perception.importers.quantizers import QUANT_DOMAINS, RefusalError, evaluate_node
@@ -49,7 +49,8 @@ class Walk:
         pixel_maximum: what the graph takes for a pixel of 255.
         layers: of the model, after :meth:`run`.
         outputs: how many logits there are, after :meth:`run`.
-        fraction_bits: binary digits behind the point of the streams, after :meth:`run`; None where there are none.
+        units: of each layer with a stream: how many of its integers are a value of 1, in each channel; after
+            :meth:`run`.
     """
 
     def __init__(self, model: onnx.ModelProto, pixel_maximum: float | None) -> None:
@@ -86,7 +87,7 @@ class Walk:
         self.image_axes, self.image_sizes = self._signal.axes, self._signal.sizes
         self.layers: list[Layer] = []
         self.outputs = 0
-        self.fraction_bits: int | None = None
+        self.units: dict[str, Exact] = {}
 
     def _image(self, shape: list[int]) -> Signal:
         axes = "CHW" if len(shape) == 4 and shape[1] in (1, 3) else "HWC"
@@ -127,7 +128,11 @@ class Walk:
         if self._output not in self._signals:
             raise ImporterError(f"the output '{self._output}' is not computed from the image")
         self._finish(self._signals[self._output])
-        self.layers, self.fraction_bits = fix_point(self._closed)
+        self.units = stream_units(self._closed)
+        self.layers = [
+            layer.fixed(self.units[layer.name]) if isinstance(layer, StreamLayer) else layer
+            for layer in self._closed
+        ]
 
     def _step(self, node: onnx.NodeProto) -> None:
         if node.domain not in ("", "ai.onnx", *QUANT_DOMAINS):

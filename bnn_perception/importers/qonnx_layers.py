@@ -1,14 +1,16 @@
 """Layers of the signs, sums and streams that a QONNX graph computes: thresholds, and the fixed point of streams.
 
-The values of a stream are rational numbers; the format has integers. All streams of a net get one unit,
-``2**-fraction_bits``: as fine as :data:`FINEST` says, coarser only where a stream could leave int32
-(:class:`bnn_perception.model.Model` proves that it cannot), and never coarser than :data:`COARSEST`. Multipliers and
-offsets are rounded to the nearest integer, once. The threshold is then exact: the smallest integer of the stream that
-reaches it.
+The values of a stream are rational numbers; the format has integers. A channel of a stream, together with those that
+shortcuts make of it, is counted in a unit of its own: the finest with which nothing can leave int32, as
+:class:`bnn_perception.model.Model` proves of it. The unit is then coarsened a little so that the first multiplier of
+the chain, that of the convolution of pixels, is a whole number of units. Its sums are the largest and its multiplier
+therefore the smallest; rounding it was what changed most signs. The other multipliers and the offsets are rounded to
+the nearest integer, once. The threshold is exact: the smallest integer of the stream that reaches it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from bnn_perception import bits
 from bnn_perception.importers import ImporterError
-from bnn_perception.importers.qonnx_signal import Exact, Products, Stream
+from bnn_perception.importers.qonnx_signal import Exact, Products, Stream, exact
 from bnn_perception.model import (
     MAX_STREAM,
     BinaryConv2d,
@@ -27,15 +29,13 @@ from bnn_perception.model import (
     InputConv2d,
     InputStreamConv2d,
     Layer,
-    ModelError,
     OutputDense,
     Pool,
     ResidualConv2d,
-    StreamConv2d,
 )
 
 #: Most and least binary digits behind the point of a stream.
-FINEST, COARSEST = 16, 8
+FINEST, COARSEST = 24, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +55,24 @@ class StreamLayer:
     offset: Exact
     strict: bool
 
-    def fixed(self, fraction_bits: int) -> InputStreamConv2d | ResidualConv2d:
-        """The layer in units of ``2**-fraction_bits``.
+    @property
+    def max_dot(self) -> int:
+        """The largest magnitude of a sum."""
+        levels = self.stream.products.levels
+        return math.prod(self.stream.products.weights.shape[1:]) * (
+            1 if levels is None else int(np.abs(levels).max())
+        )
 
-        Raises:
-            ModelError: where a number leaves int32.
+    def fixed(self, units: Exact) -> InputStreamConv2d | ResidualConv2d:
+        """The layer in integers.
+
+        Args:
+            units: (C,) rational numbers, how many integers a value of 1 has.
         """
-        unit = 2**fraction_bits
         products = self.stream.products
-        threshold, flip = fold(self.scale, self.offset * unit, self.strict)
+        threshold, flip = fold(self.scale, self.offset * units, self.strict)
         arrays: dict[str, Any] = {
-            name: _nearest(f"{self.name}.{name}", values * unit)
+            name: np.asarray([round(value) for value in values * units], dtype=np.int32)
             for name, values in (
                 ("multiplier", self.stream.scale),
                 ("negative_multiplier", self.stream.negative),
@@ -81,47 +88,57 @@ class StreamLayer:
         )
 
 
-def fix_point(layers: Sequence[Layer | StreamLayer]) -> tuple[list[Layer], int | None]:
-    """All layers with their streams in the finest unit that holds.
-
-    Returns:
-        The layers, and how many binary digits lie behind the point; None where there is no stream.
+def stream_units(layers: Sequence[Layer | StreamLayer]) -> dict[str, Exact]:
+    """The units of each layer with a stream, by its name: how many integers a value of 1 has in each channel.
 
     Raises:
-        ImporterError: where a stream has values so large that int32 leaves less than :data:`COARSEST` of them.
+        ImporterError: where a stream has values so large that int32 leaves less than :data:`COARSEST` binary digits.
     """
-    if not any(isinstance(layer, StreamLayer) for layer in layers):
-        return [layer for layer in layers if not isinstance(layer, StreamLayer)], None
-    reason = ""
-    for fraction_bits in range(FINEST, COARSEST - 1, -1):
-        try:
-            fixed: list[Layer] = [
-                layer.fixed(fraction_bits) if isinstance(layer, StreamLayer) else layer for layer in layers
-            ]
-            _check_range(fixed)
-            return fixed, fraction_bits
-        except ModelError as error:
-            reason = str(error)
-    raise ImporterError(
-        f"its streams take values too large for fixed point of {COARSEST} fractional bits in int32: {reason}"
-    )
-
-
-def _check_range(layers: Sequence[Layer]) -> None:
-    """As :class:`~bnn_perception.model.Model` does: that no integer of a stream can leave int32."""
-    before: NDArray[np.float64] | None = None
+    chains: list[list[StreamLayer]] = []
     for layer in layers:
-        before = layer.max_magnitudes(before) if isinstance(layer, StreamConv2d) else None
-        if before is not None and before.max() > MAX_STREAM:
-            raise ModelError(f"{layer.name}: its stream can reach {before.max():.0f}")
+        if isinstance(layer, StreamLayer):
+            if layer.stream.shortcut == "none":
+                chains.append([])
+            chains[-1].append(layer)
+    return {
+        layer.name: np.tile(units, len(layer.scale) // len(units))
+        for chain in chains
+        for units in [_chain_units(chain)]
+        for layer in chain
+    }
 
 
-def _nearest(name: str, values: Exact) -> NDArray[np.int32]:
-    integers = [round(value) for value in values]
-    largest = max(abs(value) for value in integers)
-    if largest > MAX_STREAM:
-        raise ModelError(f"{name}: {largest} does not fit int32")
-    return np.asarray(integers, dtype=np.int32)
+def _chain_units(chain: Sequence[StreamLayer]) -> Exact:
+    """The units of a layer without a shortcut and of those that add its channels: one for each of its channels."""
+    channels = len(chain[0].scale)
+    largest = np.zeros(channels)  # of a value of the stream, or a sum of four that are averaged
+    rounding = 0.0  # by how many integers these can be larger than the values times the unit
+    before = largest
+    for layer, after in zip(chain, [*chain[1:], None]):
+        stream = layer.stream
+        scale, negative, offset = (
+            np.abs(values.astype(np.float64)) for values in (stream.scale, stream.negative, stream.offset)
+        )
+        before = np.tile(before, len(scale) // len(before))
+        before = before + layer.max_dot * np.maximum(scale, negative) + offset
+        rounding += (layer.max_dot + 1) / 2
+        times = 4 if after is not None and after.stream.shortcut == "average_pool" else 1
+        largest = np.maximum(largest, times * before.reshape(-1, channels).max(axis=0))
+    # The shrinkage is far above what float64 loses here, and far below what matters.
+    room = (MAX_STREAM - 4 * rounding) * (1 - 1e-9)
+    limit = np.minimum(room / np.maximum(largest, np.finfo(np.float64).tiny), 2.0**FINEST)
+    if limit.min() < 2.0**COARSEST:
+        raise ImporterError(
+            f"the stream from '{chain[0].name}' to '{chain[-1].name}' can reach {largest.max():.3g}, with which int32 "
+            f"leaves less than {COARSEST} binary digits behind the point"
+        )
+    units = exact(limit)
+    for channel, (scale, negative) in enumerate(zip(chain[0].stream.scale, chain[0].stream.negative)):
+        multiplier = abs(scale) or abs(negative)
+        whole = math.floor(units[channel] * multiplier)
+        if whole:
+            units[channel] = whole / Fraction(multiplier)
+    return units
 
 
 def plain_layer(
