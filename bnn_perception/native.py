@@ -108,7 +108,6 @@ STEP = np.dtype(
             "shortcut_first",  # (words,) int32 channel of the shortcut that is added to the first of a word
             "shortcut_period",  # channels after which the shortcut begins anew within a word; 0: never
             "shortcut_average",  # whether means of 2x2 pixels are added
-            "channels",  # of the output
         )
     ],
     align=True,
@@ -641,15 +640,13 @@ def _wrapped(step: Any, source: int, vector: int, target: int) -> None:
     """Set the int32 at ``target`` to the shortcut of a vector of filters within which its channels begin anew."""
     channel = np.int64(_read_i32(step.shortcut_first, vector))
     for lane in range(LANES):
-        value = np.int32(0)
-        if vector * LANES + lane < step.channels:
-            at = source + 4 * channel
-            value = _read_i32(at, 0)
-            if step.shortcut_average:
-                value += _read_i32(at + step.shortcut_pixel, 0)
-                value += _read_i32(at + step.shortcut_row, 0)
-                value += _read_i32(at + step.shortcut_row + step.shortcut_pixel, 0)
-                value >>= np.int32(2)
+        at = source + 4 * channel
+        value = _read_i32(at, 0)
+        if step.shortcut_average:
+            value += _read_i32(at + step.shortcut_pixel, 0)
+            value += _read_i32(at + step.shortcut_row, 0)
+            value += _read_i32(at + step.shortcut_row + step.shortcut_pixel, 0)
+            value >>= np.int32(2)
         _write_i32(target, lane, value)
         channel += 1
         if channel == step.shortcut_period:

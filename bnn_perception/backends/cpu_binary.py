@@ -319,7 +319,8 @@ class Program:
     ) -> dict[str, int]:
         """What follows the values of a layer with a stream; the arrays as :meth:`_add_layer` says.
 
-        Spare filters have multipliers of 0 and get no shortcut from channels, so that their streams and bits are 0.
+        Spare filters have multipliers of 0 and at most a channel's shortcut: a stream no larger than a channel can
+        have, which never reaches ``bits.NEVER``, so that their bits are 0.
 
         Args:
             base, shift: of dot products, ``(value << shift) + base``; base (patterns, filters).
@@ -335,7 +336,6 @@ class Program:
             "shift": shift,
             "flip": self._keep(bits.pack(layer.flip)),
             "stream": self._keep(np.stack([a.reshape(-1, self.native.LANES) for a in by_word], axis=1)),
-            "channels": layer.out_channels,
         }
         if stream is not None:
             fields.update(kept=stream.ctypes.data, kept_row=stream.strides[0], kept_pixel=stream.strides[1])
