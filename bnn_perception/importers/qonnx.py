@@ -6,6 +6,10 @@ channel, an affine map ``value = scale * integer + offset``. Scales, biases and 
 kept in exact rational numbers, so the one rounding is that of a batch norm's square root. A sign closes a layer: where
 the map crosses zero becomes the integer threshold (:func:`bnn_perception.bits.fold_batch_norm`).
 
+The signal may branch in one way, that of Bi-Real Net, QuickNet and ReActNet: into signs, which the next convolution
+takes, and a shortcut around this convolution, which an Add joins with its sums. What branches becomes a stream, whose
+fixed point :mod:`bnn_perception.importers.qonnx_layers` chooses.
+
 ====================================================  =============================================================
 Conv, Gemm, MatMul                                    weights of one magnitude an output: BipolarQuant, Sign or ±c
 BipolarQuant, Sign, Quant of 1 bit, MultiThreshold    one threshold a channel
@@ -14,6 +18,9 @@ MaxPool                                               square and unpadded, befor
 Pad, padding of Conv                                  by the value of -1 or 0 (signs), by one level (pixels)
 Quant of at most 8 bits on the image                  a table of levels
 Unsqueeze, Sub, sign, Reshape on the image            a thermometer code
+Relu, LeakyRelu, PRelu                                of sums that were only scaled: one slope a channel below 0
+Add of two activations                                sums and the stream that their signs come from, in either order
+AveragePool, Concat, Tile                             of a shortcut: 2x2 with stride 2; its channels repeated
 Transpose, Flatten, Reshape, Identity, Dropout, Cast  no arithmetic; Softmax at the end is left out
 ====================================================  =============================================================
 

@@ -35,9 +35,11 @@ def run(args: argparse.Namespace) -> int:
     model = import_model(args.source, args.out, read_labels(args.labels) if args.labels else (), args.name)
     rows = layer_rows(model)
     print_table(rows, {key: sum(row[key] for row in rows) for key in ("packed_bytes", "float_bytes", "macs")})
-    maximum = model.info.get("source", {}).get("pixel_maximum")
-    if maximum is not None:
-        print(f"the source takes a pixel of 255 as {maximum:g}")
+    source = model.info.get("source", {})
+    if "pixel_maximum" in source:
+        print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}")
+    if "fraction_bits" in source:
+        print(f"its real-valued streams are in fixed point, with at least {source['fraction_bits']} fractional bits")
     if args.images is not None:
         print_parity(args.source, model, args.images)
     print(f"model folder: {args.out}")
