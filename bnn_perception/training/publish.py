@@ -61,7 +61,9 @@ def publish(
     epochs.update((record["stage"], record["epoch"]) for record in records)
     devices = sorted({record.get("device", "CPU") for record in records})
     training = {
-        "data": Path(config.data.train).name,
+        "data": config.data.train
+        if not Path(config.data.train).is_absolute()
+        else Path(config.data.train).name,
         "images": len(data.train) - data.rendered,
         "rendered": data.rendered,
         "validation_images": len(data.validation),
