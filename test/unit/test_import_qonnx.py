@@ -20,9 +20,12 @@ from bnn_perception.model import (
     BinaryDense,
     Conv2d,
     InputConv2d,
+    InputStreamConv2d,
     Model,
     OutputBits,
     OutputDense,
+    Pool,
+    ResidualConv2d,
     Thermometer,
     load_model,
 )
@@ -355,6 +358,173 @@ def test_spare_bits_are_zero(tmp_path: Path) -> None:
         assert not np.any(words & ~bits.spare_mask(channels))
 
 
+# -- residual nets
+
+
+def stem(seed: int = 0, channels: int = 6) -> Graph:
+    """Pixels to the first stream, (N, channels, 8, 10)."""
+    return Graph(seed).conv(3, channels, pads=1).norm(channels)
+
+
+def column(g: Graph, channels: int, spread: float = 0.3) -> str:
+    """A random number a channel."""
+    return g.constant(spread * g.rng.normal(size=(channels, 1, 1)))
+
+
+def body(g: Graph, channels: int, more: int = 0, stride: int = 1, **options: Any) -> tuple[str, str]:
+    """RSign, convolution and batch norm; what they give, and the stream that they began with."""
+    before = g.tensor
+    more = more or channels
+    g.node("Sub", column(g, channels)).bipolar().pad(1, -1.0)
+    g.conv(channels, more, stride=stride, **options).norm(more)
+    return g.tensor, before
+
+
+def join(g: Graph, first: str, second: str, name: str = "") -> Graph:
+    g.tensor = first
+    return g.node("Add", second, name=name)
+
+
+def head(g: Graph, features: int) -> Graph:
+    return g.bipolar().node("Flatten").matmul(features, 4).norm(4)
+
+
+def halved(g: Graph, stream: str, channels: int, tile: bool = False) -> str:
+    """The shortcut of a block that halves the size and doubles the channels."""
+    g.tensor = stream
+    g.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2])
+    if tile:
+        g.node("Tile", g.constant([1, 2, 1, 1], np.int64))
+    else:
+        g.node("Concat", g.tensor, axis=1)
+    return g.tensor
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_residual_net_of_bi_real_style(tmp_path: Path, seed: int) -> None:
+    """Plain signs, zero padding, batch norm, either order of the operands."""
+    g = stem(seed)
+    before = g.tensor
+    g.node("Sign").conv(6, 6, pads=1).norm(6)
+    join(g, before, g.tensor)
+    before = g.tensor
+    g.node("Sign").conv(6, 12, pads=1, stride=2).norm(12)
+    result = g.tensor
+    head(join(g, result, halved(g, before, 6)), 12 * 4 * 5)
+    model = check(g, tmp_path)
+    kinds = [type(layer) for layer in model.layers]
+    assert kinds == [InputStreamConv2d, ResidualConv2d, ResidualConv2d, OutputDense]
+    assert [layer.shortcut for layer in model.layers[1:3]] == ["identity", "average_pool"]  # type: ignore[union-attr]
+    assert [layer.padding_value for layer in model.layers[1:3]] == [0, 0]  # type: ignore[union-attr]
+    assert model.info["source"]["fraction_bits"] >= 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_residual_net_of_quicknet_style(tmp_path: Path, seed: int) -> None:
+    """ReLU between convolution and batch norm; scales of the weights that differ; an odd row that is left out."""
+    g = Graph(seed).conv(3, 4, pads=2).pool().norm(4)  # 5x6
+    scale = np.linspace(0.05, 0.2, 4).reshape(4, 1, 1, 1)
+    before = g.tensor
+    g.bipolar().pad(1, -1.0).conv(4, 4, scale=scale).node("Relu").norm(4)
+    before = join(g, g.tensor, before).tensor
+    g.bipolar().conv(4, 8, kernel=2, stride=2).node("Relu").norm(8)
+    result = g.tensor
+    head(join(g, result, halved(g, before, 4, tile=True)), 8 * 2 * 3)
+    model = check(g, tmp_path)
+    assert [type(layer) for layer in model.layers[:3]] == [InputStreamConv2d, ResidualConv2d, ResidualConv2d]
+    for layer in model.layers[1:3]:
+        # A norm of negative gamma turns ReLU's result upside down; the sums below 0 still count nothing.
+        assert not np.any(layer.negative_multiplier)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("activation", ["PRelu", "LeakyRelu"])
+@pytest.mark.parametrize("seed", range(2))
+def test_residual_net_of_reactnet_style(tmp_path: Path, seed: int, activation: str) -> None:
+    """RSign as MultiThreshold, a slope a channel, scales and biases instead of batch norm, a dense layer behind."""
+    g = stem(seed)
+    for _ in range(2):
+        before = g.tensor
+        thresholds = g.constant(0.3 * g.rng.normal(size=(6, 1)))
+        g.node("MultiThreshold", thresholds, domain=DOMAIN, out_scale=2.0, out_bias=-1.0).pad(1, -1.0).conv(
+            6, 6
+        )
+        if activation == "PRelu":
+            g.node("PRelu", column(g, 6, 1.0))
+        else:
+            g.node("LeakyRelu", alpha=0.2)
+        g.node("Mul", column(g, 6, 0.05)).node("Add", column(g, 6))
+        join(g, before, g.tensor)
+    g.node("Sub", column(g, 6)).bipolar().node("Flatten").matmul(6 * 8 * 10, 7).norm(7)
+    head(g, 7)
+    assert [layer.kind for layer in check(g, tmp_path).layers] == [
+        "input_stream_conv2d",
+        "residual_conv2d",
+        "residual_conv2d",
+        "binary_dense",
+        "output_dense",
+    ]
+
+
+def test_max_pool_of_bent_sums(tmp_path: Path) -> None:
+    """Before and behind the activation: as long as values rise with the sum, or fall with it, both are the same."""
+    for order in (("MaxPool", "PRelu"), ("PRelu", "Mul", "MaxPool")):
+        g = stem()
+        before = g.tensor
+        g.bipolar().pad(1, -1.0).conv(6, 6)
+        for op in order:
+            if op == "MaxPool":
+                g.pool()
+            elif op == "PRelu":
+                g.node("PRelu", g.constant(np.linspace(0, 0.5, 6).reshape(6, 1, 1)))
+            else:  # both signs
+                g.node("Mul", g.constant(np.linspace(-1, 1, 6).reshape(6, 1, 1)))
+        g.norm(6)
+        result = g.tensor
+        g.tensor = before
+        g.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2])
+        head(join(g, result, g.tensor), 6 * 4 * 5)
+        model = check(g, tmp_path)
+        assert model.layers[1].pool == Pool(2, 2)  # type: ignore[union-attr]
+
+
+def test_activation_without_a_shortcut_is_a_stream_of_its_own(tmp_path: Path) -> None:
+    """Behind a PReLU of negative slope both large and small sums reach a threshold."""
+    g = Graph().conv(3, 5).norm(5).bipolar().conv(5, 6)
+    g.node("PRelu", g.constant(np.linspace(-1, 1, 6).reshape(6, 1, 1))).norm(6)
+    head(g, 6 * 4 * 6)
+    model = check(g, tmp_path)
+    assert [layer.kind for layer in model.layers] == ["input_conv2d", "residual_conv2d", "output_dense"]
+    assert model.layers[1].shortcut == "none"  # type: ignore[union-attr]
+
+
+def test_offset_of_a_shortcut_is_added(tmp_path: Path) -> None:
+    g = stem()
+    result, before = body(g, 6)
+    g.tensor = before
+    g.node("Add", column(g, 6, 1.0))
+    head(join(g, result, g.tensor), 6 * 8 * 10)
+    check(g, tmp_path)
+
+
+def test_large_streams_get_a_coarser_unit_and_too_large_ones_are_refused(tmp_path: Path) -> None:
+    def net(factor: float) -> Path:
+        g = stem()
+        g.node("Mul", g.constant(factor))
+        before = g.tensor
+        g.bipolar().pad(1, -1.0).conv(6, 6)
+        head(join(g, before, g.tensor), 6 * 8 * 10)
+        return g.save(tmp_path / "net.onnx")
+
+    bits_at = [read(net(factor)).info["source"]["fraction_bits"] for factor in (1.0, 16.0, 256.0)]
+    # Where the stem makes up the stream, one sixteen times larger leaves four digits fewer.
+    assert bits_at[0] <= 24
+    assert bits_at[1] - bits_at[2] == 4
+    with pytest.raises(
+        ImporterError, match="the stream from 'conv1' to 'conv2' can reach .* less than 8 binary"
+    ):
+        read(net(1e7))
+
+
 def first() -> Graph:
     return Graph().conv(3, 5)
 
@@ -397,10 +567,118 @@ def sign_of_even_sums() -> Graph:
     return with_constant(Graph(), "Sub", 0.5).bipolar().conv(3, 5, kernel=2).node("Sign")
 
 
+def skips_two() -> Graph:
+    g = stem()
+    result, before = body(g, 6)
+    join(g, result, before)
+    body(g, 6)
+    return join(g, g.tensor, before, "skip")
+
+
+def scaled_shortcut() -> Graph:
+    g = stem()
+    result, before = body(g, 6)
+    g.tensor = before
+    g.node("Mul", column(g, 6))
+    return join(g, result, g.tensor, "skip")
+
+
+def two_streams() -> Graph:
+    g = stem()
+    result, before = body(g, 6)
+    join(g, result, before)
+    return join(g, g.tensor, before, "skip")
+
+
+def two_convolutions() -> Graph:
+    g = signs()
+    before = g.tensor
+    g.pad(1, -1.0).conv(5, 5).norm(5)
+    g.tensor = before
+    return g.node("Conv", g.weights(5, 5, 1, 1), name="second")
+
+
+def two_signs() -> Graph:
+    g = stem()
+    _, before = body(g, 6)
+    g.tensor = before
+    return g.node("Sub", column(g, 6)).node("BipolarQuant", g.constant(1.0), domain=DOMAIN, name="second")
+
+
+def bent_after_norm() -> Graph:
+    g = stem()
+    body(g, 6)
+    return g.node("Relu", name="bend")
+
+
+def bent_stream() -> Graph:
+    g = stem()
+    join(g, *body(g, 6))
+    return g.node("PRelu", column(g, 6), name="bend")
+
+
+def folded_pool() -> Graph:
+    g = stem().bipolar().conv(6, 6)
+    return g.node("PRelu", g.constant(np.full((6, 1, 1), -0.5))).pool()
+
+
+def joined_streams() -> Graph:
+    g = stem()
+    result, before = body(g, 6)
+    join(g, result, before)
+    return g.node("Concat", before, axis=1, name="join")
+
+
+def averaged_signs() -> Graph:
+    g = stem()
+    _, before = body(g, 6)
+    g.tensor = before
+    return g.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2]).bipolar()
+
+
+def large_average() -> Graph:
+    g = stem()
+    _, before = body(g, 6)
+    g.tensor = before
+    return g.node("AveragePool", kernel_shape=[3, 3], strides=[2, 2], name="mean")
+
+
+def pooled_branch() -> Graph:
+    g = signs()
+    before = g.tensor
+    g.pool()
+    g.tensor = before
+    return g.node("Identity")
+
+
+def whole_stream() -> Graph:
+    """All sums with weight 1 and no batch norm: the stream can be 0."""
+    g = Graph().conv(3, 6).norm(6).bipolar().conv(6, 6)
+    before = g.tensor
+    g.bipolar().pad(1, -1.0).conv(6, 6)
+    return join(g, before, g.tensor).node("Sign", name="sign")
+
+
 THREE = np.asarray([0.2, 0.3, 0.4]).reshape(3, 1, 1)
 REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "ternary weights": (ternary, r"node 'first' \(Conv\): its weights are not \+c and -c"),
     "shortcut": (shortcut, r"node 'shortcut' \(Add\): adds signs; what can be added are the sums"),
+    "shortcut of two": (skips_two, r"node 'skip' \(Add\): its shortcut skips more than one convolution"),
+    "scaled shortcut": (scaled_shortcut, r"node 'skip' \(Add\): its shortcut is scaled"),
+    "two streams": (two_streams, r"node 'skip' \(Add\): adds two real-valued streams"),
+    "two convolutions": (
+        two_convolutions,
+        r"node 'second' \(Conv\): takes 't\d+', which another layer takes",
+    ),
+    "two signs": (two_signs, r"node 'second' \(BipolarQuant\): is a second sign of the same values"),
+    "ReLU after batch norm": (bent_after_norm, r"node 'bend' \(Relu\): bends channel \d+"),
+    "PReLU of a stream": (bent_stream, r"node 'bend' \(PRelu\): bends stream; only the sums"),
+    "pool of a negative slope": (folded_pool, r"\(MaxPool\): pools values that both rise and fall"),
+    "two streams joined": (joined_streams, r"node 'join' \(Concat\): joins different tensors"),
+    "signs of a mean": (averaged_signs, r"\(BipolarQuant\): takes signs of a shortcut"),
+    "average pool of 3x3": (large_average, r"node 'mean' \(AveragePool\): only windows of 2x2"),
+    "signs pooled beside": (pooled_branch, r"\(MaxPool\): pools signs that another node takes too"),
+    "a stream that can be 0": (whole_stream, r"node 'sign' \(Sign\): its input can be 0"),
     "groups": (grouped, r"node 'grouped' \(Conv\): has groups or dilations; the format supports group=1"),
     "unknown op": (lambda: first().node("Tanh", name="tanh"), r"node 'tanh' \(Tanh\): .* no such operation"),
     "average pool": (
