@@ -90,9 +90,9 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
     """Compare a model with the trained net on some validation images.
 
     The thresholds are exact, while PyTorch rounds: a batch norm that lands on 0 to within float32 may differ by a
-    bit. In a residual net the streams are rounded to fixed point too (:mod:`bnn_perception.importers.qonnx_layers`),
-    which in quicknet_tiny changed bits of one image in ten. More than one image in :data:`CHECKED` that changes its class
-    cannot come from either.
+    bit. In a residual net the streams are rounded to fixed point too (:mod:`bnn_perception.importers.qonnx_layers`);
+    in quicknet_tiny that changed bits of one image in ten. More than one image in :data:`CHECKED` that changes its
+    class cannot come from either.
     """
     chosen = np.random.default_rng(0).permutation(len(data.validation))[:CHECKED]
     mask = np.zeros(len(data.validation), dtype=bool)

@@ -1,0 +1,275 @@
+"""Residual nets from training to a model folder: float twin, Brevitas, QONNX, the fixed point of their streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bnn_perception.training import config as configs
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
+
+from bnn_perception import bits  # noqa: E402
+from bnn_perception.backends import reference  # noqa: E402
+from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
+from bnn_perception.importers import qonnx  # noqa: E402
+from bnn_perception.importers.qonnx_graph import Walk  # noqa: E402
+from bnn_perception.model import InputStreamConv2d, Model, ResidualConv2d, StreamConv2d, load_model  # noqa: E402
+from bnn_perception.preprocess import Frame  # noqa: E402
+from bnn_perception.tools import execute  # noqa: E402
+from bnn_perception.tools import train as tool  # noqa: E402
+from bnn_perception.training import networks  # noqa: E402
+from bnn_perception.training.export import export_qonnx, float_twin_onnx  # noqa: E402
+
+HEIGHT, WIDTH = 14, 12
+
+NETS: dict[str, list[dict[str, Any]]] = {
+    "every shortcut and activation": [
+        {"kind": "input_stream_conv2d", "channels": 5, "pool": 2},
+        {"kind": "residual_conv2d", "channels": 5, "activation": "prelu"},
+        # 7x6: the average pool leaves out a row, the convolution has to as well
+        {
+            "kind": "residual_conv2d",
+            "channels": 10,
+            "kernel": 2,
+            "stride": 2,
+            "padding": 0,
+            "shortcut": "average_pool",
+            "activation": "relu",
+        },
+        {"kind": "residual_conv2d", "channels": 30, "kernel": 1, "padding": 0},
+        {"kind": "residual_conv2d", "channels": 7, "shortcut": "none", "activation": "prelu"},
+        {"kind": "residual_conv2d", "channels": 7},
+        {"kind": "binary_dense", "features": 9},
+        {"kind": "output_dense"},
+    ],
+    "a pool in the block, plain layers behind": [
+        {"kind": "input_stream_conv2d", "channels": 33},
+        {"kind": "residual_conv2d", "channels": 66, "pool": 2, "shortcut": "average_pool"},
+        {"kind": "binary_conv2d", "channels": 6, "pool": 2},
+        {"kind": "output_dense"},
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """More threads only get into each other's way on nets as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def network(layers: list[dict[str, Any]]) -> configs.NetworkSpec:
+    return configs.from_mapping({"input": {"height": HEIGHT, "width": WIDTH}, "network": layers}).network
+
+
+def pixels(count: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(0)
+    lows = rng.integers(0, 150, count)
+    return np.stack([rng.integers(low, low + 100, (HEIGHT, WIDTH, 3), dtype=np.uint8) for low in lows])
+
+
+def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0
+
+
+def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+    """Random thresholds, slopes and batch norms about the statistics of ``images``; gammas of both signs and zero."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, networks.ChannelShift):
+                module.threshold.normal_(std=0.3)
+            elif isinstance(module, torch.nn.PReLU):
+                module.weight.normal_()
+        net.train()
+        net(images)  # running statistics
+        for module in net.modules():
+            if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+                module.weight.normal_()
+                module.weight[0] = 0.0
+                module.bias.normal_(std=0.3)
+    return net.eval()
+
+
+@pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
+def test_float_twin_equals_its_onnx_file(layers: list[dict[str, Any]]) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
+    spec = network(layers)
+    images = to_tensor(pixels(5))
+    net = networks.build_float(spec, 4)
+    randomize(net, images)
+    networks.clip(net)
+    session = onnxruntime.InferenceSession(float_twin_onnx(net, spec), providers=["CPUExecutionProvider"])
+    for count in (1, 5):  # any batch
+        (logits,) = session.run(None, {"image": images[:count].contiguous().numpy()})
+        expected = net(images[:count]).detach().numpy()
+        # float32, folded in another order: some hundred terms, each rounded by 6e-8 of the largest
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
+def test_light_and_brevitas_nets_are_equal(layers: list[dict[str, Any]]) -> None:
+    pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
+    spec = network(layers)
+    images = to_tensor(pixels(4))
+    net = randomize(networks.build_binary(spec, 4), images)
+    assert torch.equal(networks.to_brevitas(net, spec, 4)(images), net(images))
+
+
+class Trace:
+    """What the torch net makes of some images: the streams, and what is compared with 0 for the bits of each layer.
+
+    Attributes:
+        streams: (N, height, width, channels) float64, by the name of the layer.
+        compared: likewise; where it is >= 0 the bit is 1.
+    """
+
+    def __init__(self, net: torch.nn.Module, images: torch.Tensor) -> None:
+        self.streams: dict[str, NDArray[np.float64]] = {}
+        self.compared: dict[str, NDArray[np.float64]] = {}
+        last = ""
+        hooks = []
+        for name, module in net.named_children():
+            layer = name.split("_")[0]
+            if isinstance(module, networks.ResidualConv):
+                hooks += [
+                    self._keep(module.front.shift, self.compared, last),
+                    self._keep(module, self.streams, name),
+                ]
+                last = name
+            elif name.endswith("_norm"):
+                hooks.append(self._keep(module, self.streams, layer))
+                last = layer
+            elif name.endswith("_shift"):
+                hooks.append(self._keep(module, self.compared, last))
+        self.logits = net(images).detach().numpy()
+        for hook in hooks:
+            hook.remove()
+
+    @staticmethod
+    def _keep(module: torch.nn.Module, values: dict[str, NDArray[np.float64]], key: str) -> Any:
+        def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            axes = (0, 2, 3, 1) if output.dim() == 4 else (0, 1)
+            values[key] = output.detach().double().permute(axes).numpy()
+
+        return module.register_forward_hook(hook)
+
+
+def export(
+    layers: list[dict[str, Any]], path: Path, count: int
+) -> tuple[Model, Walk, Trace, NDArray[np.uint8]]:
+    pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
+    spec, raw = network(layers), pixels(count)
+    net = randomize(networks.build_binary(spec, 4), to_tensor(raw))
+    export_qonnx(net, spec, path, ["a", "b", "c", "d"], "small", "stretch")
+    walk = Walk(onnx.load(str(path)), None)
+    walk.run()
+    return qonnx.read(path), walk, Trace(net, to_tensor(raw)), raw
+
+
+@pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
+def test_every_layer_rounds_as_its_fixed_point_says(layers: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Each layer alone, on the bits and the stream that torch gives it.
+
+    In integers of the stream: a multiplier is rounded by 1/2 and meets a dot product of at most fan_in (that of the
+    stem is exact, whatever its pixels), the offset is rounded by 1/2, the shortcut that the test makes of torch's by
+    1/2, and its average down by less than 1. On top comes what float32 loses in torch: some ten roundings of 6e-8.
+    """
+    model, walk, trace, raw = export(layers, tmp_path / "net.onnx", 3)
+    checked = 0
+    for before, layer in zip([None, *model.layers], model.layers):
+        if not isinstance(layer, StreamConv2d):
+            continue
+        units = walk.units[layer.name].astype(np.float64)
+        expected, compared = trace.streams[layer.name], trace.compared[layer.name]
+        lost = 1e-6 * np.abs(expected).max()
+        for index, image in enumerate(raw):
+            if isinstance(layer, InputStreamConv2d):
+                words, stream = reference.input_stream_conv2d(layer, image)
+                tolerance = 0.5 / units + lost
+            else:
+                assert isinstance(layer, ResidualConv2d)
+                assert before is not None
+                shortcut = trace.streams[before.name][index]
+                into = np.rint(shortcut * walk.units[before.name].astype(np.float64)).astype(np.int32)
+                words, stream = reference.residual_conv2d(
+                    layer, bits.pack(trace.compared[before.name][index] >= 0), into
+                )
+                tolerance = (layer.fan_in / 2 + 2) / units + lost
+            assert np.all(np.abs(stream / units - expected[index]) <= tolerance), layer.name
+            plus = compared[index] >= 0
+            clear = np.abs(compared[index]) > tolerance
+            np.testing.assert_array_equal(
+                bits.unpack(words, plus.shape[-1])[clear], plus[clear], err_msg=layer.name
+            )
+            assert clear.mean() > 0.99  # or nothing would be compared
+            assert plus.any()
+            assert not plus.all()
+        checked += 1
+    assert checked == sum(isinstance(layer, StreamConv2d) for layer in model.layers)
+
+
+@pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
+def test_exported_residual_net_answers_as_the_trained_one(
+    layers: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """No sign of these nets lies within the fixed point's rounding of its threshold, so that all logits agree."""
+    model, walk, trace, raw = export(layers, tmp_path / "net.onnx", 6)
+    logits = ReferenceBackend(model).logits([Frame(image) for image in raw])
+    # float32 sums of at most a few hundred terms of size 1, in another order
+    np.testing.assert_allclose(logits, trace.logits, rtol=1e-4, atol=1e-4)
+    assert np.ptp(trace.logits, axis=0).max() > 0.1
+    assert model.info["source"]["fraction_bits"] == int(
+        np.floor(min(np.log2(units.astype(np.float64)).min() for units in walk.units.values()))
+    )
+    assert model.info["source"]["fraction_bits"] >= 16
+
+
+def test_train_command_makes_a_residual_model_folder(tmp_path: Path) -> None:
+    """Real digits, two epochs each: enough to see that all stages run and the folder answers."""
+    for module in ("brevitas", "onnxruntime", "sklearn"):
+        pytest.importorskip(module, reason=f"{module} is not installed (extra [train])")
+    import yaml
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.repeat((digits.images * 15).astype(np.uint8)[..., None], 3, axis=-1)[:600]
+    np.savez(tmp_path / "digits.npz", x=images, y=digits.target[:600])
+    content = {
+        "name": "tiny_residual",
+        "input": {"height": 8, "width": 8},
+        "network": [
+            {"kind": "input_stream_conv2d", "channels": 16},
+            {"kind": "residual_conv2d", "channels": 16, "activation": "prelu"},
+            {"kind": "residual_conv2d", "channels": 32, "stride": 2, "shortcut": "average_pool"},
+            {"kind": "output_dense"},
+        ],
+        "data": {"train": "digits.npz"},
+        "augmentation": {"rotation": 5.0, "shift": 0.05, "flip": False},
+        "batch": 32,
+        "epoch_images": 0,
+        "float_twin": {"epochs": 4, "learning_rate": 0.01},
+        "binary": {"epochs": 6, "learning_rate": 0.01, "distillation": 0.5, "from_float": True},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    words = [str(tmp_path / "tiny.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "model")]
+    assert execute(tool, "train", [*words, "--run", str(tmp_path / "run")]) == 0
+    model = load_model(tmp_path / "model")
+    assert [layer.kind for layer in model.layers] == [layer["kind"] for layer in content["network"]]  # type: ignore[index,attr-defined]
+    assert model.float_twin is not None
+    # Ten classes: chance is 0.1.
+    assert model.info["accuracy"]["float"] > 0.5
+    assert model.info["accuracy"]["binary"] > 0.5
+    with np.load(tmp_path / "run" / "validation.npz") as validation:
+        frames = [Frame(image) for image in validation["x"]]
+        right = ReferenceBackend(model).logits(frames).argmax(axis=1) == validation["y"]
+    assert right.mean() == pytest.approx(model.info["accuracy"]["binary"], abs=1e-3)
