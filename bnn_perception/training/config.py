@@ -258,6 +258,8 @@ class StageSpec:
         optimizer: ``adam``, with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101); or ``sgd``, with
             Nesterov's momentum of 0.9, which wants a higher learning rate.
         schedule: of the learning rate after the warm-up: ``cosine`` to 0 (arXiv 1608.03983), or ``constant``.
+        restart: the epoch after which the cosine begins anew, from the highest rate to 0 at the last epoch (a warm restart
+            of the same paper); 0: never.
         weight_decay: of the weights of convolutions and matrices. Leave it 0 where weights are binary: it pulls
             latent weights to 0, where any step may change their sign.
         label_smoothing: part of each label that is spread over all classes.
@@ -280,6 +282,7 @@ class StageSpec:
     warmup: float = 1.0
     optimizer: str = "adam"
     schedule: str = "cosine"
+    restart: int = 0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     distillation: float = 0.0
@@ -495,6 +498,7 @@ def _stage_ranges(stage: str, spec: StageSpec) -> list[tuple[str, float, float, 
             ("distillation", spec.distillation, 0.0, 1.0),
             ("temperature", spec.temperature, 0.1, 100.0),
             ("patience", spec.patience, 0, 100000),
+            ("restart", spec.restart, 0, max(0, spec.epochs - 1)),
         )
     ]
 

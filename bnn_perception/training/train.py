@@ -181,8 +181,13 @@ def learning_rate(spec: StageSpec, epochs_done: float) -> float:
         return spec.learning_rate * (epochs_done + 0.01) / (spec.warmup + 0.01)
     if spec.schedule == "constant":
         return spec.learning_rate
-    rest = max(1e-9, spec.epochs - spec.warmup)
-    return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (epochs_done - spec.warmup) / rest)))
+    begin, end = spec.warmup, float(spec.epochs)
+    if spec.restart and epochs_done < spec.restart:
+        end = spec.restart
+    elif spec.restart:
+        begin = spec.restart
+    part = min(1.0, (epochs_done - begin) / max(1e-9, end - begin))
+    return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * part))
 
 
 class _Trainer:

@@ -110,6 +110,7 @@ def assert_equal(first: Any, second: Any) -> None:
     ("content", "message"),
     [
         ({"binary": {"optimizer": "lion"}}, "binary.optimizer is 'lion'; it can be adam, sgd"),
+        ({"binary": {"epochs": 5, "restart": 5}}, "binary.restart is 5; it must be from 0 to 4"),
         ({"activations": {"schedule": "step"}}, "activations.schedule is 'step'; it can be cosine, constant"),
         ({"precision": "float16"}, "precision is 'float16'; it can be auto, float32, bfloat16"),
         ({"float_twin": {"patience": -1}}, "float_twin.patience is -1; it must be from 0"),
@@ -128,6 +129,11 @@ def test_learning_rate_by_schedule() -> None:
     assert learning_rate(spec, 2.0) == 0.1
     assert learning_rate(spec, 6.0) == pytest.approx(0.05)  # half of the cosine
     assert learning_rate(spec, 10.0) == pytest.approx(0.0)
+    restarted = replace(spec, epochs=14, restart=10)
+    assert [learning_rate(restarted, done) for done in (2.0, 6.0, 9.0)] == [
+        learning_rate(spec, done) for done in (2.0, 6.0, 9.0)
+    ]
+    assert [learning_rate(restarted, done) for done in (10.0, 12.0, 14.0)] == pytest.approx([0.1, 0.05, 0.0])
     constant = replace(spec, schedule="constant")
     assert [learning_rate(constant, done) for done in (2.0, 6.0, 10.0)] == [0.1] * 3
 
