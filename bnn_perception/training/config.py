@@ -258,8 +258,8 @@ class StageSpec:
         optimizer: ``adam``, with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101); or ``sgd``, with
             Nesterov's momentum of 0.9, which wants a higher learning rate.
         schedule: of the learning rate after the warm-up: ``cosine`` to 0 (arXiv 1608.03983), or ``constant``.
-        restart: the epoch after which the cosine begins anew, from the highest rate to 0 at the last epoch (a warm restart
-            of the same paper); 0: never.
+        restart: the epoch after which the cosine begins anew, from the highest rate to 0 at the last epoch (a warm
+            restart of the same paper); 0: never.
         weight_decay: of the weights of convolutions and matrices. Leave it 0 where weights are binary: it pulls
             latent weights to 0, where any step may change their sign.
         label_smoothing: part of each label that is spread over all classes.
