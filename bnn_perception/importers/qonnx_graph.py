@@ -25,6 +25,7 @@ from bnn_perception.importers.qonnx_layers import (
 from bnn_perception.importers.qonnx_signal import Exact, Products, Signal, constant, exact
 from bnn_perception.importers.quantizers import QUANT_DOMAINS, RefusalError, evaluate_node
 from bnn_perception.model import (
+    MAX_CHANNELS,
     BinaryConv2d,
     BinaryDense,
     Conv2d,
@@ -127,8 +128,11 @@ class Walk:
                 ) from None
         if self._output not in self._signals:
             raise ImporterError(f"the output '{self._output}' is not computed from the image")
-        self._finish(self._signals[self._output])
-        self.units = stream_units(self._closed)
+        try:
+            self._finish(self._signals[self._output])
+            self.units = stream_units(self._closed)
+        except OverflowError:
+            raise ImporterError("a scale or an offset is too large for float64") from None
         self.layers = [
             layer.fixed(self.units[layer.name]) if isinstance(layer, StreamLayer) else layer
             for layer in self._closed
@@ -321,6 +325,8 @@ class Walk:
         return signal
 
     def _repeat(self, signal: Signal, times: int) -> Signal:
+        if times * signal.sizes["C"] > MAX_CHANNELS:
+            raise RefusalError(f"gives {times * signal.sizes['C']} channels; there can be {MAX_CHANNELS}")
         return replace(
             signal,
             sizes={**signal.sizes, "C": times * signal.sizes["C"]},

@@ -629,6 +629,13 @@ def joined_streams() -> Graph:
     return g.node("Concat", before, axis=1, name="join")
 
 
+def tiled() -> Graph:
+    g = stem()
+    _, before = body(g, 6)
+    g.tensor = before
+    return g.node("Tile", g.constant([1, 10**12, 1, 1], np.int64), name="tile")
+
+
 def averaged_signs() -> Graph:
     g = stem()
     _, before = body(g, 6)
@@ -675,6 +682,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "PReLU of a stream": (bent_stream, r"node 'bend' \(PRelu\): bends stream; only the sums"),
     "pool of a negative slope": (folded_pool, r"\(MaxPool\): pools values that both rise and fall"),
     "two streams joined": (joined_streams, r"node 'join' \(Concat\): joins different tensors"),
+    "too many channels": (tiled, r"node 'tile' \(Tile\): gives 6000000000000 channels"),
     "signs of a mean": (averaged_signs, r"\(BipolarQuant\): takes signs of a shortcut"),
     "average pool of 3x3": (large_average, r"node 'mean' \(AveragePool\): only windows of 2x2"),
     "signs pooled beside": (pooled_branch, r"\(MaxPool\): pools signs that another node takes too"),
@@ -733,6 +741,14 @@ def test_refusals_name_the_node_its_op_and_the_reason(tmp_path: Path, case: str)
         import_model(path, tmp_path / "model")
     assert str(path) in str(error.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_numbers_beyond_float64_are_refused(tmp_path: Path) -> None:
+    g = head(stem(), 6 * 8 * 10)
+    for _ in range(11):
+        g.node("Mul", g.constant(1e30))
+    with pytest.raises(ImporterError, match="a scale or an offset is too large for float64"):
+        read(g.save(tmp_path / "net.onnx"))
 
 
 def test_files_that_are_no_graph(tmp_path: Path) -> None:
