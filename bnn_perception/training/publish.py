@@ -19,7 +19,7 @@ from bnn_perception.calibration import CalibrationError
 from bnn_perception.evaluation import calibrate
 from bnn_perception.images import read_dataset
 from bnn_perception.importers import qonnx
-from bnn_perception.model import Model, load_model, save_model
+from bnn_perception.model import Model, StreamConv2d, load_model, save_model
 from bnn_perception.preprocess import CHANNELS, Frame
 from bnn_perception.training.config import Config
 from bnn_perception.training.curves import draw_curves
@@ -90,9 +90,9 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
     """Compare a model with the trained net on some validation images.
 
     The thresholds are exact, while PyTorch rounds: a batch norm that lands on 0 to within float32 may differ by a
-    bit. In a residual net the streams are rounded to fixed point too (:mod:`bnn_perception.importers.qonnx_layers`);
-    in quicknet_tiny that changed bits of one image in ten. More than one image in :data:`CHECKED` that changes its
-    class cannot come from either.
+    bit. More than one image in :data:`CHECKED` that changes its class cannot come from that. In a residual net the
+    streams are rounded to fixed point too (:mod:`bnn_perception.importers.qonnx_layers`): in quicknet_tiny that
+    changed bits of 75 of 500 images and the class of 2, so that three in :data:`CHECKED` may.
     """
     chosen = np.random.default_rng(0).permutation(len(data.validation))[:CHECKED]
     mask = np.zeros(len(data.validation), dtype=bool)
@@ -101,7 +101,8 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
     encoding = next(name for name, channels in CHANNELS.items() if channels == model.input.channels)
     logits = ReferenceBackend(model).logits([Frame(image, encoding) for image in images.images])
     differing = int((logits.argmax(axis=1) != predict(net, images).numpy().argmax(axis=1)).sum())
-    if differing > 1:
+    streams = any(isinstance(layer, StreamConv2d) for layer in model.layers)
+    if differing > (3 if streams else 1):
         raise RuntimeError(
             f"the exported model differs from the trained net on {differing} of {len(logits)} images"
         )
