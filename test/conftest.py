@@ -34,3 +34,14 @@ def data():
         return path
 
     return find
+
+
+@pytest.fixture
+def one_torch_thread():
+    """PyTorch takes one thread: more only get into each other's way on nets as small as those of the tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

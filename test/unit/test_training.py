@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,7 @@ from bnn_perception.training.export import export_qonnx, float_twin_onnx  # noqa
 from bnn_perception.training.progress import Reporter  # noqa: E402
 from bnn_perception.training.run import load_state, open_run, read_records  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """More threads only get into each other's way on nets as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 NETS: dict[str, list[dict[str, Any]]] = {
