@@ -56,3 +56,19 @@ __device__ __forceinline__ void store_vector(Element* to, const float (&from)[VE
   *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
 #endif
 }
+
+// The same for VECTOR floats, whatever the elements are.
+__device__ __forceinline__ void load_floats(float (&to)[VECTOR], const float* from) {
+#pragma unroll
+  for (int i = 0; i < VECTOR; i += 4) {
+    const float4 v = __ldg(reinterpret_cast<const float4*>(from + i));
+    to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+  }
+}
+
+__device__ __forceinline__ void store_floats(float* to, const float (&from)[VECTOR]) {
+#pragma unroll
+  for (int i = 0; i < VECTOR; i += 4) {
+    *reinterpret_cast<float4*>(to + i) = make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+  }
+}

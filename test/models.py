@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -342,7 +343,8 @@ def random_frame(rng: np.random.Generator, height: int, width: int, encoding: st
 
 
 def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
-    """ONNX bytes of a float net with the topology of ``model``: convolution, ReLU, max pool; skips without ``onnx``."""
+    """ONNX bytes of a float net with the topology of ``model``: convolution, ReLU, max pool, or ReLU, convolution, max
+    pool, shortcut; skips without ``onnx``."""
     pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
@@ -350,9 +352,11 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
     constants: list[Any] = []
     tensor = "image"
 
-    def add(op: str, name: str, weight_shape: tuple[int, ...] = (), **attributes: Any) -> None:
+    def add(
+        op: str, name: str, weight_shape: tuple[int, ...] = (), others: Sequence[str] = (), **attributes: Any
+    ) -> None:
         nonlocal tensor
-        inputs = [tensor]
+        inputs = [tensor, *others]
         if weight_shape:
             fan_in = int(np.prod(weight_shape[1:]))
             weight = rng.normal(0, (2 / fan_in) ** 0.5, weight_shape).astype(np.float32)
@@ -363,8 +367,12 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
         tensor = f"{name}_out"
         nodes.append(helper.make_node(op, inputs, [tensor], name, **attributes))
 
-    flat = False
+    flat = streams = False
     for layer, shape in zip(model.layers, model.shapes()):
+        before = tensor
+        if streams:
+            add("Relu", f"{layer.name}_relu_before")
+        streams = isinstance(layer, StreamConv2d)
         if isinstance(layer, (InputConv2d, BinaryConv2d)):
             add(
                 "Conv",
@@ -374,10 +382,19 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
                 strides=layer.stride,
                 pads=[*layer.padding, *layer.padding],
             )
-            add("Relu", f"{layer.name}_relu")
+            if not streams:
+                add("Relu", f"{layer.name}_relu")
             if layer.pool is not None:
                 pool = layer.pool
                 add("MaxPool", f"{layer.name}_pool", kernel_shape=[pool.size] * 2, strides=[pool.stride] * 2)
+            if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
+                result, tensor = tensor, before
+                if layer.shortcut == "average_pool":
+                    add("AveragePool", f"{layer.name}_average", kernel_shape=[2, 2], strides=[2, 2])
+                copies = [tensor] * (layer.out_channels // layer.in_channels - 1)
+                if copies:
+                    add("Concat", f"{layer.name}_repeat", others=copies, axis=1)
+                add("Add", f"{layer.name}_add", others=[result])
         elif isinstance(layer, (BinaryDense, OutputDense)):
             if not flat:
                 add("Flatten", "flatten")

@@ -1,8 +1,8 @@
 """Evaluates the float twin on an NVIDIA GPU: what the binary net is compared with, made as fast as it honestly can be.
 
-Convolutions are matrix products by cuBLAS. Between two products stands one kernel, which pools, normalizes, clips and
-lays out the rows of the next product; as in the binary backend, one graph launch takes a batch from camera bytes to
-logits.
+Convolutions are matrix products by cuBLAS. Between two products stands one kernel, which pools, normalizes, adds a
+residual net's shortcut, clips and lays out the rows of the next product; as in the binary backend, one graph launch
+takes a batch from camera bytes to logits.
 """
 
 from __future__ import annotations

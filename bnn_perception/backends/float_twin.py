@@ -2,11 +2,15 @@
 
 Every stage is one matrix product and what follows it up to the next one::
 
-    y = clip(scale * max_pool(conv(x, weights)) + shift, low, high)
+    stream = scale * max_pool(conv(x, weights)) + shift + shortcut
+    y = clip(stream, low, high)
 
-A fully connected layer is a convolution whose kernel covers its whole input. Batch norm before the pool goes into the
-weights, batch norm after it into ``scale`` and ``shift``; a clip commutes with the max, so it may stand on either side.
-A graph that is not such a chain is refused with the node's name and operator.
+where the shortcut of a residual net is made of the stream of the stage before; most stages have none. A fully connected
+layer is a convolution whose kernel covers its whole input. Batch norm before the pool goes into the weights, batch norm
+after it into ``scale`` and ``shift``; a clip commutes with the max, so it may stand on either side of the pool.
+
+In a graph a shortcut is an Add with the tensor that the activation before the convolution reads, with its AveragePool
+by 2x2, or with a Concat of copies of either. What is not such a chain is refused with the node's name and operator.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +26,12 @@ from numpy.typing import NDArray
 from bnn_perception.backends import BackendError
 from bnn_perception.model import InputSpec, Pool, Shape
 
+_KNOWN_SHORTCUT = "a shortcut around one convolution, from before the activation in front of it"
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """``y = clip(scale * max_pool(conv(x, weights)) + shift, low, high)``.
+    """``y = clip(scale * max_pool(conv(x, weights)) + shift + shortcut, low, high)``.
 
     Attributes:
         name: of the node with the weights.
@@ -36,6 +42,9 @@ class Stage:
         pool: max pooling, or None.
         scale, shift: (out_channels,) float32.
         low, high: bounds of the clip; infinite where there is none.
+        shortcut: what is added of the stage before, taken before its clip: ``none``, ``identity``, or ``average_pool``:
+            means of 2x2 with stride 2, an odd last row or column left out. Output channel c gets its channel
+            ``c % in_channels``.
     """
 
     name: str
@@ -48,6 +57,7 @@ class Stage:
     shift: NDArray[np.float32]
     low: float = -np.inf
     high: float = np.inf
+    shortcut: Literal["none", "identity", "average_pool"] = "none"
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -113,6 +123,22 @@ class _UnknownGraphError(Exception):
     """A graph that is not a chain of stages."""
 
 
+class _Shortcut(NamedTuple):
+    """A tensor as what a shortcut adds.
+
+    Attributes:
+        source: the tensor that it is made of.
+        averaged: by 2x2.
+        repeats: of its channels.
+        node: that makes it, None where it is the source.
+    """
+
+    source: str
+    averaged: bool = False
+    repeats: int = 1
+    node: Any = None
+
+
 class _Reader:
     """Walks the chain of nodes from the input to the output and gathers stages."""
 
@@ -138,6 +164,10 @@ class _Reader:
         self._flat = False
         self._done: list[Stage] = []
         self._stage: Stage | None = None
+        # The tensors that hold the values before the clip, of the open stage and of the one before; None: none does.
+        self._stream: str | None = None
+        self._stream_before: str | None = None
+        self._shortcuts: dict[str, _Shortcut] = {}
 
     def stages(self) -> tuple[Stage, ...]:
         for node in self._nodes:
@@ -160,14 +190,43 @@ class _Reader:
         if node.op_type == "Identity" and node.input[0] in self._constants:
             self._constants[node.output[0]] = self._constants[node.input[0]]
             return
+        if node.op_type in _SHORTCUTS:
+            self._shortcuts[node.output[0]] = _SHORTCUTS[node.op_type](self, node, attributes)
+            return
         handler: Callable[[Any, dict[str, Any]], None] | None = _HANDLERS.get(node.op_type)
         if handler is None:
-            raise _refuse(node, f"the operator is not supported; known are {', '.join(_HANDLERS)}")
-        others = [name for name in node.input if name and name != self._current]
-        if self._current not in node.input or not all(name in self._constants for name in others):
-            raise _refuse(node, "its inputs are not the previous node's output and constants")
+            known = ", ".join((*_HANDLERS, *_SHORTCUTS))
+            raise _refuse(node, f"the operator is not supported; known are {known}")
+        self._check_inputs(node)
         handler(self, node, attributes)  # type: ignore[call-arg]
         self._current = node.output[0]
+        if self._stage is not None and not _is_clipped(self._stage):
+            self._stream = self._current
+        elif node.op_type == "MaxPool":  # behind the clip: what stands before it is not pooled
+            self._stream = None
+
+    def _check_inputs(self, node: Any) -> None:
+        """Refuse a node that takes anything but the previous node's output, constants and, an Add, the shortcut."""
+        others = [
+            name for name in node.input if name not in ("", self._current) and name not in self._constants
+        ]
+        if node.op_type == "Add" and len(others) == 1 and self._shortcut(others[0]) is not None:
+            others.clear()
+        if list(node.input).count(self._current) == 1 and not others:
+            return
+        for name in others:
+            if name in self._shortcuts:
+                reader = f"node '{node.name or node.output[0]}' ({node.op_type})"
+                raise _refuse(
+                    self._shortcuts[name].node, f"{reader} reads it; known is only {_KNOWN_SHORTCUT}"
+                )
+        known = f"a constant or {_KNOWN_SHORTCUT}" if node.op_type == "Add" else "constants"
+        raise _refuse(node, f"its inputs are not the previous node's output and {known}")
+
+    def _shortcut(self, name: str) -> _Shortcut | None:
+        """A tensor as the shortcut of the open stage, None where it is not made of the stream of the stage before."""
+        found = self._shortcuts.get(name, _Shortcut(name))
+        return found if found.source == self._stream_before else None
 
     def _constant(self, node: Any, index: int) -> NDArray[Any] | None:
         """The constant input ``index``, None where it is absent."""
@@ -188,7 +247,7 @@ class _Reader:
 
     def _unclipped(self, node: Any) -> Stage:
         stage = self._open(node)
-        if (stage.low, stage.high) != (-np.inf, np.inf):
+        if _is_clipped(stage):
             raise _refuse(node, "it follows an activation; it can only stand before one")
         return stage
 
@@ -196,6 +255,7 @@ class _Reader:
         """Start a stage with ``weights`` (out, kernel y, kernel x, in)."""
         if self._stage is not None:
             self._done.append(self._stage)
+        self._stream_before = self._stream
         out = weights.shape[0]
         shift = np.zeros(out) if bias is None else self._channels(node, bias, out)
         self._stage = Stage(
@@ -269,6 +329,8 @@ class _Reader:
         stage = self._unclipped(node)
         if attributes.get("training_mode", 0):
             raise _refuse(node, "training_mode 1")
+        if stage.shortcut != "none":
+            raise _refuse(node, "it follows a shortcut; it can only stand before one")
         gamma, beta, mean, variance = (
             self._channels(node, self._need(node, i), stage.out_channels) for i in (1, 2, 3, 4)
         )
@@ -283,8 +345,45 @@ class _Reader:
     def add(self, node: Any, attributes: dict[str, Any]) -> None:
         stage = self._unclipped(node)
         index = 1 if node.input[0] == self._current else 0
+        shortcut = self._shortcut(node.input[index])
+        if shortcut is not None:
+            self._stage = self._with_shortcut(node, stage, shortcut)
+            return
         bias = self._channels(node, self._need(node, index), stage.out_channels)
         self._stage = replace(stage, shift=(stage.shift + bias).astype(np.float32))
+
+    def _with_shortcut(self, node: Any, stage: Stage, shortcut: _Shortcut) -> Stage:
+        height, width, channels = stage.input_shape
+        if shortcut.averaged:
+            height, width = height // 2, width // 2
+        shape = height, width, channels * shortcut.repeats
+        if stage.shortcut != "none" or self._flat:
+            raise _refuse(node, "a stage has at most one shortcut, before it is flattened")
+        if stage.output_shape != shape:
+            raise _refuse(node, f"the shortcut is {list(shape)}, the convolution {list(stage.output_shape)}")
+        return replace(stage, shortcut="average_pool" if shortcut.averaged else "identity")
+
+    def average_pool(self, node: Any, attributes: dict[str, Any]) -> _Shortcut:
+        size = attributes["kernel_shape"]
+        stride, padding = _window(node, attributes)
+        if (*size, *stride) != (2, 2, 2, 2) or any(padding) or attributes.get("ceil_mode", 0):
+            raise _refuse(
+                node,
+                f"window {list(size)}, strides {list(stride)}, pads {list(padding)}, ceil_mode "
+                f"{attributes.get('ceil_mode', 0)}; 2x2 with stride 2, unpadded, rounded down only",
+            )
+        found = self._shortcuts.get(node.input[0], _Shortcut(node.input[0]))
+        if found.averaged:
+            raise _refuse(node, "a shortcut is averaged at most once")
+        return found._replace(averaged=True, node=node)
+
+    def concat(self, node: Any, attributes: dict[str, Any]) -> _Shortcut:
+        if len(set(node.input)) != 1 or attributes["axis"] not in (1, -3):
+            raise _refuse(
+                node, f"axis {attributes['axis']}; only copies of one tensor along the channels are known"
+            )
+        found = self._shortcuts.get(node.input[0], _Shortcut(node.input[0]))
+        return found._replace(repeats=found.repeats * len(node.input), node=node)
 
     def relu(self, node: Any, attributes: dict[str, Any]) -> None:
         self._clip(node, 0.0, np.inf)
@@ -309,8 +408,10 @@ class _Reader:
 
     def max_pool(self, node: Any, attributes: dict[str, Any]) -> None:
         stage = self._open(node)
-        if stage.pool is not None or self._flat:
-            raise _refuse(node, "a stage has at most one max pool, before it is flattened")
+        if stage.pool is not None or stage.shortcut != "none" or self._flat:
+            raise _refuse(
+                node, "a stage has at most one max pool, before its shortcut and before it is flattened"
+            )
         size = attributes["kernel_shape"]
         stride, padding = _window(node, attributes)
         if len(set(size)) != 1 or len(set(stride)) != 1 or any(padding) or attributes.get("ceil_mode", 0):
@@ -335,6 +436,10 @@ class _Reader:
 
     def identity(self, node: Any, attributes: dict[str, Any]) -> None:
         pass
+
+
+def _is_clipped(stage: Stage) -> bool:
+    return (stage.low, stage.high) != (-np.inf, np.inf)
 
 
 def _window(node: Any, attributes: dict[str, Any]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
@@ -372,4 +477,9 @@ _HANDLERS: dict[str, Callable[..., None]] = {
     "Reshape": _Reader.reshape,
     "Identity": _Reader.identity,
     "Dropout": _Reader.identity,
+}
+#: Nodes beside the chain.
+_SHORTCUTS: dict[str, Callable[..., _Shortcut]] = {
+    "AveragePool": _Reader.average_pool,
+    "Concat": _Reader.concat,
 }

@@ -26,7 +26,8 @@ class FloatNetwork:
     """The stages of a float twin with their arrays on the GPU; see :class:`bnn_perception.cuda.backend.DeviceNetwork`.
 
     Each stage is a matrix product by cuBLAS, (frames * conv height * conv width, columns) by the weights, and one
-    kernel that pools, scales, clips and writes the next stage's matrix (kernels/float_epilogue.cu).
+    kernel that pools, scales, adds the shortcut, clips and writes the next stage's matrix (kernels/float_epilogue.cu).
+    What a shortcut of the next stage reads, the values before the clip, it writes too, as float32 in both precisions.
 
     Args:
         gpu: where; entered by the caller.
@@ -65,6 +66,12 @@ class FloatNetwork:
             cupy.zeros((self._frames * _rows(stage), weights.shape[1]), self._element)
             for stage, weights in zip(self._stages, self._weights)
         ]
+        self._streams = [
+            cupy.empty((self._frames, *stage.output_shape[:2], weights.shape[0]), np.float32)
+            if float_specs.reads_stream(following)
+            else None
+            for stage, following, weights in zip(self._stages, self._followers(), self._weights)
+        ]
         largest = max(_rows(stage) * weights.shape[0] for stage, weights in zip(self._stages, self._weights))
         self._product = cupy.zeros((self._frames * largest,), self._element)
         return True
@@ -84,7 +91,7 @@ class FloatNetwork:
                 self._matrices[0],
             ),
         ]
-        followers = [*self._stages[1:], None]
+        followers = self._followers()
         outputs = [*self._matrices[1:], self.logits.device]
         for index, (stage, weights) in enumerate(zip(self._stages, self._weights)):
             rows, filters = frames * _rows(stage), weights.shape[0]
@@ -92,9 +99,16 @@ class FloatNetwork:
             multiply = partial(self._cublas.multiply, self._matrices[index][:rows], weights, product)
             launches.append(Launch(stage.name, None, multiply))
             spec = float_specs.epilogue(stage, followers[index], self._half, frames)
-            args = (product, *self._affine[index], *self._bounds[index], outputs[index])
+            streams = [self._streams[index - 1]] if float_specs.reads_stream(stage) else []
+            if float_specs.reads_stream(followers[index]):
+                streams.append(self._streams[index])
+            args = (product, *self._affine[index], *self._bounds[index], outputs[index], *streams)
             launches.append(self._launch(stage.name, spec, *args))
         return launches
+
+    def _followers(self) -> list[Stage | None]:
+        """The stage behind each."""
+        return [*self._stages[1:], None]
 
     def _launch(self, layer: str, spec: KernelSpec, *args: Any) -> Launch:
         return Launch(layer, spec, partial(self._kernels[spec], spec.grid, spec.block, args))

@@ -10,6 +10,8 @@ THREADS = 256
 #: Rows of a matrix are padded to a multiple of this many elements: 16 bytes in half precision, which cuBLAS asks of
 #: operands of tensor cores, and whole vectors in both precisions.
 ALIGNMENT = 8
+#: The side of the window that a shortcut averages, as the kernel is told.
+SHORTCUTS = {"identity": 1, "average_pool": 2}
 
 
 def aligned(count: int) -> int:
@@ -47,6 +49,11 @@ def im2col(stage: Stage, half: bool, frames: int) -> KernelSpec:
     return _spec("float_im2col", defines, height * width * row // _vector(half), frames)
 
 
+def reads_stream(stage: Stage | None) -> bool:
+    """Whether a stage adds the stream (the values before the clip) of the stage before, which then has to store it."""
+    return stage is not None and stage.shortcut != "none"
+
+
 def epilogue(stage: Stage, following: Stage | None, half: bool, frames: int) -> KernelSpec:
     """``kernels/float_epilogue.cu``: from the product of ``stage`` to the matrix of ``following``, or to logits."""
     conv_height, conv_width, features = stage.conv_shape
@@ -64,6 +71,18 @@ def epilogue(stage: Stage, following: Stage | None, half: bool, frames: int) -> 
         "LOGITS": 0 if following else features,
         "THREADS": THREADS,
     }
+    if reads_stream(stage):
+        in_height, in_width, in_channels = stage.input_shape
+        defines.update(
+            SHORTCUT=SHORTCUTS[stage.shortcut],
+            SHORTCUT_HEIGHT=in_height,
+            SHORTCUT_WIDTH=in_width,
+            SHORTCUT_CHANNELS=in_channels,
+            SHORTCUT_PITCH=aligned(in_channels),
+            SHORTCUT_REPEATS=features // in_channels,
+        )
+    if reads_stream(following):
+        defines["STREAM_STORED"] = 1
     taps_y = 1
     if following is not None:
         next_height, next_width, _ = following.conv_shape

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import models
 import numpy as np
 import pytest
 
 from bnn_perception.backends.cuda_float import CudaFloatBackend
-from bnn_perception.model import Model
+from bnn_perception.model import Model, save_model
 from bnn_perception.preprocess import Frame, prepare_reference
 from bnn_perception.tools.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_net
 from bnn_perception.tools.gpu.parts import TOLERANCE
@@ -15,10 +16,18 @@ pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
-@pytest.fixture(scope="module", params=[PAPER, ROAD_SIGNS], ids=lambda topology: topology.name)
+@pytest.fixture(
+    scope="module",
+    params=[PAPER, ROAD_SIGNS, None],
+    ids=lambda topology: topology.name if topology else "residual",
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    topology: Topology = request.param
-    return random_net(topology, tmp_path_factory.mktemp(topology.name))
+    topology: Topology | None = request.param
+    if topology is not None:
+        return random_net(topology, tmp_path_factory.mktemp(topology.name))
+    rng = np.random.default_rng(7)
+    net = models.residual_model(rng, side=33, channels=20)
+    return save_model(net, tmp_path_factory.mktemp("residual"), models.random_float_twin(rng, net))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

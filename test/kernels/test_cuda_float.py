@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import models
 import numpy as np
 import pytest
 from fake_cublas import FakeCublas
@@ -13,7 +14,7 @@ from fake_cupy import CUDARuntimeError, FakeCupy
 from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda_float import CudaFloatBackend
 from bnn_perception.cuda import cublas
-from bnn_perception.model import Model
+from bnn_perception.model import Model, save_model
 from bnn_perception.preprocess import Frame, prepare_reference
 from bnn_perception.tools.gpu.nets import Convolutions, Topology, random_net
 
@@ -40,6 +41,14 @@ def library(fake_gpu: Callable[..., FakeCupy], monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return random_net(SMALL, tmp_path_factory.mktemp("model"), seed=5)
+
+
+@pytest.fixture(scope="module", params=[20, 24])
+def residual_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Every kind of shortcut, from odd sides too, growing channels; 20 of them fill no vector of halves."""
+    rng = np.random.default_rng(7)
+    model = models.residual_model(rng, channels=request.param)
+    return save_model(model, tmp_path_factory.mktemp("residual"), models.random_float_twin(rng, model))
 
 
 def random_frames(count: int, side: int = 40) -> list[Frame]:
@@ -77,6 +86,22 @@ def test_equals_onnx_runtime(
     assert not library.streams  # the handle was given back
     with pytest.raises(BackendError, match="the backend is closed"):
         backend.logits(random_frames(1))
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", SINGLE), ("fp16", HALF)])
+@pytest.mark.parametrize("graph", [True, False])
+def test_residual_net_equals_onnx_runtime(
+    library: FakeCublas, residual_model: Model, precision: str, tolerance: float, graph: bool
+) -> None:
+    """The stream is never rounded to half precision, and a shortcut dampens what a convolution adds to the error."""
+    backend = CudaFloatBackend(residual_model, precision, graph)
+    for count in (3, 1, 3):
+        frames = random_frames(count)
+        logits, expected = backend.logits(frames), onnx_runtime(residual_model, frames)
+        assert logits.shape == expected.shape
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    assert library.world.captures == (2 if graph else 0)
+    backend.close()
 
 
 def test_mapped_memory_needs_no_copy(
@@ -134,7 +159,5 @@ def test_refuses_an_unknown_precision(library: FakeCublas, model: Model) -> None
 
 
 def test_a_model_without_a_twin_is_refused(library: FakeCublas, model: Model, tmp_path: Path) -> None:
-    from bnn_perception.model import save_model
-
     with pytest.raises(BackendError, match="has no float twin"):
         CudaFloatBackend(save_model(model, tmp_path))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
 import host_module
 import numpy as np
 import pytest
@@ -175,6 +179,143 @@ def test_epilogue(
         np.testing.assert_array_equal(output[frame], expected)
 
 
+@dataclass(frozen=True)
+class StreamCase:
+    """An epilogue with streams: the stream that comes with the input, and what of it is added.
+
+    Attributes:
+        shape: of the stream that comes in.
+        copies: of its channels.
+        shortcut: what is added of it.
+        half: the precision.
+        following: the next convolution's kernel, stride and padding; None for a fully connected layer.
+        stored: whether the next one adds this one's stream.
+    """
+
+    shape: tuple[int, int, int]
+    copies: int
+    shortcut: Literal["none", "identity", "average_pool"]
+    half: bool
+    following: tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]] | None
+    stored: bool
+
+
+SAME = ((3, 3), (1, 1), (1, 1, 1, 1))
+STREAMS = {
+    "identity, odd channels": StreamCase((5, 6, 5), 1, "identity", False, SAME, True),
+    "identity, half": StreamCase((5, 4, 20), 1, "identity", True, SAME, True),
+    # 20 channels are no whole vectors of 8: channels begin anew within one, and the last one is padded.
+    "average, channels that wrap": StreamCase((9, 7, 10), 2, "average_pool", True, SAME, True),
+    "average, whole vectors": StreamCase((6, 7, 4), 3, "average_pool", False, SAME, False),
+    # The row of the next convolution that reads a pixel by the tap that stores is not there for each of them.
+    "wrap, strided next": StreamCase((7, 5, 6), 2, "identity", False, ((5, 3), (2, 2), (2, 1, 0, 1)), True),
+    "stem": StreamCase((6, 5, 9), 1, "none", True, ((2, 2), (2, 2), (0, 0, 0, 0)), True),
+    "before a matrix": StreamCase((5, 4, 8), 3, "average_pool", True, None, False),
+    "before a matrix, stored": StreamCase((1, 1, 7), 1, "identity", False, None, True),
+}
+
+
+def check_streams(
+    case: StreamCase, mode: str = "plain", seed: int = 3, change: Callable[[str], str] = str
+) -> None:
+    """Assert that two frames give what NumPy gives, rows and stream; ``change`` is made to the source."""
+    rng = np.random.default_rng(0)
+    height, width, channels = case.shape
+    out = channels * case.copies
+    averaged = case.shortcut == "average_pool"
+    # Where it averages: a convolution as large as its input, and a pool; an odd last row or column is left out.
+    stage = make_stage(rng, case.shape, out, (1, 1), pool=Pool(2, 2) if averaged else None)
+    stage = replace(stage, shortcut=case.shortcut)
+    out_height, out_width, _ = stage.output_shape
+    geometry = case.following or ((out_height, out_width), (1, 1), (0, 0, 0, 0))
+    after = replace(
+        make_stage(rng, stage.output_shape, 4, *geometry), shortcut="identity" if case.stored else "none"
+    )
+    frames, padded = 2, float_specs.aligned(out)
+    product = np.zeros((frames, height, width, padded), element(case.half))
+    product[..., :out] = rng.normal(0, 2, (frames, height, width, out))
+    before = np.zeros((frames, height, width, float_specs.aligned(channels)), np.float32)
+    before[..., :channels] = rng.normal(0, 2, (frames, *case.shape))
+    scale, shift = (np.pad(v, (0, padded - out)) for v in (stage.scale, stage.shift))
+    output = np.zeros(
+        (frames, *after.conv_shape[:2], float_specs.columns(after, first=False)), element(case.half)
+    )
+    stream = np.full((frames, out_height, out_width, padded), 7, np.float32)
+    spec = float_specs.epilogue(stage, after, case.half, frames)
+    module = host_module.HostModule(change(kernel_source(spec.kernel)), spec.options, mode)
+    streams = ([] if case.shortcut == "none" else [before]) + ([stream] if case.stored else [])
+    bounds = (np.float32(stage.low), np.float32(stage.high))
+    module.launch(
+        spec.kernel, spec.grid, spec.block, (product, scale, shift, *bounds, output, *streams), seed=seed
+    )
+
+    y = product.astype(np.float32)
+    added = before[..., :channels]
+    if averaged:
+        corners = [np.s_[:, i : 2 * out_height : 2, j : 2 * out_width : 2] for i in (0, 1) for j in (0, 1)]
+        y = np.max([y[corner] for corner in corners], axis=0)
+        # In the kernel's order; the division by 4 is exact.
+        first, second, third, last = (added[corner] for corner in corners)
+        added = (first + second + third + last) / 4
+    y = (y.astype(np.float64) * scale + shift).astype(np.float32)  # rounded once, as above
+    if case.shortcut != "none":
+        y[..., :out] += np.tile(added, (1, 1, 1, case.copies))
+    if case.stored:
+        np.testing.assert_array_equal(stream, y)
+    y = np.clip(y, *bounds).astype(output.dtype)
+    for frame in range(frames):
+        np.testing.assert_array_equal(output[frame], rows(after, y[frame]).reshape(output[frame].shape))
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_epilogue_with_streams(name: str) -> None:
+    check_streams(STREAMS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("average, channels that wrap", "asan"), ("wrap, strided next", "asan"), ("wrap, strided next", "tsan")],
+)
+def test_streams_under_sanitizers(name: str, mode: str) -> None:
+    """No store or load leaves an array, and one thread stores a pixel's stream."""
+    check_streams(STREAMS[name], mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "old", "new"),
+    [
+        ("wrap, strided next", "apart", "(channel + j) % SHORTCUT_CHANNELS", "(channel + j)"),
+        ("before a matrix", "apart", "from + channel % SHORTCUT_CHANNELS", "from + channel"),
+        ("average, channels that wrap", "apart", "channel + j < features ?", "channel + j < CHANNELS ?"),
+        ("average, channels that wrap", "apart", "1.0f / (SHORTCUT * SHORTCUT)", "1.0f / SHORTCUT"),
+        ("identity, half", "apart", "before + static_cast<size_t>(blockIdx.z)", "before + 0 * blockIdx.z"),
+        ("wrap, strided next", "apart", "if (!is_read && !stores) return;", "if (!is_read) return;"),
+        ("wrap, strided next", "tsan", "bool stores = tap_y == NEXT_PADDING_TOP;", "bool stores = true;"),
+    ],
+)
+def test_mutants_of_streams_are_noticed(name: str, mode: str, old: str, new: str) -> None:
+    def change(source: str) -> str:
+        assert source.count(old) == 1, f"{old!r} is not in the source once"
+        return source.replace(old, new)
+
+    with pytest.raises((AssertionError, host_module.LaunchError)) as caught:
+        check_streams(STREAMS[name], mode, change=change)
+    assert "g++ refused" not in str(caught.value)
+    assert "is not in the source once" not in str(caught.value)
+    if mode == "tsan":
+        assert "data race" in str(caught.value)
+
+
+def test_a_chain_has_no_word_of_streams() -> None:
+    """The kernels of nets without shortcuts are compiled with the options that they always had."""
+    rng = np.random.default_rng(0)
+    stage = make_stage(rng, (8, 8, 3), 8, (3, 3))
+    after = make_stage(rng, stage.output_shape, 4, (3, 3))
+    for following in (after, None):
+        defines = float_specs.epilogue(stage, following, False, 1).defines
+        assert not [name for name in defines if "SHORTCUT" in name or "STREAM" in name]
+
+
 @pytest.mark.parametrize(("mode", "half"), [("asan", True), ("tsan", False)])
 def test_under_sanitizers(mode: str, half: bool) -> None:
     """Odd sizes, where a stray thread or store would leave an array; and no element is written twice."""
@@ -204,7 +345,7 @@ def test_under_sanitizers(mode: str, half: bool) -> None:
     ("major", "sm"), [(12, sm) for sm in (53, 62, 72, 75, 80, 87, 90, 120)] + [(13, 110)]
 )
 def test_every_sm_compiles_them_without_spills(major: int, sm: int) -> None:
-    """The two nets' kernels in both precisions, in at most 64 registers: 256 threads four times an SM."""
+    """The nets' kernels in both precisions, in at most 64 registers: 256 threads four times an SM."""
     need(major)
     done = set()
     for height, channels, out, kernel in ((96, 3, 32, 5), (48, 32, 32, 5), (16, 64, 128, 3), (1, 512, 43, 1)):
@@ -224,4 +365,24 @@ def test_every_sm_compiles_them_without_spills(major: int, sm: int) -> None:
                 assert usage.spill_bytes == usage.stack_bytes == 0, spec
                 assert usage.registers <= 64, spec
                 done.add(spec.kernel)
+    # Of a residual net: shortcuts within a stage, to the next one with growing channels, and channels that wrap.
+    for channels, copies, shortcut in (
+        (48, 1, "none"),
+        (48, 1, "identity"),
+        (48, 2, "average_pool"),
+        (10, 3, "average_pool"),
+    ):
+        rng = np.random.default_rng(0)
+        pool = Pool(2, 2) if shortcut == "average_pool" else None
+        stage = make_stage(
+            rng, (16, 16, channels), channels * copies, (3, 3), padding=(1, 1, 1, 1), pool=pool
+        )
+        after = make_stage(rng, stage.output_shape, 8, (3, 3), padding=(1, 1, 1, 1))
+        for half in (False, True):
+            spec = float_specs.epilogue(
+                replace(stage, shortcut=shortcut), replace(after, shortcut="identity"), half, 1
+            )
+            usage = usage_of(major, spec, sm)
+            assert usage.spill_bytes == usage.stack_bytes == 0, spec
+            assert usage.registers <= 64, spec
     assert done == {"float_im2col", "float_epilogue"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 
-def evaluate(stage: Stage, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One stage of one frame in float64, as its docstring says: (height, width, channels) in and out."""
+def evaluate(stage: Stage, x: NDArray[np.float64], before: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The stream of one stage of one frame in float64, as its docstring says: (height, width, channels) in and out.
+
+    ``x`` is what the stage before gives, ``before`` the same before its clip.
+    """
     top, left, bottom, right = stage.padding
     padded = np.pad(x, ((top, bottom), (left, right), (0, 0)))
     windows = sliding_window_view(padded, stage.kernel, axis=(0, 1))[:: stage.stride[0], :: stage.stride[1]]
@@ -30,7 +34,25 @@ def evaluate(stage: Stage, x: NDArray[np.float64]) -> NDArray[np.float64]:
     if stage.pool is not None:
         size, step = stage.pool.size, stage.pool.stride
         y = sliding_window_view(y, (size, size), axis=(0, 1))[::step, ::step].max(axis=(3, 4))
-    return np.clip(y * stage.scale + stage.shift, stage.low, stage.high)
+    y = y * stage.scale + stage.shift
+    if stage.shortcut == "average_pool":
+        height, width, channels = before.shape
+        cut = before[: height // 2 * 2, : width // 2 * 2]
+        before = cut.reshape(height // 2, 2, width // 2, 2, channels).mean(axis=(1, 3))
+    if stage.shortcut != "none":
+        y = y + np.tile(before, (1, 1, stage.out_channels // before.shape[2]))
+    return y
+
+
+def evaluate_all(stages: Sequence[Stage], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(height, width, channels) -> logits."""
+    stream = x
+    for stage in stages:
+        assert stage.input_shape == x.shape
+        stream = evaluate(stage, x, stream)
+        assert stream.shape == stage.output_shape
+        x = np.clip(stream, stage.low, stage.high)
+    return x[0, 0]
 
 
 class Chain:
@@ -43,9 +65,13 @@ class Chain:
         self.tensors: list[Any] = []
         self.current = "x"
 
-    def add(self, op: str, *constants: NDArray[Any], **attributes: Any) -> Chain:
+    def add(self, op: str, *constants: NDArray[Any] | str, **attributes: Any) -> Chain:
+        """A node that takes the current tensor, constants, and tensors by name."""
         names = []
         for value in constants:
+            if isinstance(value, str):
+                names.append(value)
+                continue
             names.append(f"c{len(self.tensors)}")
             self.tensors.append(numpy_helper.from_array(value, names[-1]))
         name = f"{op.lower()}{len(self.nodes)}"
@@ -55,6 +81,15 @@ class Chain:
 
     def normal(self, *shape: int) -> NDArray[np.float32]:
         return self.rng.normal(0, 0.5, shape).astype(np.float32)
+
+    def beside(self, tensor: str, *nodes: tuple[str, dict[str, Any]]) -> str:
+        """The tensor that nodes give that start from ``tensor``; the current tensor stays."""
+        kept, self.current = self.current, tensor
+        for op, attributes in nodes:
+            copies = attributes.get("copies", 1) - 1
+            self.add(op, *[self.current] * copies, **{k: v for k, v in attributes.items() if k != "copies"})
+        result, self.current = self.current, kept
+        return result
 
     def norm(self, channels: int) -> Chain:
         """Batch norm with gammas of either sign."""
@@ -82,7 +117,9 @@ def onnx_runtime(path: Path, x: NDArray[np.float64]) -> NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"x": x.transpose(2, 0, 1)[None].astype(np.float32)})
+    (logits,) = session.run(
+        None, {session.get_inputs()[0].name: x.transpose(2, 0, 1)[None].astype(np.float32)}
+    )
     return logits[0]
 
 
@@ -135,14 +172,130 @@ def test_stages_equal_onnx_runtime(data: st.DataObject, tmp_path_factory: pytest
     stages = read_float_twin(path, InputSpec(height, width), 4)
 
     x = chain.rng.random((height, width, 3))
-    y = x
-    for stage in stages:
-        assert stage.input_shape == y.shape
-        y = evaluate(stage, y)
-        assert y.shape == stage.output_shape
+    logits = evaluate_all(stages, x)
     expected = onnx_runtime(path, x)
     # ONNX Runtime rounds to float32 after each of at most 18 * 18 * 9 products, 2**-24 a rounding, five layers deep.
-    np.testing.assert_allclose(y[0, 0], expected, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(expected).max()))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+AVERAGE = ("AveragePool", {"kernel_shape": (2, 2), "strides": (2, 2)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_residual_stages_equal_onnx_runtime(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    draw = data.draw
+    height, width = draw(st.integers(12, 17), "height"), draw(st.integers(12, 17), "width")
+    chain = Chain(height, width, seed=draw(st.integers(0, 1000), "seed"))
+    channels = draw(st.integers(1, 5), "channels")
+    chain.add("Conv", chain.normal(channels, 3, 3, 3), kernel_shape=(3, 3), pads=[1] * 4)
+    if draw(st.booleans(), "pooled stem"):
+        chain.add("MaxPool", kernel_shape=(2, 2), strides=(2, 2))
+        height, width = height // 2, width // 2
+    shortcuts: list[str] = []
+    for _ in range(draw(st.integers(1, 3), "convolutions")):
+        stream, kind = chain.current, draw(st.sampled_from(["none", "identity", "average_pool"]), "shortcut")
+        copies = draw(st.integers(1, 3), "copies")
+        beside = [AVERAGE] if kind == "average_pool" else []
+        if copies > 1:
+            beside.insert(
+                draw(st.integers(0, len(beside)), "order"), ("Concat", {"axis": 1, "copies": copies})
+            )
+        early = draw(st.booleans(), "early")  # whether the shortcut's nodes stand before the convolution's
+        if early and kind != "none":
+            shortcut = chain.beside(stream, *beside)
+        activation = draw(
+            st.sampled_from([("Relu",), ("Clip", np.float32(-1), np.float32(2)), ()]), "activation"
+        )
+        if activation:
+            chain.add(*activation)
+        out = channels * copies
+        conv: dict[str, Any] = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
+        pool = kind == "average_pool" and draw(st.booleans(), "pool")
+        if kind == "average_pool" and not pool:
+            # Strides and pads that leave out an odd last row or column, as the average does.
+            conv.update(strides=(2, 2), pads=(1, 1, -(height % 2) + 1, -(width % 2) + 1))
+        chain.add("Conv", chain.normal(out, channels, 3, 3), **conv)
+        if pool:
+            chain.add("MaxPool", kernel_shape=(2, 2), strides=(2, 2))
+        if draw(st.booleans(), "norm"):
+            chain.norm(out)
+        if kind != "none":
+            if not early:
+                shortcut = chain.beside(stream, *beside)
+            if draw(st.booleans(), "shortcut first"):
+                chain.current, shortcut = shortcut, chain.current
+            chain.add("Add", shortcut)
+            if draw(st.booleans(), "bias behind"):
+                chain.add("Add", chain.normal(out, 1, 1))
+        if kind == "average_pool":
+            height, width = height // 2, width // 2
+        channels = out
+        shortcuts.append(kind)
+    chain.add("Relu").add("Flatten", axis=1)
+    chain.add("Gemm", chain.normal(4, height * width * channels), chain.normal(4), transB=1)
+    path = chain.save(tmp_path_factory.mktemp("twin") / "float.onnx")
+
+    stages = read_float_twin(path, InputSpec(*chain.shape), 4)
+
+    assert [stage.shortcut for stage in stages] == ["none", *shortcuts, "none"]
+    x = chain.rng.random(chain.shape)
+    expected = onnx_runtime(path, x)
+    # As above: sums of at most 45 * 9 products and 17 * 17 * 135 in the matrix, five layers deep.
+    np.testing.assert_allclose(
+        evaluate_all(stages, x), expected, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(expected).max())
+    )
+
+
+EXPORTED = {
+    "identity and average": [
+        {"kind": "input_stream_conv2d", "channels": 6, "pool": 2},
+        {"kind": "residual_conv2d", "channels": 6},
+        {"kind": "residual_conv2d", "channels": 18, "stride": 2, "shortcut": "average_pool"},
+        {"kind": "residual_conv2d", "channels": 5, "shortcut": "none"},
+        {"kind": "residual_conv2d", "channels": 10},
+        {"kind": "binary_dense", "features": 9},
+        {"kind": "output_dense"},
+    ],
+    "a pool in the block, a plain convolution behind": [
+        {"kind": "input_stream_conv2d", "channels": 7},
+        {"kind": "residual_conv2d", "channels": 14, "pool": 2, "shortcut": "average_pool"},
+        {"kind": "binary_conv2d", "channels": 6, "pool": 2},
+        {"kind": "output_dense"},
+    ],
+}
+
+
+@pytest.mark.parametrize("layers", EXPORTED.values(), ids=list(EXPORTED))
+def test_reads_what_training_exports(layers: list[dict[str, Any]], tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
+    from bnn_perception.training import networks
+    from bnn_perception.training.config import from_mapping
+    from bnn_perception.training.export import float_twin_onnx
+
+    spec = from_mapping({"input": {"height": 16, "width": 12}, "network": layers}).network
+    torch.manual_seed(0)
+    net = networks.build_float(spec, 4)
+    net.train()
+    with torch.no_grad():
+        for _ in range(50):
+            net(torch.rand(8, 3, 16, 12))  # running statistics
+    path = tmp_path / "float.onnx"
+    path.write_bytes(float_twin_onnx(net.eval(), spec))
+
+    stages = read_float_twin(path, InputSpec(16, 12), 4)
+
+    residual = [layer for layer in layers if layer["kind"] == "residual_conv2d"]
+    assert [stage.shortcut for stage in stages][1 : 1 + len(residual)] == [
+        layer.get("shortcut", "identity") for layer in residual
+    ]
+    x = np.random.default_rng(0).random((16, 12, 3))
+    expected = onnx_runtime(path, x)
+    np.testing.assert_allclose(
+        evaluate_all(stages, x), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def twin(tmp_path: Path, chain: Chain) -> tuple[Stage, ...]:
@@ -204,6 +357,79 @@ def test_refuses_a_branch(tmp_path: Path) -> None:
     chain.current = "sum"
     with pytest.raises(BackendError, match=r"node 'shortcut' \(Add\): its inputs"):
         twin(tmp_path, chain)
+
+
+def block(
+    c: Chain,
+    *beside: tuple[str, dict[str, Any]],
+    out: int = 6,
+    between: str = "relu",
+    stride: int = 1,
+    source: str | None = None,
+) -> Chain:
+    """Convolution, activation, convolution, and an Add of a shortcut; the first convolution's output is 8x8x6."""
+    conv(c, pads=[1] * 4)
+    stream = c.current
+    for op in between.split():
+        c.add("Relu") if op == "relu" else c.add("MaxPool", kernel_shape=(1, 1))
+    c.add("Conv", c.normal(out, 6, 3, 3), kernel_shape=(3, 3), pads=[1] * 4, strides=[stride] * 2)
+    return c.add("Add", c.beside(source or stream, *beside))
+
+
+def repeat(copies: int, axis: int = 1) -> tuple[str, dict[str, Any]]:
+    return "Concat", {"axis": axis, "copies": copies}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda c: block(c, out=12),
+            r"node 'add3' \(Add\): the shortcut is \[8, 8, 6\], the .* \[8, 8, 12\]",
+        ),
+        (lambda c: block(c, repeat(3), out=12), r"\(Add\): the shortcut is \[8, 8, 18\]"),
+        (lambda c: block(c, stride=2), r"\(Add\): the shortcut is \[8, 8, 6\], the convolution \[4, 4, 6\]"),
+        (lambda c: block(c, AVERAGE), r"\(Add\): the shortcut is \[4, 4, 6\]"),
+        (
+            lambda c: block(c, source="relu1"),
+            r"node 'add3' \(Add\): its inputs are .* from before the activation",
+        ),
+        (lambda c: block(c, source="x"), r"node 'add3' \(Add\): its inputs are"),
+        (lambda c: block(c, AVERAGE, source="relu1"), r"node 'averagepool3' .*node 'add4' \(Add\) reads it"),
+        (lambda c: block(c, between="relu maxpool"), r"node 'add4' \(Add\): its inputs are"),
+        (lambda c: block(c, AVERAGE, AVERAGE), r"node 'averagepool4' .*averaged at most once"),
+        (lambda c: block(c, repeat(2, axis=2)), r"node 'concat3' \(Concat\): axis 2; only copies"),
+        (
+            lambda c: block(c, ("AveragePool", {"kernel_shape": (3, 3), "strides": (2, 2)})),
+            r"node 'averagepool3' \(AveragePool\): window \[3, 3\]",
+        ),
+        (
+            lambda c: block(c, ("AveragePool", {**AVERAGE[1], "ceil_mode": 1})),
+            r"\(AveragePool\): .* ceil_mode 1; 2x2",
+        ),
+        (lambda c: block(c).norm(6), r"node 'batchnormalization4' .*follows a shortcut"),
+        (lambda c: block(c).add("MaxPool", kernel_shape=(2, 2)), r"\(MaxPool\): .* before its shortcut"),
+        (lambda c: block(c).add("Add", "conv0"), r"node 'add4' \(Add\): a stage has at most one shortcut"),
+        # the stream of two convolutions before
+        (
+            lambda c: block(c).add("Conv", c.normal(6, 6, 1, 1), kernel_shape=(1, 1)).add("Add", "conv0"),
+            r"node 'add5' \(Add\): its inputs",
+        ),
+        # a net that ends in an average, as many do
+        (
+            lambda c: head(conv(c).add("Relu").add(*AVERAGE[:1], **AVERAGE[1]), 54),
+            r"node 'averagepool2' \(AveragePool\): node 'flatten3' \(Flatten\) reads it",
+        ),
+        (lambda c: conv(c).add("Add", "conv0"), r"node 'add1' \(Add\): its inputs"),
+        (
+            lambda c: head(c, 192).add("Gemm", c.normal(4, 4)).add("Add", "gemm1"),
+            r"\(Add\): a stage has at most one shortcut, before it is flattened",
+        ),
+    ],
+)
+def test_refuses_other_shortcuts(build: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=message):
+        twin(tmp_path, build(Chain(8, 8)))
 
 
 def test_refuses_what_is_no_onnx_file(tmp_path: Path) -> None:

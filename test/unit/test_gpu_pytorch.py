@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import models
 import numpy as np
 import pytest
-from test_float_twin import evaluate
+from test_float_twin import evaluate_all
 
 from bnn_perception.backends.float_twin import Stage, read_float_twin
 from bnn_perception.tools.gpu import pytorch
@@ -23,6 +24,33 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, ...]:
     model = random_net(SMALL, tmp_path_factory.mktemp("model"))
     assert isinstance(model.float_twin, Path)
     return read_float_twin(model.float_twin, model.input, 5)
+
+
+def test_the_module_is_a_residual_twin(tmp_path: Path) -> None:
+    """Every kind of shortcut; and one around a convolution that is as large as its input, which becomes a matrix."""
+    rng = np.random.default_rng(7)
+    path = tmp_path / "float.onnx"
+    model = models.residual_model(rng)
+    path.write_bytes(models.random_float_twin(rng, model))
+    stages = list(read_float_twin(path, model.input, len(model.labels)))
+    pixels = rng.integers(0, 256, (3, *model.input.shape), dtype=np.uint8)
+    check(tuple(stages), pixels)
+    single = replace(
+        stages[-1],
+        name="single",
+        input_shape=(1, 1, 5),
+        weights=rng.normal(0, 1, (5, 1, 1, 5)).astype(np.float32),
+        shortcut="identity",
+    )
+    check((*stages, single), pixels)
+
+
+def check(stages: tuple[Stage, ...], pixels: np.ndarray) -> None:
+    with torch.no_grad():
+        logits = pytorch.build_twin(stages, False)(torch.from_numpy(pixels)).numpy()
+    expected = np.array([evaluate_all(stages, frame / 255) for frame in pixels])
+    # float32 against float64, as in test_cuda_float.py
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def negative(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
@@ -52,12 +80,7 @@ def test_the_module_is_the_twin(
     with torch.no_grad():
         logits, again = (run(torch.from_numpy(pixels)).numpy() for run in (module, compiled))
     np.testing.assert_array_equal(logits, again)
-    expected = []
-    for frame in pixels:
-        x = frame / 255
-        for stage in changed:
-            x = evaluate(stage, x)
-        expected.append(x[0, 0])
+    expected = [evaluate_all(changed, frame / 255) for frame in pixels]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 

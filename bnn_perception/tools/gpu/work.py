@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from bnn_perception.backends.float_twin import Stage
 from bnn_perception.bits import words_for
+from bnn_perception.cuda import float_specs
 from bnn_perception.cuda.float_specs import aligned, columns
 from bnn_perception.model import (
     InputConv2d,
@@ -99,13 +100,23 @@ def float_work(
         product = frames * _rows(stage) * filters * size
         weights = filters * columns(stage, first=index == 0) * size
         work.append(Work(stage.name, matrix + weights + product, float_macs=frames * stage.macs))
-        if index + 1 < len(stages):
-            matrix = frames * _rows(stages[index + 1]) * columns(stages[index + 1], first=False) * size
+        following = stages[index + 1] if index + 1 < len(stages) else None
+        if following is not None:
+            matrix = frames * _rows(following) * columns(following, first=False) * size
             target = matrix
         else:
             target = frames * stage.out_channels * 4
-        work.append(Work(stage.name, product + 2 * 4 * filters + target))
+        streams = 0
+        if float_specs.reads_stream(stage):
+            streams += _stream_bytes(stage.input_shape)
+        if float_specs.reads_stream(following):
+            streams += _stream_bytes(stage.output_shape)
+        work.append(Work(stage.name, product + 2 * 4 * filters + target + frames * streams))
     return work
+
+
+def _stream_bytes(shape: Shape) -> int:
+    return shape[0] * shape[1] * aligned(shape[2]) * 4
 
 
 def _rows(stage: Stage) -> int:
