@@ -93,7 +93,7 @@ def test_equals_onnx_runtime(
 def test_residual_net_equals_onnx_runtime(
     library: FakeCublas, residual_model: Model, precision: str, tolerance: float, graph: bool
 ) -> None:
-    """The same tolerances: the streams are float32 in both precisions, so only what is multiplied is rounded to halves."""
+    """The same tolerances: streams are float32 in both precisions, so only what is multiplied is rounded to halves."""
     backend = CudaFloatBackend(residual_model, precision, graph)
     for count in (3, 1, 3):
         frames = random_frames(count)

@@ -269,8 +269,11 @@ EXPORTED = {
 
 
 @pytest.mark.parametrize("layers", EXPORTED.values(), ids=list(EXPORTED))
-def test_reads_what_training_exports(layers: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_reads_what_training_exports(
+    layers: list[dict[str, Any]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
+    request.getfixturevalue("one_torch_thread")
     from bnn_perception.training import networks
     from bnn_perception.training.config import from_mapping
     from bnn_perception.training.export import float_twin_onnx
