@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     if "pixel_maximum" in source:
         print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}")
     if "fraction_bits" in source:
-        print(f"its real-valued streams are in fixed point, with at least {source['fraction_bits']} fractional bits")
+        print(
+            f"its real-valued streams are in fixed point, with at least {source['fraction_bits']} fractional bits"
+        )
     if args.images is not None:
         print_parity(args.source, model, args.images)
     print(f"model folder: {args.out}")
