@@ -44,7 +44,7 @@ def models() -> list[str]:
         rows.append(
             [
                 f"`{model.name}`",
-                str(accuracy["images"]),
+                f"{accuracy['images']:,}",
                 _percent(accuracy["binary"]),
                 _percent(accuracy["float"]),
                 f"{100 * (accuracy['float'] - accuracy['binary']):.2f}",
@@ -83,11 +83,12 @@ def study(record: dict[str, Any]) -> list[str]:
         if baseline:
             row.insert(4, "" if name == baseline else f"{_against(results, by_variant[baseline]):+.2f}")
         rows.append(row)
-    images = " or ".join(str(n) for n in sorted({r["images"] for r in record["results"]}, reverse=True))
-    facts = (
-        f"{images} images, seeds {', '.join(map(str, record['seeds']))} unless the table says fewer; mean, and in "
-        f"brackets the smallest and the largest. Trained on {record['machine']} with PyTorch "
-        f"{record['versions']['torch']} by `{record['command']}`."
+    images = " or ".join(f"{n:,}" for n in sorted({r["images"] for r in record["results"]}, reverse=True))
+    facts = f"{images} images. "
+    if len(record["seeds"]) > 1:
+        facts += "Mean of the seeds, and in brackets the smallest and the largest. "
+    facts += (
+        f"Trained on {record['machine']} with PyTorch {record['versions']['torch']} by `{record['command']}`."
     )
     lines = ["", f"## {record['title']}"]
     for paragraph in (*record["text"].strip().split("\n\n"), facts):

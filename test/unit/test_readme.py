@@ -1,4 +1,4 @@
-"""What the README tells people to type exists: targets, commands and options, launch files and arguments, links."""
+"""What README and docs/training.md tell people to type exists: targets, commands, options, launch arguments, links."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from bnn_perception.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = README + (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 #: Lines of the shell blocks, without their comments.
 LINES = [
     line.split("  #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
@@ -35,7 +36,7 @@ def test_there_is_something_to_check():
     assert lines_with("ros2 launch")
 
 
-TARGETS = set(re.findall(r"(?:^|`)make ([a-z-]+)", "\n".join([*LINES, README]), re.MULTILINE))
+TARGETS = set(re.findall(r"(?:^|`)make ([a-z-]+)", "\n".join([*LINES, PAGES]), re.MULTILINE))
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
@@ -43,7 +44,7 @@ def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", lines_with("python -m bnn_perception"))
+@pytest.mark.parametrize("line", lines_with("python -m bnn_perception "))
 def test_commands_take_these_arguments(line):
     _, _, _, name, *arguments = shlex.split(line)
     command = COMMANDS[name]
@@ -66,7 +67,7 @@ def test_launch_files_take_these_arguments(line):
         assert f'"{name}"' in text
 
 
-@pytest.mark.parametrize("extra", sorted(set(re.findall(r"\.\[([a-z0-9,]+)\]", README))))
+@pytest.mark.parametrize("extra", sorted(set(re.findall(r"\.\[([a-z0-9,]+)\]", PAGES))))
 def test_extras_exist(extra):
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     for name in extra.split(","):

@@ -130,7 +130,7 @@ def test_page_shows_spread_and_differences(tmp_path: Path, capsys: pytest.Captur
     )
     assert longer == "| longer | 1 | 92.00 | 85.00 | +1.00 | 7.00 | 2.0 | 2.0 | 1.0 |"
     assert not any("never run" in line for line in lines)
-    assert any(line.startswith("| `road_signs` | 12630 | ") for line in lines)
+    assert any(line.startswith("| `road_signs` | 12,630 | ") for line in lines)
 
 
 def test_page_without_records_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
