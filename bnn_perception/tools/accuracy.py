@@ -16,8 +16,8 @@ from typing import Any
 
 from bnn_perception.model import load_model
 from bnn_perception.resources import resource_folder
+from bnn_perception.tools.inspect_ import layer_rows, totals
 from bnn_perception.tools.markdown import table
-from bnn_perception.tools.study import size
 
 RECORDS = Path("benchmark") / "accuracy"
 DOCUMENT = Path("docs") / "accuracy.md"
@@ -38,7 +38,7 @@ def models() -> list[str]:
     commands = []
     for path in sorted(resource_folder("models").iterdir()):
         model = load_model(path)
-        accuracy, sizes = model.info.get("accuracy"), size(model)
+        accuracy, sizes = model.info.get("accuracy"), totals(layer_rows(model))
         if not isinstance(accuracy, dict):
             continue
         rows.append(

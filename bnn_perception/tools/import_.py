@@ -10,7 +10,7 @@ from bnn_perception.importers import import_model
 from bnn_perception.model import Model
 from bnn_perception.preprocess import Frame
 from bnn_perception.tools import ToolError
-from bnn_perception.tools.inspect_ import layer_rows, print_table
+from bnn_perception.tools.inspect_ import layer_rows, print_table, totals
 
 #: Most images that the parity report evaluates: the source graph is evaluated slowly, in NumPy.
 COMPARED = 32
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     model = import_model(args.source, args.out, read_labels(args.labels) if args.labels else (), args.name)
     rows = layer_rows(model)
-    print_table(rows, {key: sum(row[key] for row in rows) for key in ("packed_bytes", "float_bytes", "macs")})
+    print_table(rows, totals(rows))
     source = model.info.get("source", {})
     if "pixel_maximum" in source:
         print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnn_perception.model import (
@@ -59,6 +60,11 @@ def layer_rows(model: Model) -> list[dict[str, Any]]:
     return rows
 
 
+def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Sums over the rows of :func:`layer_rows`: packed and float bytes, multiply-accumulates."""
+    return {key: sum(row[key] for row in rows) for key in ("packed_bytes", "float_bytes", "macs")}
+
+
 def _detail(layer: Layer) -> str:
     if isinstance(layer, Thermometer):
         return f"{layer.levels} a channel"
@@ -93,7 +99,7 @@ def _precision(layer: Layer) -> str:
 def run(args: argparse.Namespace) -> int:
     model = load_model(find_model(args.model))
     rows = layer_rows(model)
-    total = {key: sum(row[key] for row in rows) for key in ("packed_bytes", "float_bytes", "macs")}
+    total = totals(rows)
     if args.json:
         report = {"name": model.name, "labels": list(model.labels), "layers": rows, **total, **model.info}
         print(json.dumps(report, ensure_ascii=False))

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnn_perception.model import Model, load_model
+from bnn_perception.model import load_model
 from bnn_perception.tools import ToolError
-from bnn_perception.tools.inspect_ import layer_rows
+from bnn_perception.tools.inspect_ import layer_rows, totals
 from bnn_perception.tools.train import find_config, train, train_float_twin
 from bnn_perception.training.progress import Reporter
 
@@ -142,11 +142,13 @@ def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -
             shutil.copyfile(folder / owner.folder / twin.name, twin)
         config = replace(run.config, threads=threads)
         accuracy = train(config, data, own, own / "model", Reporter(), command="study")
+    rows = layer_rows(load_model(own / "model"))
     result = {
         "variant": run.variant,
         "seed": run.config.seed,
         **{key: accuracy[key] for key in ("binary", "float", "images", "part")},
-        **size(load_model(own / "model")),
+        **totals(rows),
+        "input_macs": sum(row["macs"] for row in rows if row["kind"].startswith("input_")),
     }
     (own / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -156,17 +158,6 @@ def _log(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a", encoding="utf-8") as stream, redirect_stdout(stream):
         yield
-
-
-def size(model: Model) -> dict[str, int]:
-    """Packed and float bytes of a model, and its multiply-accumulates: all, and those of 8-bit pixels."""
-    rows = layer_rows(model)
-    return {
-        "packed_bytes": sum(row["packed_bytes"] for row in rows),
-        "float_bytes": sum(row["float_bytes"] for row in rows),
-        "macs": sum(row["macs"] for row in rows),
-        "input_macs": sum(row["macs"] for row in rows if row["kind"].startswith("input_")),
-    }
 
 
 def write_record(study: Study, folder: Path, record: Path) -> None:
