@@ -65,6 +65,14 @@ def onnx_runtime(model: Model, frames: list[Frame]) -> np.ndarray:
     return logits
 
 
+def assert_equals_onnx_runtime(backend: CudaFloatBackend, model: Model, count: int, tolerance: float) -> None:
+    """On ``count`` random frames; the tolerance is a part of the largest logit."""
+    frames = random_frames(count)
+    logits, expected = backend.logits(frames), onnx_runtime(model, frames)
+    assert logits.shape == expected.shape
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", SINGLE), ("fp16", HALF)])
 @pytest.mark.parametrize("graph", [True, False])
 def test_equals_onnx_runtime(
@@ -72,10 +80,7 @@ def test_equals_onnx_runtime(
 ) -> None:
     backend = CudaFloatBackend(model, precision, graph)
     for count in (3, 1, 3):
-        frames = random_frames(count)
-        logits, expected = backend.logits(frames), onnx_runtime(model, frames)
-        assert logits.shape == expected.shape
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+        assert_equals_onnx_runtime(backend, model, count, tolerance)
         assert list(backend.times) == ["upload", "preprocess", "inference", "download"]
     assert library.world.captures == (2 if graph else 0)
     assert library.world.graph_launches == (3 if graph else 0)
@@ -96,10 +101,7 @@ def test_residual_net_equals_onnx_runtime(
     """The same tolerances: streams are float32 in both precisions, so only what is multiplied is rounded to halves."""
     backend = CudaFloatBackend(residual_model, precision, graph)
     for count in (3, 1, 3):
-        frames = random_frames(count)
-        logits, expected = backend.logits(frames), onnx_runtime(residual_model, frames)
-        assert logits.shape == expected.shape
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+        assert_equals_onnx_runtime(backend, residual_model, count, tolerance)
     assert library.world.captures == (2 if graph else 0)
     backend.close()
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bnn_perception.training import config as configs
-
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
+
+from training_cases import network, pixels, randomize, to_tensor  # noqa: E402
 
 from bnn_perception import bits  # noqa: E402
 from bnn_perception.backends import reference  # noqa: E402
@@ -60,44 +60,11 @@ NETS: dict[str, list[dict[str, Any]]] = {
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
-def network(layers: list[dict[str, Any]]) -> configs.NetworkSpec:
-    return configs.from_mapping({"input": {"height": HEIGHT, "width": WIDTH}, "network": layers}).network
-
-
-def pixels(count: int) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(0)
-    lows = rng.integers(0, 150, count)
-    return np.stack([rng.integers(low, low + 100, (HEIGHT, WIDTH, 3), dtype=np.uint8) for low in lows])
-
-
-def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0
-
-
-def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
-    """Random thresholds, slopes and batch norms about the statistics of ``images``; gammas of both signs and zero."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, networks.ChannelShift):
-                module.threshold.normal_(std=0.3)
-            elif isinstance(module, torch.nn.PReLU):
-                module.weight.normal_()
-        net.train()
-        net(images)  # running statistics
-        for module in net.modules():
-            if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-                module.weight.normal_()
-                module.weight[0] = 0.0
-                module.bias.normal_(std=0.3)
-    return net.eval()
-
-
 @pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
 def test_float_twin_equals_its_onnx_file(layers: list[dict[str, Any]]) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
-    spec = network(layers)
-    images = to_tensor(pixels(5))
+    spec = network(layers, HEIGHT, WIDTH)
+    images = to_tensor(pixels(5, HEIGHT, WIDTH))
     net = networks.build_float(spec, 4)
     randomize(net, images)
     networks.clip(net)
@@ -112,8 +79,8 @@ def test_float_twin_equals_its_onnx_file(layers: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
 def test_light_and_brevitas_nets_are_equal(layers: list[dict[str, Any]]) -> None:
     pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
-    spec = network(layers)
-    images = to_tensor(pixels(4))
+    spec = network(layers, HEIGHT, WIDTH)
+    images = to_tensor(pixels(4, HEIGHT, WIDTH))
     net = randomize(networks.build_binary(spec, 4), images)
     assert torch.equal(networks.to_brevitas(net, spec, 4)(images), net(images))
 
@@ -161,7 +128,7 @@ def export(
     layers: list[dict[str, Any]], path: Path, count: int
 ) -> tuple[Model, Walk, Trace, NDArray[np.uint8]]:
     pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
-    spec, raw = network(layers), pixels(count)
+    spec, raw = network(layers, HEIGHT, WIDTH), pixels(count, HEIGHT, WIDTH)
     net = randomize(networks.build_binary(spec, 4), to_tensor(raw))
     export_qonnx(net, spec, path, ["a", "b", "c", "d"], "small", "stretch")
     walk = Walk(onnx.load(str(path)), None)

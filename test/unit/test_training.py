@@ -14,6 +14,8 @@ from bnn_perception.training.config import ConfigError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 
+from training_cases import Stopping, network, pixels, randomize, to_tensor  # noqa: E402
+
 from bnn_perception import bits  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
 from bnn_perception.importers import qonnx  # noqa: E402
@@ -30,6 +32,8 @@ from bnn_perception.training.run import load_state, open_run, read_records  # no
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
+
+HEIGHT, WIDTH = 10, 8
 
 NETS: dict[str, list[dict[str, Any]]] = {
     "8-bit input, odd channel counts": [
@@ -48,40 +52,11 @@ NETS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def network(layers: list[dict[str, Any]]) -> configs.NetworkSpec:
-    return configs.from_mapping({"input": {"height": 10, "width": 8}, "network": layers}).network
-
-
-def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
-    """Random weights and batch norms about the statistics of ``images``; gammas of both signs and zero."""
-    torch.manual_seed(0)
-    net.train()
-    net(images)  # running statistics
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
-                module.weight.normal_()
-                module.weight[0] = 0.0
-                module.bias.normal_(std=0.3)
-    return net.eval()
-
-
-def to_tensor(images: Any) -> torch.Tensor:
-    """What a net takes, of (N, H, W, C) uint8 pixels."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0
-
-
-def pixels(count: int, height: int = 10, width: int = 8) -> Any:
-    rng = np.random.default_rng(0)
-    lows = rng.integers(0, 150, count)
-    return np.stack([rng.integers(low, low + 100, (height, width, 3), dtype=np.uint8) for low in lows])
-
-
 @pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
 def test_light_and_brevitas_nets_are_equal(layers: list[dict[str, Any]]) -> None:
     pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
-    spec = network(layers)
-    images = to_tensor(pixels(4))
+    spec = network(layers, HEIGHT, WIDTH)
+    images = to_tensor(pixels(4, HEIGHT, WIDTH))
     net = randomize(networks.build_binary(spec, 4), images)
     assert torch.equal(networks.to_brevitas(net, spec, 4)(images), net(images))
 
@@ -90,8 +65,8 @@ def test_light_and_brevitas_nets_are_equal(layers: list[dict[str, Any]]) -> None
 def test_export_and_import_keep_every_bit(layers: list[dict[str, Any]], tmp_path: Path) -> None:
     """Through QONNX and back: the signs of the torch net are the bits of the model, layer by layer."""
     pytest.importorskip("brevitas", reason="Brevitas is not installed (extra [train])")
-    spec = network(layers)
-    raw = pixels(6)
+    spec = network(layers, HEIGHT, WIDTH)
+    raw = pixels(6, HEIGHT, WIDTH)
     images = to_tensor(raw)
     net = randomize(networks.build_binary(spec, 4), images)
     export_qonnx(net, spec, tmp_path / "net.onnx", ["a", "b", "c", "d"], "small", "stretch")
@@ -121,8 +96,8 @@ def test_export_and_import_keep_every_bit(layers: list[dict[str, Any]], tmp_path
 
 def test_float_twin_folds_batch_norm() -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
-    spec = network(NETS["8-bit input, odd channel counts"])
-    images = to_tensor(pixels(5))
+    spec = network(NETS["8-bit input, odd channel counts"], HEIGHT, WIDTH)
+    images = to_tensor(pixels(5, HEIGHT, WIDTH))
     net = networks.build_float(spec, 4)
     randomize(net, images)
     networks.clip(net)
@@ -142,7 +117,7 @@ def test_gradient_of_the_sign_is_clipped() -> None:
 
 
 def test_clip_keeps_latent_weights_and_gammas_in_range() -> None:
-    spec = network(NETS["8-bit input, odd channel counts"])
+    spec = network(NETS["8-bit input, odd channel counts"], HEIGHT, WIDTH)
     binary, twin = networks.build_binary(spec, 4), networks.build_float(spec, 4)
     with torch.no_grad():
         binary.conv1.weight[0, 0, 0, 0] = 3.0
@@ -156,7 +131,7 @@ def test_clip_keeps_latent_weights_and_gammas_in_range() -> None:
 
 
 def test_start_from_the_float_twin_keeps_signs() -> None:
-    spec = network(NETS["8-bit input, odd channel counts"])
+    spec = network(NETS["8-bit input, odd channel counts"], HEIGHT, WIDTH)
     binary, twin = networks.build_binary(spec, 4), networks.build_float(spec, 4)
     networks.initialise_from_float(binary, twin)
     for name in ("conv1", "conv2", "dense1", "output"):
@@ -335,29 +310,8 @@ def run_tiny(folder: Path, run: Path, stop_after: int | None = None) -> torch.nn
     data = train.load_data(config, str(folder), run, reporter, world)
     twin = train.run_stage("float_twin", config, data, run, reporter, world)
     if stop_after is not None:
-        done = iter(range(stop_after))
-        reporter = Interrupting(done)
+        reporter = Stopping(stop_after)
     return train.run_stage("binary", config, data, run, reporter, world, source=twin, teacher=twin)
-
-
-class Interrupting(Reporter):
-    def __init__(self, done: Any) -> None:
-        super().__init__()
-        self._done = done
-
-    def bar(self, title: str, total: int, done: int) -> Any:
-        del title, total, done
-        return self
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self) -> None:
-        if next(self._done, None) is None:
-            raise KeyboardInterrupt
 
 
 def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:

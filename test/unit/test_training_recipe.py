@@ -304,7 +304,8 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [{tests!r}]
-from test_training_recipe import DATA, Stopping, config
+from test_training_recipe import DATA, config
+from training_cases import Stopping
 
 from bnn_perception.training.distributed import join
 from bnn_perception.training.progress import Reporter
@@ -327,29 +328,6 @@ with join("cpu") as world:
     ends = [net.state_dict() for net in (*nets.values(), *again.values())]
     torch.save(ends, folder / f"rank{{world.rank}}.pt")
 """
-
-
-class Stopping(Reporter):
-    """Raises what Ctrl-C raises after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(quiet=True)
-        self._left = steps
-
-    def bar(self, title: str, total: int, done: int) -> Any:
-        del title, total, done
-        return self
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise KeyboardInterrupt
 
 
 def environment() -> dict[str, str]:

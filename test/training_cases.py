@@ -1,0 +1,71 @@
+"""Nets, pixels and interruptions that the tests of training share; needs PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bnn_perception.training import config as configs
+from bnn_perception.training import networks
+from bnn_perception.training.config import NetworkSpec
+from bnn_perception.training.progress import Reporter
+
+
+def network(layers: list[dict[str, Any]], height: int, width: int) -> NetworkSpec:
+    return configs.from_mapping({"input": {"height": height, "width": width}, "network": layers}).network
+
+
+def pixels(count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """(count, height, width, 3), each image of another brightness."""
+    rng = np.random.default_rng(0)
+    lows = rng.integers(0, 150, count)
+    return np.stack([rng.integers(low, low + 100, (height, width, 3), dtype=np.uint8) for low in lows])
+
+
+def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0
+
+
+@torch.no_grad()
+def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+    """Random thresholds, slopes and batch norms about the statistics of ``images``; gammas of both signs and zero."""
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, networks.ChannelShift):
+            module.threshold.normal_(std=0.3)
+        elif isinstance(module, torch.nn.PReLU):
+            module.weight.normal_()
+    net.train()
+    net(images)  # running statistics
+    for module in net.modules():
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            module.weight.normal_()
+            module.weight[0] = 0.0
+            module.bias.normal_(std=0.3)
+    return net.eval()
+
+
+class Stopping(Reporter):
+    """Raises what Ctrl-C raises after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(quiet=True)
+        self._left = steps
+
+    def bar(self, title: str, total: int, done: int) -> Any:
+        del title, total, done
+        return self
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
