@@ -85,7 +85,7 @@ def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Path]:
-    """The image files at or below ``path``, sorted by their path; hidden files are passed over.
+    """The image files at or below ``path``, sorted by their path; hidden files and folders are passed over.
 
     Raises:
         ImageError: where there is no such path, or no image.
@@ -95,11 +95,7 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ImageError(f"{path}: no such file or folder")
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
-    )
+    found = sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)) and file.is_file())
     if not found:
         raise ImageError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))})")
     return found

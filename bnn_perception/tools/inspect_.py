@@ -143,8 +143,8 @@ def _sizes(row: dict[str, Any]) -> list[str]:
     packed, floats = row["packed_bytes"], row["float_bytes"]
     ratio = f"{floats / packed:.1f}x" if floats else ""
     return [
-        f"{packed / 1024:.1f} kB",
-        f"{floats / 1024:.1f} kB" if floats else "",
+        f"{packed / 1000:.1f} kB",
+        f"{floats / 1000:.1f} kB" if floats else "",
         ratio,
         f"{row['macs'] / 1e6:.2f}",
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -19,7 +18,7 @@ from bnn_perception.model import load_model
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.inspect_ import layer_rows, totals
 from bnn_perception.tools.train import find_config, train, train_float_twin
-from bnn_perception.training.progress import Reporter
+from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:
     from bnn_perception.training.study import Run, Study
@@ -142,13 +141,15 @@ def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -
             shutil.copyfile(folder / owner.folder / twin.name, twin)
         config = replace(run.config, threads=threads)
         accuracy = train(config, data, own, own / "model", Reporter(), command="study")
-    rows = layer_rows(load_model(own / "model"))
+    model = load_model(own / "model")
+    rows = layer_rows(model)
     result = {
         "variant": run.variant,
         "seed": run.config.seed,
         **{key: accuracy[key] for key in ("binary", "float", "images", "part")},
         **totals(rows),
         "input_macs": sum(row["macs"] for row in rows if row["kind"].startswith("input_")),
+        "machine": model.info["training"]["machine"],
     }
     (own / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -156,7 +157,11 @@ def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -
 @contextmanager
 def _log(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as stream, redirect_stdout(stream):
+    with (
+        (folder / "log.txt").open("a", encoding="utf-8") as stream,
+        redirect_stdout(stream),
+        short_warnings(f"study, {folder.name}"),
+    ):
         yield
 
 
@@ -177,7 +182,7 @@ def write_record(study: Study, folder: Path, record: Path) -> None:
         "baseline": study.baseline,
         "command": f"python -m bnn_perception study {study.name} --data DATA",
         "data": {"train": config.data.train, "test": config.data.test},
-        "machine": f"CPU, {platform.machine()}",
+        "machine": "; ".join(sorted({result["machine"] for result in results})),
         "versions": {package: version(package) for package in ("torch", "numpy")},
         "variants": list(dict.fromkeys(each.variant for each in study.runs)),
         "seeds": sorted({each.config.seed for each in study.runs}),

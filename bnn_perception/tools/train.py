@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-import bnn_perception
 from bnn_perception.backends import make_backend
 from bnn_perception.evaluation import evaluate
 from bnn_perception.images import read_dataset
@@ -19,7 +17,7 @@ from bnn_perception.model import Model, update_info
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
 from bnn_perception.training.config import Config
-from bnn_perception.training.progress import Reporter
+from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:
     from bnn_perception.training.distributed import World
@@ -69,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from bnn_perception.training.distributed import join
 
     try:
-        with warnings.catch_warnings(), join(args.device) as world:
-            warnings.showwarning = _show_warning
+        with short_warnings("train"), join(args.device) as world:
             if not world.is_main:
                 warnings.simplefilter("ignore")  # the first process gives the same ones
             return _train(args, Reporter(quiet=not world.is_main), world)
@@ -87,23 +84,6 @@ def run(args: argparse.Namespace) -> int:
         if os.environ.get("RANK", "0") == "0":
             print("\nstopped; the same command goes on after the last whole epoch")
         return 130
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """One line for a warning of this package, which is about the user's files and not about a line of code."""
-    if Path(filename).is_relative_to(Path(bnn_perception.__file__).parent):
-        print(f"bnn_perception train: {message}", file=sys.stderr)
-    else:
-        print(
-            warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr
-        )
 
 
 def _train(args: argparse.Namespace, reporter: Reporter, world: World) -> int:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
+
+import bnn_perception
 
 
 class Reporter:
@@ -49,3 +53,30 @@ class Reporter:
         with Progress(*columns, console=self._console, transient=True) as progress:
             task = progress.add_task(title, total=total, completed=done)
             yield lambda: progress.advance(task)
+
+
+@contextmanager
+def short_warnings(command: str) -> Iterator[None]:
+    """Print a warning of this package in one line, for it is about the user's files and not about a line of code.
+
+    Args:
+        command: that the line begins with.
+    """
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if Path(filename).is_relative_to(Path(bnn_perception.__file__).parent):
+            text = f"bnn_perception {command}: {message}\n"
+        else:
+            text = warnings.formatwarning(message, category, filename, lineno, line)
+        print(text, end="", file=file or sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

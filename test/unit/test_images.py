@@ -77,6 +77,7 @@ def test_find_images_passes_over_other_files(tmp_path, picture):
     write(tmp_path / "a" / "1.png", picture)
     (tmp_path / "a" / "notes.txt").write_text("x")
     write(tmp_path / "a" / ".hidden.png", picture)
+    write(tmp_path / ".thumbnails" / "1.png", picture)
     assert [p.name for p in find_images(tmp_path)] == ["1.png", "2.jpg"]
     with pytest.raises(ImageError, match="no such file or folder"):
         find_images(tmp_path / "c")

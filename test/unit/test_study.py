@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
+import bnn_perception
 from bnn_perception.tools import ToolError, accuracy
 from bnn_perception.tools import study as tool
 from bnn_perception.training.config import ConfigError
+from bnn_perception.training.progress import short_warnings
 from bnn_perception.training.study import float_key, load_study, merged
 
 TINY: dict[str, Any] = {
@@ -153,6 +156,11 @@ def test_study_command_trains_records_and_goes_on(tmp_path: Path, capsys: pytest
     content = json.loads(record.read_text(encoding="utf-8"))
     assert [(r["variant"], r["seed"]) for r in content["results"]] == [("plain", 1), ("plain", 2)]
     assert content["results"][0]["images"] == 40
+    assert content["machine"] == content["results"][0]["machine"]
+    info = yaml.safe_load(
+        (tmp_path / "runs" / "plain-1" / "model" / "model.yaml").read_text(encoding="utf-8")
+    )
+    assert content["machine"] == info["training"]["machine"]
     assert content["results"][0]["macs"] == content["results"][0]["input_macs"] + 2 * 4 * 4 * 4
 
     weights = tmp_path / "runs" / "plain-1" / "binary_final.pt"
@@ -165,6 +173,18 @@ def test_study_command_trains_records_and_goes_on(tmp_path: Path, capsys: pytest
     assert content["results"][0]["float"] == content["results"][1]["float"]
     with pytest.raises(ToolError, match="has no variant 'other'"):
         run_tool([*argv, "--only", "other"])
+
+
+def test_warnings_about_files_take_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def warn(filename: str) -> None:
+        warnings.warn_explicit("photo.png is broken", UserWarning, filename, lineno=7)
+
+    with short_warnings("study, plain-1"):
+        warn(bnn_perception.__file__)
+        warn("/elsewhere.py")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "bnn_perception study, plain-1: photo.png is broken"
+    assert lines[1] == "/elsewhere.py:7: UserWarning: photo.png is broken"
 
 
 def run_tool(argv: list[str]) -> int:
