@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from bnn_perception.training import config as configs
 from bnn_perception.training import networks
 from bnn_perception.training.config import NetworkSpec
+from bnn_perception.training.export import float_twin_onnx
 from bnn_perception.training.progress import Reporter
 
 
@@ -46,6 +48,22 @@ def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
             module.weight[0] = 0.0
             module.bias.normal_(std=0.3)
     return net.eval()
+
+
+def assert_float_twin_equals_its_onnx_file(layers: list[dict[str, Any]], height: int, width: int) -> None:
+    """The exported twin, its batch norms folded, answers as the trained one does."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
+    spec = network(layers, height, width)
+    images = to_tensor(pixels(5, height, width))
+    net = networks.build_float(spec, 4)
+    randomize(net, images)
+    networks.clip(net)
+    session = onnxruntime.InferenceSession(float_twin_onnx(net, spec), providers=["CPUExecutionProvider"])
+    for count in (1, 5):  # any batch
+        (logits,) = session.run(None, {"image": images[:count].contiguous().numpy()})
+        expected = net(images[:count]).detach().numpy()
+        # float32, folded in another order: some hundred terms, each rounded by 6e-8 of the largest
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 class Stopping(Reporter):

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
 
-from training_cases import network, pixels, randomize, to_tensor  # noqa: E402
+from training_cases import (  # noqa: E402
+    assert_float_twin_equals_its_onnx_file,
+    network,
+    pixels,
+    randomize,
+    to_tensor,
+)
 
 from bnn_perception import bits  # noqa: E402
 from bnn_perception.backends import reference  # noqa: E402
@@ -24,7 +30,7 @@ from bnn_perception.preprocess import Frame  # noqa: E402
 from bnn_perception.tools import execute  # noqa: E402
 from bnn_perception.tools import train as tool  # noqa: E402
 from bnn_perception.training import networks  # noqa: E402
-from bnn_perception.training.export import export_qonnx, float_twin_onnx  # noqa: E402
+from bnn_perception.training.export import export_qonnx  # noqa: E402
 
 HEIGHT, WIDTH = 14, 12
 
@@ -62,18 +68,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 @pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))
 def test_float_twin_equals_its_onnx_file(layers: list[dict[str, Any]]) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
-    spec = network(layers, HEIGHT, WIDTH)
-    images = to_tensor(pixels(5, HEIGHT, WIDTH))
-    net = networks.build_float(spec, 4)
-    randomize(net, images)
-    networks.clip(net)
-    session = onnxruntime.InferenceSession(float_twin_onnx(net, spec), providers=["CPUExecutionProvider"])
-    for count in (1, 5):  # any batch
-        (logits,) = session.run(None, {"image": images[:count].contiguous().numpy()})
-        expected = net(images[:count]).detach().numpy()
-        # float32, folded in another order: some hundred terms, each rounded by 6e-8 of the largest
-        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert_float_twin_equals_its_onnx_file(layers, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))

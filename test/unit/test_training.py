@@ -14,7 +14,14 @@ from bnn_perception.training.config import ConfigError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 
-from training_cases import Stopping, network, pixels, randomize, to_tensor  # noqa: E402
+from training_cases import (  # noqa: E402
+    Stopping,
+    assert_float_twin_equals_its_onnx_file,
+    network,
+    pixels,
+    randomize,
+    to_tensor,
+)
 
 from bnn_perception import bits  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
@@ -26,7 +33,7 @@ from bnn_perception.tools import train as tool  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training import networks, train  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402
-from bnn_perception.training.export import export_qonnx, float_twin_onnx  # noqa: E402
+from bnn_perception.training.export import export_qonnx  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
 from bnn_perception.training.run import load_state, open_run, read_records  # noqa: E402
 
@@ -94,18 +101,8 @@ def test_export_and_import_keep_every_bit(layers: list[dict[str, Any]], tmp_path
     assert np.ptp(expected, axis=0).max() > 0.1
 
 
-def test_float_twin_folds_batch_norm() -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra [tools])")
-    spec = network(NETS["8-bit input, odd channel counts"], HEIGHT, WIDTH)
-    images = to_tensor(pixels(5, HEIGHT, WIDTH))
-    net = networks.build_float(spec, 4)
-    randomize(net, images)
-    networks.clip(net)
-    session = onnxruntime.InferenceSession(float_twin_onnx(net, spec), providers=["CPUExecutionProvider"])
-    for count in (1, 5):  # any batch
-        (logits,) = session.run(None, {"image": images[:count].contiguous().numpy()})
-        # float32, folded in another order
-        np.testing.assert_allclose(logits, net(images[:count]).detach().numpy(), rtol=1e-4, atol=1e-5)
+def test_float_twin_equals_its_onnx_file() -> None:
+    assert_float_twin_equals_its_onnx_file(NETS["8-bit input, odd channel counts"], HEIGHT, WIDTH)
 
 
 def test_gradient_of_the_sign_is_clipped() -> None:
