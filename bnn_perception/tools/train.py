@@ -49,7 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--run", type=Path, metavar="DIR", help="checkpoints and records (default: runs/NAME)"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="epochs of the binary stage")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="epochs of the binary stage, and at most so many of the activations stage before it",
+    )
     parser.add_argument("--float-epochs", type=int, metavar="N", help="epochs of the float twin")
     parser.add_argument("--seed", type=int, help="of everything random")
     parser.add_argument("--threads", type=int, help="of the CPU (default: one a core)")

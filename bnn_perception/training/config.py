@@ -351,8 +351,9 @@ DEFAULT_NETWORK: list[dict[str, Any]] = [
 
 
 def default_config(name: str, train: str) -> Config:
-    """The configuration of ``train --data FOLDER`` without a file."""
-    return from_mapping({"name": name, "data": {"train": train}})
+    """The configuration of ``train --data FOLDER`` without a file: activations become binary first, then weights."""
+    stages = {"activations": {"epochs": 20}, "binary": {"epochs": 80}}
+    return from_mapping({"name": name, "data": {"train": train}, **stages})
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -416,11 +417,19 @@ def from_mapping(content: object, default_name: str = "model") -> Config:
 def override(
     config: Config, epochs: int | None, float_epochs: int | None, seed: int | None, threads: int | None
 ) -> Config:
-    """The configuration with what the command line gives (None: nothing) put in its place."""
-    binary, float_twin = config.binary, config.float_twin
+    """The configuration with what the command line gives (None: nothing) put in its place.
+
+    Args:
+        epochs: of the binary stage, and at most so many of ``activations``.
+    """
+    binary, activations, float_twin = config.binary, config.activations, config.float_twin
+    if epochs is not None:
+        binary = replace(binary, epochs=epochs)
+        activations = replace(activations, epochs=min(epochs, activations.epochs))
     result = replace(
         config,
-        binary=binary if epochs is None else replace(binary, epochs=epochs),
+        activations=activations,
+        binary=binary,
         float_twin=float_twin if float_epochs is None else replace(float_twin, epochs=float_epochs),
         seed=config.seed if seed is None else seed,
         threads=config.threads if threads is None else threads,

@@ -116,6 +116,16 @@ def test_configuration_errors_name_the_field(content: object, message: str) -> N
         configs.from_mapping(content)
 
 
+def test_without_a_file_activations_become_binary_before_weights() -> None:
+    config = configs.default_config("mine", "images")
+    assert (config.activations.epochs, config.binary.epochs) == (20, 80)
+    assert config.activations.from_float
+    short = configs.override(config, epochs=1, float_epochs=None, seed=None, threads=None)
+    assert (short.activations.epochs, short.binary.epochs) == (1, 1)
+    long = configs.override(config, epochs=200, float_epochs=None, seed=None, threads=None)
+    assert (long.activations.epochs, long.binary.epochs) == (20, 200)
+
+
 def test_learning_rate_by_schedule() -> None:
     spec = StageSpec(epochs=10, learning_rate=0.1, warmup=2.0)
     assert 0 < learning_rate(spec, 0.0) < 0.001
