@@ -691,7 +691,8 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
 def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes | None = None) -> Model:
     """Write a model folder; what was there under the same names is replaced.
 
-    ``model.yaml`` is written last and by renaming, so that an interrupted save never looks like a whole model.
+    The files are written beside their places first, so that a full disk leaves the model that was there; ``model.yaml``
+    is renamed into its place last, so that an interrupted save never looks like a whole model.
 
     Args:
         model: what to write.
@@ -703,17 +704,26 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
     arrays = {
         f"{layer.name}.{array}": getattr(layer, array)
         for layer in model.layers
         for array in layer.array_specs()
     }
-    np.savez_compressed(folder / BINARY, **arrays)
-    if float_twin is None:
-        (folder / FLOAT_TWIN).unlink(missing_ok=True)
-    else:
-        (folder / FLOAT_TWIN).write_bytes(float_twin)
+    binary, twin = (folder / f".{name}.partial" for name in (BINARY, FLOAT_TWIN))
+    try:
+        with binary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+        if float_twin is not None:
+            twin.write_bytes(float_twin)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+        os.replace(binary, folder / BINARY)
+        if float_twin is not None:
+            os.replace(twin, folder / FLOAT_TWIN)
+        else:
+            (folder / FLOAT_TWIN).unlink(missing_ok=True)
+    finally:
+        binary.unlink(missing_ok=True)
+        twin.unlink(missing_ok=True)
     _write_description(model, folder)
     return load_model(folder)
 

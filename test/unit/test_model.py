@@ -92,6 +92,18 @@ def test_a_saved_model_is_read_back(tmp_path_factory: pytest.TempPathFactory, mo
     assert_equal(save_model(model, tmp_path_factory.mktemp("model")), model)
 
 
+@pytest.mark.parametrize("file", [BINARY, FLOAT_TWIN])
+def test_a_full_disk_leaves_the_model_that_was_there(folder: Path, file: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    model, before = load_model(folder), sorted(path.name for path in folder.iterdir())
+    (folder / f".{file}.partial").symlink_to("/dev/full")  # where it is written first
+    with pytest.raises(OSError, match="No space left on device"):
+        save_model(random_model(np.random.default_rng(1)), folder, float_twin=b"another")
+    assert_equal(load_model(folder), model)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_the_float_twin_is_kept_dropped_and_found(folder: Path) -> None:
     model = load_model(folder)
     assert model.float_twin == folder / FLOAT_TWIN
