@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from bnn_perception.preprocess import MAX_SIDE
 
 #: Endings of the files that are taken for images.
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {
+    *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+}
+
+#: Endings of pictures that OpenCV need not know: they are tried, so that what is left out is reported.
+TRIED = {".avif", ".gif", ".heic", ".heif", ".jp2"}
 
 # OpenCV decodes up to 2**30 pixels; a file that large is a mistake or an attack on a robot's memory.
 MAX_PIXELS = 1 << 27
@@ -41,6 +47,10 @@ class ImageFile:
     path: Path
     offset: int = 0
     size: int = -1
+
+    def size_on_disk(self) -> int:
+        """Of the image, bytes."""
+        return self.path.stat().st_size if self.size < 0 else self.size
 
 
 def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
@@ -95,7 +105,7 @@ def find_images(path: str | os.PathLike[str]) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ImageError(f"{path}: no such file or folder")
-    found = sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)) and file.is_file())
+    found = _images_below(path)
     if not found:
         raise ImageError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))})")
     return found
@@ -113,13 +123,13 @@ def class_folders(path: str | os.PathLike[str]) -> dict[str, list[ImageFile]]:
     """
     path = Path(path)
     if path.is_dir():
+        try:
+            content = sorted(path.iterdir())
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
         folders = {
-            folder.name: [
-                ImageFile(str(file), file)
-                for file in sorted(folder.rglob("*"))
-                if _is_image(file.relative_to(folder)) and file.is_file()
-            ]
-            for folder in sorted(path.iterdir())
+            folder.name: [ImageFile(str(file), file) for file in _images_below(folder)]
+            for folder in content
             if folder.is_dir() and not folder.name.startswith(".")
         }
     else:
@@ -130,6 +140,31 @@ def class_folders(path: str | os.PathLike[str]) -> dict[str, list[ImageFile]]:
     if not folders:
         raise ImageError(f"{path}: holds no folders; one for each class is expected")
     return folders
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """The image files at or below a folder, sorted; links to folders are followed, hidden ones are passed over.
+
+    Raises:
+        ImageError: naming a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ImageError(f"{error.filename}: cannot be read: {error.strerror}")
+
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()  # a link may lead to a folder that it lies in
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in files if _is_image(PurePath(name))]
+    return sorted(
+        file for file in found if file.is_file() or not file.exists()
+    )  # a dead link is to be reported
 
 
 def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFile]]:
@@ -154,7 +189,7 @@ def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFil
 
 def _is_image(path: PurePath) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in SUFFIXES | TRIED and not hidden
 
 
 @dataclass
@@ -201,7 +236,7 @@ def read_dataset(path: str | os.PathLike[str], labels: Sequence[str], ignore: Se
     """Open a folder (or tar file) with a folder of images for each class, or an ``.npz`` with ``x`` and ``y``.
 
     Folders are matched to labels as they are, then without regard to case and to ``_``, ``-`` and spaces, then by
-    number (``00007`` is class 7). A class may be missing.
+    number (``00007`` is class 7, or the label 7 where there are labels that are numbers). A class may be missing.
 
     Args:
         path: as :func:`class_folders` takes it; or the ``.npz`` with x (N, H, W, 3), (N, H, W, 1) or (N, H, W)
@@ -259,9 +294,16 @@ def match_label(folder: str, labels: Sequence[str]) -> int | None:
     plain_labels = [plain(label) for label in labels]
     if plain(folder) in plain_labels:
         return plain_labels.index(plain(folder))
-    if folder.isascii() and folder.isdigit() and int(folder) < len(labels):
-        return int(folder)
-    return None
+    if not _is_number(folder):
+        return None
+    numbers = {int(label): index for index, label in enumerate(labels) if _is_number(label)}
+    if numbers:  # "1" to "5" are not classes 0 to 4 by their place, which would be off by one
+        return numbers.get(int(folder))
+    return int(folder) if int(folder) < len(labels) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def _read_folder(path: Path, labels: Sequence[str], ignore: Sequence[str]) -> Dataset:

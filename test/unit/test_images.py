@@ -102,6 +102,43 @@ def test_match_label(folder, index):
     assert match_label(folder, LABELS) == index
 
 
+def test_match_label_by_number_means_the_label_where_labels_are_numbers():
+    labels = ["1", "2", "3", "10"]
+    assert [match_label(folder, labels) for folder in ("1", "03", "10", "0", "4")] == [0, 2, 3, None, None]
+
+
+def test_links_are_followed_once_and_dead_ones_reported(tmp_path, picture):
+    write(tmp_path / "elsewhere" / "b.png", picture)
+    write(tmp_path / "data" / "stop" / "a.png", picture)
+    stop = tmp_path / "data" / "stop"
+    (stop / "more").symlink_to(tmp_path / "elsewhere")
+    (stop / "again").symlink_to(stop)
+    (stop / "dead.png").symlink_to(tmp_path / "nowhere.png")
+    dataset = read_dataset(tmp_path / "data", LABELS)
+    assert [Path(name).name for name in dataset.names] == ["a.png", "dead.png", "b.png"]
+    assert len(list(dataset)) == 2
+    assert dataset.refused == [f"{stop / 'dead.png'}: No such file or directory"]
+    assert [path.name for path in find_images(stop)] == ["a.png", "dead.png", "b.png"]
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".pbm", ".pnm"])
+def test_rare_endings_are_images(tmp_path, picture, suffix):
+    encoding, shown = {".pbm": (".pbm", picture[..., 0]), ".pnm": (".ppm", picture)}.get(
+        suffix, (".jpg", picture)
+    )
+    content = cv2.imencode(encoding, shown)[1]
+    (tmp_path / f"a{suffix}").write_bytes(content.tobytes())
+    assert read_image(find_images(tmp_path)[0]).shape == picture.shape
+
+
+def test_a_picture_of_a_kind_that_cannot_be_read_is_reported(tmp_path, picture):
+    write(tmp_path / "stop" / "a.png", picture)
+    (tmp_path / "stop" / "b.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    dataset = read_dataset(tmp_path, LABELS)
+    assert len(list(dataset)) == 1
+    assert dataset.refused[0].startswith(f"{tmp_path}/stop/b.HEIC: is not an image that can be decoded")
+
+
 def test_folder_of_classes_costs_only_the_broken_image(tmp_path, picture):
     write(tmp_path / "stop" / "a.png", picture)
     write(tmp_path / "Speed Limit 50" / "deep" / "b.png", picture)
