@@ -6,6 +6,7 @@ Nothing but the data is needed: :func:`default_config` is what ``train --data FO
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -377,12 +378,28 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: naming the file.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # Of the file; of PyYAML; or of Python where PyYAML converts a number, a date or a nest of brackets.
+    except Exception as error:
         raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     return _mapping(str(path), content)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a field that stands twice, of which PyYAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                problem = f"the field '{key.value}' stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def from_mapping(content: object, default_name: str = "model") -> Config:
@@ -411,11 +428,16 @@ def from_mapping(content: object, default_name: str = "model") -> Config:
     scalars = {key: values[key] for key in values if key not in {*parts, "input", "network"}}
     config = replace(_fill("", defaults, scalars), **parts)
     _check_ranges(config)
+    _check_names(config)
     return config
 
 
 def override(
-    config: Config, epochs: int | None, float_epochs: int | None, seed: int | None, threads: int | None
+    config: Config,
+    epochs: int | None = None,
+    float_epochs: int | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
 ) -> Config:
     """The configuration with what the command line gives (None: nothing) put in its place.
 
@@ -478,10 +500,15 @@ def _check_ranges(config: Config) -> None:
         ("data.validation", config.data.validation, 0.01, 0.9),
         ("data.rendered", config.data.rendered, 0, 10**6),
         ("data.rendered_share", config.data.rendered_share, 0.0, 0.9),
+        *_augmentation_ranges(config.augmentation),
         *(each for stage in STAGES for each in _stage_ranges(stage, getattr(config, stage))),
     ):
         if not low <= value <= high:
             raise ConfigError(f"{where} is {value}; it must be from {low} to {high}")
+    if config.augmentation.scale[0] > config.augmentation.scale[1]:
+        raise ConfigError(
+            f"augmentation.scale is {list(config.augmentation.scale)}; the smallest comes first"
+        )
     chosen: list[tuple[str, str, tuple[str, ...]]] = [("precision", config.precision, PRECISIONS)]
     for stage in STAGES:
         spec: StageSpec = getattr(config, stage)
@@ -492,6 +519,38 @@ def _check_ranges(config: Config) -> None:
     for where, choice, choices in chosen:
         if choice not in choices:
             raise ConfigError(f"{where} is '{choice}'; it can be {', '.join(choices)}")
+
+
+def _augmentation_ranges(spec: AugmentationSpec) -> list[tuple[str, float, float, float]]:
+    """What :func:`_check_ranges` checks of the augmentation: field, value, lowest, highest."""
+    highest = {
+        "rotation": 180.0,
+        "shift": 1.0,
+        "perspective": 0.4,  # at 0.5 a corner of the picture reaches the horizon
+        **dict.fromkeys(("brightness", "contrast", "colour", "blur", "noise"), 1.0),
+        "gamma": 5.0,
+    }
+    ranges = [(f"augmentation.{name}", getattr(spec, name), 0.0, high) for name, high in highest.items()]
+    return ranges + [(f"augmentation.scale[{i}]", value, 0.01, 100.0) for i, value in enumerate(spec.scale)]
+
+
+def _check_names(config: Config) -> None:
+    """That the name can be that of a folder, and that the labels can be stored and told apart."""
+    if not is_label(config.name) or "/" in config.name or config.name in (".", ".."):
+        raise ConfigError(f"name is {config.name!a}; it must be a text that can name a folder")
+    for label in config.data.labels:
+        if not is_label(label):
+            raise ConfigError(
+                f"data.labels: {label!a} cannot be a label; it takes 1 to 200 characters on one line"
+            )
+        if config.data.labels.count(label) > 1:
+            raise ConfigError(f"data.labels: '{label}' stands twice")
+
+
+def is_label(text: str) -> bool:
+    """Whether a label can be stored and shown: not empty, not long, no control character, no byte that is no UTF-8."""
+    odd = any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+    return bool(text.strip()) and len(text) <= 200 and not odd
 
 
 def _stage_ranges(stage: str, spec: StageSpec) -> list[tuple[str, float, float, float]]:

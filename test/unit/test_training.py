@@ -174,6 +174,16 @@ def test_shipped_configurations_are_read() -> None:
             "nothing is left of the 32x32 input",
         ),
         ([1], "is not a mapping of fields"),
+        ({"augmentation": {"scale": [0, 1]}}, r"augmentation.scale\[0\] is 0.0; it must be from 0.01"),
+        ({"augmentation": {"scale": [1.2, 0.8]}}, r"augmentation.scale is \[1.2, 0.8\]; the smallest comes"),
+        ({"augmentation": {"rotation": "nan"}}, "augmentation.rotation is nan; it must be from 0.0 to 180.0"),
+        ({"augmentation": {"perspective": 0.6}}, "augmentation.perspective is 0.6; it must be from 0.0"),
+        ({"augmentation": {"noise": -0.1}}, "augmentation.noise is -0.1; it must be from 0.0"),
+        ({"data": {"labels": ["a", "b", "a"]}}, "data.labels: 'a' stands twice"),
+        ({"data": {"labels": ["a", "b\nc"]}}, r"data.labels: 'b\\nc' cannot be a label"),
+        ({"data": {"labels": ["a", " "]}}, "data.labels: ' ' cannot be a label"),
+        ({"name": ""}, "name is ''; it must be a text that can name a folder"),
+        ({"name": "../a"}, "name is '../a'; it must be a text that can name a folder"),
     ],
 )
 def test_configuration_errors_name_the_field(content: object, message: str) -> None:
@@ -185,6 +195,36 @@ def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("binary: {epochs: 3, learning_rate: 2e-3}\n", encoding="utf-8")
     assert configs.load_config(path).binary.learning_rate == 0.002
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"batch: 8\nseed: 1\nbatch: 16\n", "the field 'batch' stands twice .*line 3"),
+        (b"binary: {epochs: 3, epochs: 4}\n", "the field 'epochs' stands twice"),
+        (b"name: 2024-13-45\n", "cannot be read: month must be in 1..12"),
+        (b"name: " + b"[" * 5000 + b"\n", "cannot be read: "),
+        (b"name: caf\xe9\n", "cannot be read: 'utf-8' codec"),
+        (b"\tname: a\n", "cannot be read: while scanning"),
+        (b"", "is not a mapping of fields"),
+    ],
+    ids=["field twice", "field of a field twice", "no date", "nested", "Latin-1", "tab", "empty"],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        configs.load_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_merged_fields_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    text = "float_twin: &stage {epochs: 3, patience: 2}\nbinary: {<<: *stage, epochs: 4}\n"
+    path.write_text(text, encoding="utf-8")
+    binary = configs.load_config(path).binary
+    assert (binary.epochs, binary.patience) == (4, 2)
 
 
 # -- data
