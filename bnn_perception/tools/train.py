@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bnn_perception.backends import make_backend
 from bnn_perception.evaluation import evaluate
 from bnn_perception.images import read_dataset
-from bnn_perception.model import Model, update_info
+from bnn_perception.model import DESCRIPTION, Model, update_info
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
 from bnn_perception.training.config import Config
@@ -103,9 +103,22 @@ def _train(args: argparse.Namespace, reporter: Reporter, world: World) -> int:
         raise ToolError("name a configuration file, or a folder of images with --data")
     config = configs.override(config, args.epochs, args.float_epochs, args.seed, args.threads)
     out, run_folder = args.out or Path("models") / config.name, args.run or Path("runs") / config.name
+    _check_folder("--out", out)
+    _check_folder("--run", run_folder)
+    if (out / DESCRIPTION).exists():
+        reporter.line(f"{out}: the model that is there will be replaced")
     train(config, root, run_folder, out, reporter, command=_command(args, out), world=world)
     reporter.line(f"model folder: {out}")
     return 0
+
+
+def _check_folder(option: str, path: Path) -> None:
+    """Refuse a folder that could not be written after hours of training."""
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise ToolError(f"{option} {path}: {place} is not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ToolError(f"{option} {path}: {place} cannot be written to")
 
 
 def train_float_twin(config: Config, root: str | None, run_folder: Path, reporter: Reporter) -> None:

@@ -7,7 +7,8 @@ batches.
 
 from __future__ import annotations
 
-import unicodedata
+import hashlib
+import json
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from bnn_perception.images import (
 )
 from bnn_perception.model import InputSpec
 from bnn_perception.preprocess import Frame, prepare
-from bnn_perception.training.config import AugmentationSpec
+from bnn_perception.training.config import AugmentationSpec, is_label
 
 #: Names of folders that hold a part of the images each, not a class.
 PARTS = {"test", "testing", "train", "training", "val", "valid", "validation"}
@@ -49,12 +50,15 @@ class Dataset:
         labels: (N,) int64.
         tracks: (N,) int64; images of one track show one object. Where nothing is known each image is its own.
         names: of the classes.
+        digest: of what was read, the same wherever it lies: of the names and sizes of the files, or of the arrays of
+            an npz. Empty where it was not read, or where it is a part of that.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     tracks: NDArray[np.int64]
     names: tuple[str, ...]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,6 +103,7 @@ def _load_folders(
     names = _class_names(path, list(folders), names)
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
+    read: list[tuple[int, str, int]] = []  # class, name and size of each file
     for folder, files in folders.items():
         label = match_label(folder, names)
         if label is None:
@@ -111,6 +116,7 @@ def _load_folders(
             try:
                 images.append(prepare(Frame(read_image(file)), spec))
                 labels.append(label)
+                read.append((label, Path(file.name).name, file.size_on_disk()))
             except ImageError as error:
                 warnings.warn(f"left out: {error}", stacklevel=3)
         if len(images) == before:
@@ -118,7 +124,10 @@ def _load_folders(
             if files:
                 what = "none of its images can be read"
             raise DataError(f"{path / folder}: {what}; delete the folder or name it under data.ignore")
-    return Dataset(np.stack(images), np.asarray(labels, dtype=np.int64), np.arange(len(images)), names)
+    # Not of the pixels: another version of a decoder may give others, and the run is to go on with them.
+    digest = hashlib.sha256(json.dumps([names, read]).encode())
+    tracks = np.arange(len(images))
+    return Dataset(np.stack(images), np.asarray(labels, dtype=np.int64), tracks, names, digest.hexdigest())
 
 
 def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -142,9 +151,7 @@ def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) ->
             "more classes"
         )
     for folder in folders:
-        # A line break, or bytes that are no UTF-8: nothing that a label can be stored or shown with.
-        odd = any(unicodedata.category(character) in ("Cc", "Cs") for character in folder)
-        if odd or not folder.strip() or len(folder) > 200:
+        if not is_label(folder):
             raise DataError(f"{path}: {folder!a} cannot be a label; rename the folder")
     return tuple(folders)
 
@@ -160,7 +167,13 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
         raise DataError(f"{path}: is not an .npz file with x and y that can be read: {error}") from None
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or len(x) == 0:
         raise DataError(f"{path}: x is {x.dtype} {list(x.shape)}; it must be uint8 (N, height, width, 3)")
-    if y.shape != (len(x),) or tracks.shape != (len(x),) or y.dtype.kind not in "iu" or y.min() < 0:
+    if (
+        tracks.dtype.kind not in "iu"
+        or y.shape != (len(x),)
+        or tracks.shape != (len(x),)
+        or y.dtype.kind not in "iu"
+        or y.min() < 0
+    ):
         raise DataError(f"{path}: y and track must be {len(x)} whole numbers, one an image")
     classes = len(names) or int(y.max()) + 1
     if int(y.max()) >= classes:
@@ -168,10 +181,13 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
     if classes < 2:
         raise DataError(f"{path}: y holds 0 only; it takes images of 2 or more classes")
     names = names or tuple(f"class_{index}" for index in range(classes))
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for array in (x, y.astype(np.int64), tracks.astype(np.int64)):
+        digest.update(np.ascontiguousarray(array).data)
     if x.shape[1:] != spec.shape:
         encoding = "rgb8" if x.shape[3] == 3 else "mono8"
         x = np.stack([prepare(Frame(image, encoding), spec) for image in x])
-    return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names)
+    return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names, digest.hexdigest())
 
 
 def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:

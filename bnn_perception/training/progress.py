@@ -22,7 +22,7 @@ class Reporter:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console: Any = None
-        if sys.stdout.isatty() and not quiet:
+        if sys.stdout is not None and sys.stdout.isatty() and not quiet:
             from rich.console import Console
 
             self._console = Console(highlight=False)

@@ -8,6 +8,7 @@
     <stage>_final.pt     the chosen weights of a finished stage
     rendered.npz         rendered road signs, where the configuration asks for them
     validation.npz       the validation images, for ``evaluate``
+    data.sha256          of the names and sizes of all images; only the same ones resume the run
     binary.onnx          the binary net as QONNX
     curves.png           drawn from the records
 
@@ -55,6 +56,33 @@ def open_run(run: Path, config: Config) -> None:
         )
     for partial in run.glob(".*.partial"):  # of a process that was killed
         partial.unlink()
+
+
+def is_new(run: Path) -> bool:
+    """Whether nothing has been trained yet."""
+    return not any(run.glob("*.pt"))
+
+
+def keep_digest(run: Path, digest: str, source: str) -> None:
+    """Write down which images are trained on, or make sure that they are the same.
+
+    Other images would be split in another way, and the net be measured on some that it was trained on.
+
+    Args:
+        digest: :attr:`bnn_perception.training.data.Dataset.digest`.
+        source: of the images, for the message.
+
+    Raises:
+        ConfigError: where the run was trained on others.
+    """
+    path = run / "data.sha256"
+    if is_new(run) or not path.exists():
+        with replacing(path) as partial:
+            partial.write_text(digest + "\n", encoding="utf-8")
+    elif path.read_text(encoding="utf-8").strip() != digest:
+        raise ConfigError(
+            f"{run}: holds a run with other images than there are now in {source}; name another folder with --run"
+        )
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -33,6 +33,8 @@ from bnn_perception.training.progress import Reporter
 from bnn_perception.training.run import (
     append_record,
     drop_records,
+    is_new,
+    keep_digest,
     load_state,
     read_records,
     replacing,
@@ -75,7 +77,9 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
         text += f", {config.data.rendered} rendered"
     reporter.line(text)
     path = run / "validation.npz"
-    if world.is_main and not path.exists():
+    if world.is_main:
+        keep_digest(run, everything.digest, config.data.train)
+    if world.is_main and (is_new(run) or not path.exists()):
         with replacing(path) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, x=validation.images, y=validation.labels)
     return TrainingData(train, validation, config.data.rendered)

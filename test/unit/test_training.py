@@ -377,6 +377,42 @@ def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
         open_run(tmp_path / "run", configs.from_mapping({**TINY, "batch": 8}))
 
 
+def load_tiny(folder: Path, run: Path) -> train.TrainingData:
+    config = configs.from_mapping({**TINY, "name": "tiny"})
+    open_run(run, config)
+    return train.load_data(config, str(folder), run, Reporter(), World(torch.device("cpu")))
+
+
+def test_a_run_belongs_to_its_images(tmp_path: Path) -> None:
+    """Other images are split in another way: some that the net was trained on would measure it."""
+    folder, run = image_folder(tmp_path / "d", {"a": 8, "b": 8}), tmp_path / "run"
+    load_tiny(folder, run)
+    image_folder(folder / "b" / "more", {"new": 1})
+    validation = load_tiny(folder, run).validation  # nothing was trained on yet
+    with np.load(run / "validation.npz") as kept:
+        np.testing.assert_array_equal(kept["x"], validation.images)
+    torch.save({}, run / "float_twin.pt")
+    folder.rename(tmp_path / "moved")
+    load_tiny(tmp_path / "moved", run)
+    (tmp_path / "moved" / "b" / "more" / "new" / "0.png").unlink()
+    with pytest.raises(ConfigError, match="run: holds a run with other images than there are now"):
+        load_tiny(tmp_path / "moved", run)
+
+
+def test_images_of_an_npz_are_told_apart(tmp_path: Path) -> None:
+    x, y = np.zeros((4, 12, 12, 3), np.uint8), np.array([0, 0, 1, 1])
+    digests = set()
+    for change in ("none", "a pixel", "a label", "the tracks", "none"):
+        if change == "a pixel":
+            x[0, 0, 0, 0] = 1
+        labels = y[::-1] if change == "a label" else y
+        tracks = {"track": np.array([0, 0, 1, 2])} if change == "the tracks" else {}
+        np.savez(tmp_path / "d.npz", x=x, y=labels, **tracks)
+        digests.add(datasets.load(tmp_path / "d.npz", SMALL).digest)
+        x[:] = 0
+    assert len(digests) == 4
+
+
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(ConfigError, match=r"binary\.pt: cannot be read .* delete it"):
@@ -409,6 +445,21 @@ def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.Captu
     assert "binary: is finished" in capsys.readouterr().out
     assert execute(tool, "train", [*words[:-1], "9"]) == 1
     assert "holds a run with another 'binary'" in capsys.readouterr().err
+
+
+def test_train_command_refuses_at_once_where_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(tmp_path / "images", {"top": 2, "bottom": 2})
+    (tmp_path / "file").write_text("no folder")
+    words = ["--data", str(folder), "--run", str(tmp_path / "run"), "--out"]
+    assert execute(tool, "train", [*words, str(tmp_path / "file" / "model")]) == 1
+    assert f"--out {tmp_path}/file/model: {tmp_path}/file is not a folder" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    assert execute(tool, "train", [*words, str(tmp_path / "model")]) == 1
+    captured = capsys.readouterr()
+    assert f"--out {tmp_path}/model: {tmp_path} cannot be written to" in captured.err
+    assert captured.out == ""
 
 
 def test_train_command_refuses_what_it_cannot_find(
