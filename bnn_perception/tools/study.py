@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from importlib.metadata import version
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     path = find_config(args.config)
     folder = args.run or Path("runs") / path.stem
     record = args.record or Path("benchmark") / "accuracy" / f"{path.stem}.json"
+    if args.jobs < 1:
+        raise ToolError(f"--jobs {args.jobs}: it takes 1 or more")
     try:
         study = load_study(path)
         runs = study.runs
@@ -76,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         unknown = set(args.only or ()) - {each.variant for each in runs}
         if unknown:
             raise ToolError(f"{path}: has no variant '{unknown.pop()}'")
+        for place in (folder, record.parent):  # an error there must not wait for hours of training
+            place.mkdir(parents=True, exist_ok=True)
         owners: dict[str, Run] = {}
         for each in chosen:
             owners.setdefault(float_key(each.config), each)
@@ -105,18 +114,57 @@ def run(args: argparse.Namespace) -> int:
                 write_record(study, folder, record)
     except (ConfigError, DataError) as error:
         raise ToolError(str(error)) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ToolError(
+            f"{error.filename or 'a file'}: {error.strerror or error}; the same command goes on after the last "
+            f"whole epochs"
+        ) from None
+    except BrokenProcessPool:
+        raise ToolError(
+            "a process that trained was ended from outside, perhaps for want of memory; the same command goes on "
+            "after the last whole epochs"
+        ) from None
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on after the last whole epochs")
+        return 130
     print(f"record: {record}")
     return 0
 
 
 @contextmanager
 def _pool(jobs: int) -> Iterator[tuple[ProcessPoolExecutor, int]]:
-    """Processes to train in, and how many threads each takes (0: one a core)."""
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
+    """Processes to train in, and how many threads each takes (0: one a core).
+
+    They end with this process, whatever ends it, and at Ctrl-C: each waits for the end of a pipe, whose other end no
+    process but this one holds.
+    """
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(jobs, context, _end_with, (theirs,))
     try:
         yield pool, 1 if jobs > 1 else 0
+    except KeyboardInterrupt:
+        ours.close()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        ours.close()
+        theirs.close()
+
+
+def _end_with(pipe: Connection) -> None:
+    """End this process, at once, when nobody can write to ``pipe`` any more; files are whole at any moment."""
+
+    def watch() -> None:
+        wait([pipe])
+        os._exit(1)
+
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; the first one ends the others
+    threading.Thread(target=watch, name="end with the study", daemon=True).start()
 
 
 def _finished(jobs: dict[Future[None], Run]) -> Iterator[Run]:
@@ -132,13 +180,16 @@ def _train_twin(run: Run, data: str | None, folder: Path, threads: int) -> None:
 
 def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -> None:
     """Train the binary net of one run with the float twin of ``owner``, and write its result."""
+    from bnn_perception.training.run import replacing
+
     own = folder / run.folder
     if (own / RESULT).exists():
         return
     with _log(own):
         twin = own / "float_twin_final.pt"
         if not twin.exists():
-            shutil.copyfile(folder / owner.folder / twin.name, twin)
+            with replacing(twin) as partial:
+                shutil.copyfile(folder / owner.folder / twin.name, partial)
         config = replace(run.config, threads=threads)
         accuracy = train(config, data, own, own / "model", Reporter(), command="study")
     model = load_model(own / "model")
@@ -151,7 +202,8 @@ def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -
         "input_macs": sum(row["macs"] for row in rows if row["kind"].startswith("input_")),
         "machine": model.info["training"]["machine"],
     }
-    (own / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with replacing(own / RESULT) as partial:
+        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +79,25 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         raise ConfigError(
             f"{path}: study.variants: must be a mapping of names to changes of the configuration"
         )
-    runs = []
+    runs: list[Run] = []
     for name, changes in study["variants"].items():
         where = f"{path}: study.variants.{name}"
         if not isinstance(name, str) or "/" in name or not isinstance(changes, Mapping):
             raise ConfigError(f"{where}: must be a name without / and a mapping of changes")
         seeds = changes.get("seeds", study["seeds"])
-        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-            raise ConfigError(f"{where}: seeds must be a list of whole numbers")
+        whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+        if not whole or not seeds or len(set(seeds)) < len(seeds):
+            raise ConfigError(f"{where}: seeds must be a list of different whole numbers, one or more")
         try:
             values = merged(content, {key: value for key, value in changes.items() if key != "seeds"})
             config = configs.from_mapping(values, default_name=Path(path).stem)
+            of_variant = [Run(name, configs.override(config, seed=seed)) for seed in seeds]
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        runs += [Run(name, replace(config, seed=seed)) for seed in seeds]
+        twice = {run.folder for run in runs} & {run.folder for run in of_variant}
+        if twice:
+            raise ConfigError(f"{where}: its runs and those of another variant share the folder {min(twice)}")
+        runs += of_variant
     baseline = study.get("baseline")
     if baseline is not None and baseline not in study["variants"]:
         raise ConfigError(f"{path}: study.baseline is '{baseline}'; it must be one of the variants")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -87,6 +92,13 @@ def test_float_twins_are_shared_where_they_are_equal(tmp_path: Path) -> None:
         (None, "study: must have seeds, text, title, variants"),
         ({**TINY["study"], "variants": {}}, "study.variants: must be a mapping"),
         ({**TINY["study"], "variants": {"a": {"seeds": "1"}}}, "study.variants.a: seeds must be a list"),
+        ({**TINY["study"], "seeds": []}, "study.variants.plain: seeds must be a list of different"),
+        ({**TINY["study"], "seeds": [2, 2]}, "study.variants.plain: seeds must be a list of different"),
+        ({**TINY["study"], "seeds": [-1]}, "study.variants.plain: seed is -1; it must be from 0"),
+        (
+            {**TINY["study"], "variants": {"a b": {}, "a_b": {}}},
+            "study.variants.a_b: its runs and those of another variant share the folder a_b-1",
+        ),
         ({**TINY["study"], "variants": {"a": {"batch": 0}}}, "study.variants.a: batch is 0"),
         ({**TINY["study"], "baseline": "none"}, "study.baseline is 'none'"),
     ],
@@ -173,6 +185,61 @@ def test_study_command_trains_records_and_goes_on(tmp_path: Path, capsys: pytest
     assert content["results"][0]["float"] == content["results"][1]["float"]
     with pytest.raises(ToolError, match="has no variant 'other'"):
         run_tool([*argv, "--only", "other"])
+
+
+def test_a_study_takes_one_process_or_more(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="--jobs 0: it takes 1 or more"):
+        run_tool([str(write(tmp_path / "tiny.yaml", TINY)), "--jobs", "0"])
+
+
+#: Two processes that give signs of life until they are ended.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from bnn_perception.tools.study import _pool
+
+def live(folder):
+    while True:
+        (Path(folder) / str(os.getpid())).write_text(str(time.time()))
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
+    with _pool(2) as (pool, _):
+        for job in [pool.submit(live, sys.argv[1]) for _ in range(2)]:
+            job.result()
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_the_study_ends_its_processes(tmp_path: Path, end: signal.Signals) -> None:
+    program, signs = tmp_path / "program.py", tmp_path / "signs"
+    program.write_text(PROGRAM, encoding="utf-8")
+    signs.mkdir()
+
+    def read() -> list[str]:
+        return [path.read_text() for path in sorted(signs.iterdir())]
+
+    root = Path(bnn_perception.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(signs)], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while len(read()) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(end)
+        assert process.wait(timeout=60) != 0
+    finally:
+        process.kill()
+    before, deadline = None, time.monotonic() + 60
+    while before != read():
+        assert time.monotonic() < deadline, "the processes live on"
+        before = read()
+        time.sleep(1)
 
 
 def test_warnings_about_files_take_one_line(capsys: pytest.CaptureFixture[str]) -> None:
