@@ -39,13 +39,20 @@ def execute(module: ModuleType, name: str, argv: Sequence[str]) -> int:
     module.add_parser(parser.add_subparsers(required=True))
     args = parser.parse_args([name, *argv])
     try:
-        return module.run(args)
+        code: int = module.run(args)
+        if sys.stdout is not None:  # as it is where the shell has closed it
+            sys.stdout.flush()
+        return code
     except EXPECTED as error:
         print(f"bnn_perception {name}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python would complain once more when it flushes at exit.
         sys.stdout = None
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"bnn_perception {name}: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

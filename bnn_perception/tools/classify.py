@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
                 {"label": p.label, "index": p.class_id, "score": round(p.score, 6)} for p in predictions
             ]
             milliseconds = {stage: round(time, 3) for stage, time in classifier.backend.times.items()}
-            print(
-                json.dumps({"image": str(path), "results": results, "ms": milliseconds}, ensure_ascii=False)
-            )
+            print(json.dumps({"image": str(path), "results": results, "ms": milliseconds}))
         else:
             print(f"{path}: " + ", ".join(f"{p.label} {p.score:.3f}" for p in predictions))
     classifier.backend.close()

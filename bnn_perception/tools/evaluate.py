@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from bnn_perception.evaluation import Comparison, Evaluation, evaluate_all
 from bnn_perception.images import read_dataset
 from bnn_perception.model import Model, load_model
 from bnn_perception.resources import find_model
-from bnn_perception.tools import ToolError, add_backend_arguments
+from bnn_perception.tools import ToolError, add_backend_arguments, pictures
+
+#: Of a column of labels: what a terminal of 80 columns leaves beside the figures.
+LABEL_WIDTH = 40
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     if args.compare and args.backend == "float":
         raise ToolError("--compare sets a binary backend against the float twin; leave --backend float out")
+    for path in filter(None, (args.picture, args.mistakes)):
+        pictures.check_path(path)
     model = load_model(find_model(args.model))
     names = [args.backend, "float"] if args.compare else [args.backend]
     for name in names:
@@ -73,18 +79,15 @@ def run(args: argparse.Namespace) -> int:
         report.update(as_json(backends[0], results[0]))
     for backend, result in zip(backends, results):
         print_total(model, backend, result, len(dataset.refused))
-    if args.picture or args.mistakes:
-        from bnn_perception.tools import pictures
-
-        if args.picture:
-            titles = [f"{name}: " for name in names] if args.compare else [""]
-            pictures.confusion_matrices([r.confusion() for r in results], titles, model.labels, args.picture)
-            print(f"confusion matrix: {args.picture}")
-        if args.mistakes:
-            shown = pictures.mistakes(results[0], np.flatnonzero(wrong), dataset, model.labels, args.mistakes)
-            print(f"{shown} mistakes: {args.mistakes}")
+    if args.picture:
+        titles = [f"{name}: " for name in names] if args.compare else [""]
+        pictures.confusion_matrices([r.confusion() for r in results], titles, model.labels, args.picture)
+        print(f"confusion matrix: {args.picture}")
+    if args.mistakes:
+        shown = pictures.mistakes(results[0], np.flatnonzero(wrong), dataset, model.labels, args.mistakes)
+        print(f"{shown} mistakes: {args.mistakes}")
     if args.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(report))
     return 0
 
 
@@ -104,13 +107,13 @@ def as_json(backend: Backend, result: Evaluation) -> dict[str, Any]:
 def print_classes(labels: Sequence[str], result: Evaluation) -> None:
     """The per-class table and the commonest confusions."""
     confusion = result.confusion()
-    width = max(len(label) for label in labels)
-    print(f"{'class':{width}}  images  recall  precision")
-    for index, label in enumerate(labels):
+    names = _column("class", labels)
+    print(f"{names[0]}  images  recall  precision")
+    for index, name in enumerate(names[1:]):
         images, answers, hits = confusion[index].sum(), confusion[:, index].sum(), confusion[index, index]
         recall = f"{hits / images:6.1%}" if images else "     -"
         precision = f"{hits / answers:6.1%}" if answers else "     -"
-        print(f"{label:{width}}  {images:6d}  {recall}     {precision}")
+        print(f"{name}  {images:6d}  {recall}     {precision}")
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     worst = np.argsort(-wrong, axis=None, kind="stable")[:5]
@@ -129,16 +132,16 @@ def print_comparison(labels: Sequence[str], names: Sequence[str], comparison: Co
     """The per-class table of both, and where they differ."""
     first, second = names
     tables = comparison.first.confusion(), comparison.second.confusion()
-    width = max(len(label) for label in labels)
-    print(f"{'class':{width}}  images  {first:>9}  {second:>9}  points")
-    for index, label in enumerate(labels):
+    names_column = _column("class", labels)
+    print(f"{names_column[0]}  images  {first:>9}  {second:>9}  points")
+    for index, name in enumerate(names_column[1:]):
         images = tables[0][index].sum()
         if images:
             shares = [100 * table[index, index] / images for table in tables]
             columns = f"{shares[0]:8.1f}%  {shares[1]:8.1f}%  {shares[0] - shares[1]:+6.1f}"
         else:
             columns = f"{'-':>9}  {'-':>9}  {'-':>6}"
-        print(f"{label:{width}}  {images:6d}  {columns}")
+        print(f"{name}  {images:6d}  {columns}")
     found = comparison.disagreements()
     if found:
         print(f"{sum(d.images for d in found)} images are answered differently, most often:")
@@ -149,6 +152,18 @@ def print_comparison(labels: Sequence[str], names: Sequence[str], comparison: Co
         f"only {first} is right on {comparison.only_first} images, only {second} on {comparison.only_second}: "
         f"{comparison.points:+.2f} points, exact McNemar p = {comparison.p_value:.2g}"
     )
+
+
+def _column(head: str, labels: Sequence[str]) -> list[str]:
+    """The head and the labels, filled up to one width on the terminal; a label too long for it lacks its middle."""
+
+    def width(text: str) -> int:
+        wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+        return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+    rows = [pictures.shorten(label, LABEL_WIDTH) for label in labels]
+    most = max(map(width, [head, *rows]))
+    return [row + " " * (most - width(row)) for row in (head, *rows)]
 
 
 def print_total(model: Model, backend: Backend, result: Evaluation, left_out: int) -> None:

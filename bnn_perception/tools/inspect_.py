@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     total = totals(rows)
     if args.json:
         report = {"name": model.name, "labels": list(model.labels), "layers": rows, **total, **model.info}
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(report))
         return 0
     print(
         f"{model.name}: {len(model.labels)} classes, input {'x'.join(map(str, model.input.shape))} ({model.input.fit})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,21 @@ if TYPE_CHECKING:
 INK = "#1b2733"
 ACCENT = "#b3261e"
 
+#: Endings that matplotlib writes without further programs.
+FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff")
+
+
+def check_path(path: Path) -> None:
+    """Refuse a picture that could not be written once everything is evaluated.
+
+    Raises:
+        ToolError: naming the file and the remedy.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ToolError(f"{path}: the ending says which picture it is to be; it can be {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise ToolError(f"{path}: there is no folder {path.parent}")
+
 
 def _pyplot() -> Any:
     try:
@@ -32,11 +49,19 @@ def _pyplot() -> Any:
 
 def _save(pyplot: Any, figure: Any, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
     except (OSError, ValueError) as error:
-        raise ToolError(f"{path}: cannot be written: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ToolError(f"{path}: cannot be written: {reason}") from None
     finally:
         pyplot.close(figure)
+    if any("missing from" in str(warning.message) for warning in caught):
+        print(
+            f"{path}: boxes stand for letters that matplotlib's font lacks; name another in its font.family",
+            file=sys.stderr,
+        )
 
 
 def confusion_matrices(
@@ -55,6 +80,7 @@ def confusion_matrices(
         ToolError: where matplotlib is missing or the file cannot be written.
     """
     pyplot = _pyplot()
+    labels = [shorten(label, 40) for label in labels]
     side = max(3.0, 0.28 * len(labels))
     beside, below = (0.075 * max(map(len, labels)) + extra for extra in (1.0, 0.8))  # inches of the labels
     figure, grid = pyplot.subplots(
@@ -69,7 +95,7 @@ def confusion_matrices(
         _draw_confusion(axes, confusion, title, labels)
     images = confusions[0].sum(axis=1)
     grid.flat[0].set_yticks(
-        range(len(labels)), [f"{label}  ({n})" for label, n in zip(labels, images)], fontsize=7.5
+        range(len(labels)), [f"{literal(label)}  ({n})" for label, n in zip(labels, images)], fontsize=7.5
     )
     grid.flat[0].set_ylabel("truth (images)", color=INK)
     _save(pyplot, figure, path)
@@ -91,7 +117,7 @@ def _draw_confusion(axes: Any, confusion: NDArray[np.int64], title: str, labels:
                 fontsize=6.5,
                 color=colour,
             )
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7.5)
+    axes.set_xticks(range(len(labels)), [literal(label) for label in labels], rotation=90, fontsize=7.5)
     axes.set_xlabel("answer (cells in % of the row)", color=INK)
     correct, total = int(np.trace(confusion)), int(confusion.sum())
     axes.set_title(
@@ -135,10 +161,10 @@ def mistakes(
         axes.axis("off")
     for axes, place in zip(grid.flat, order):
         axes.imshow(dataset.read(int(result.index[place])), interpolation="nearest")
-        answer, truth = labels[result.answer[place]], labels[result.truth[place]]
-        axes.set_title(
-            f"{_short(answer)} {result.score[place]:.2f}\nis {_short(truth)}", fontsize=7, color=INK
+        answer, truth = (
+            literal(shorten(labels[index], 22)) for index in (result.answer[place], result.truth[place])
         )
+        axes.set_title(f"{answer} {result.score[place]:.2f}\nis {truth}", fontsize=7, color=INK)
     heading = (
         f"{len(order)} of {len(chosen)} mistakes, surest first: the answer and its score, and what it is"
     )
@@ -154,5 +180,12 @@ def _percent(value: float) -> str:
     return ">99" if 99.5 <= value < 100 else f"{value:.0f}"
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= 22 else label[:21] + "…"
+def shorten(label: str, most: int) -> str:
+    """At most so many characters: beginnings and ends tell labels apart."""
+    end = (most - 1) // 3
+    return label if len(label) <= most else f"{label[: most - 1 - end]}…{label[-end:]}"
+
+
+def literal(text: str) -> str:
+    """For matplotlib, which takes what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")

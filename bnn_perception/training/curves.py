@@ -25,13 +25,14 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     for column, stage in enumerate(stages):
         rows = [record for record in records if record["stage"] == stage]
         epochs = [row["epoch"] for row in rows]
+        marker = "o" if len(rows) == 1 else ""  # of one epoch there is no line
         upper, lower = axes[0][column], axes[1][column]
-        upper.plot(epochs, [row["loss"] for row in rows], color="tab:red")
+        upper.plot(epochs, [row["loss"] for row in rows], marker=marker, color="tab:red")
         for key, label, colour in (
             ("train_accuracy", "training, augmented", "tab:gray"),
             ("validation_accuracy", "validation", "tab:blue"),
         ):
-            lower.plot(epochs, [100 * row[key] for row in rows], label=label, color=colour)
+            lower.plot(epochs, [100 * row[key] for row in rows], marker=marker, label=label, color=colour)
         best = max(rows, key=lambda row: row["validation_accuracy"])
         lower.annotate(
             f"{best['validation_accuracy']:.2%}",
@@ -48,6 +49,6 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     axes[0][0].set_ylabel("loss")
     axes[1][0].set_ylabel("accuracy, %")
     axes[1][0].legend(loc="lower right")
-    figure.suptitle(title)
+    figure.suptitle(title.replace("$", r"\$"))  # between two of them matplotlib expects a formula
     with replacing(path) as partial:
         FigureCanvasAgg(figure).print_png(str(partial), metadata={"Software": None})

@@ -161,6 +161,38 @@ def test_mcnemar_by_hand(only_first, only_second, p):
     assert mcnemar(only_first, only_second) == p
 
 
+def test_labels_of_any_kind_are_shown_and_drawn(colours, tmp_path, capsys):
+    labels = ("$\\frac$", "a" * 60 + " and its end", "標識")
+    odd = tmp_path / "odd"
+    save_model(replace(load_model(colours), labels=labels), odd)
+    x = np.array([*PURE.values(), PURE["red"]], np.uint8)[:, None, None]
+    np.savez(tmp_path / "set.npz", x=x, y=[0, 1, 2, 1])
+    picture, sheet = tmp_path / "confusion.png", tmp_path / "mistakes.png"
+    arguments = ["evaluate", str(tmp_path / "set.npz"), "--model", str(odd), "--backend", "reference"]
+    assert main([*arguments, "--picture", str(picture), "--mistakes", str(sheet)]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0] == "class".ljust(40) + "  images  recall  precision"
+    assert lines[2].startswith("a" * 26 + "…" + " and its end"[-13:].rjust(13, "a") + "       2   50.0%")
+    assert lines[3].startswith("標識" + " " * 36 + "       1  100.0%")
+    assert "Glyph" not in captured.err
+    assert all(cv2.imread(str(path)) is not None for path in (picture, sheet))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("confusion", "the ending says"), ("a.doc", "the ending says"), ("no/a.png", "there is no folder no")],
+)
+def test_a_picture_that_cannot_be_written_is_refused_at_once(
+    colours, pictures, name, reason, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(pictures), "--model", str(colours), "--mistakes", name]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"bnn_perception evaluate: {name}: {reason}")
+
+
 def test_calibrate_both_precisions(pair, tmp_path, capsys):
     rng = np.random.default_rng(0)
     shown = rng.integers(0, 3, 4000)
@@ -321,3 +353,41 @@ def test_a_reader_that_goes_away_is_no_traceback(colours, pictures):
         errors = process.stderr.read().decode()
         assert process.wait(timeout=60) == 1
     assert errors == ""
+
+
+@pytest.fixture
+def umlaut(colours, tmp_path):
+    folder = tmp_path / "umlaut"
+    save_model(replace(load_model(colours), labels=("grün", "標識", "rot")), folder)
+    return folder
+
+
+def test_a_terminal_that_knows_ascii_alone_is_no_traceback(umlaut):
+    command = [sys.executable, "-m", "bnn_perception", "inspect", str(umlaut), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True
+    )
+    assert json.loads(done.stdout)["labels"] == ["grün", "標識", "rot"]
+    code = f"from bnn_perception.__main__ import main; main(['inspect', {str(umlaut / 'grün')!r}])"
+    code += "; print('grün')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert done.stdout == b"gr\\xfcn\n"
+
+
+def test_a_reader_that_never_read_is_no_traceback(colours):
+    """All of the output still waits in memory when the command is through."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "bnn_perception", "inspect", str(colours)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
