@@ -548,8 +548,8 @@ def _check_names(config: Config) -> None:
 
 
 def is_label(text: str) -> bool:
-    """Whether a label can be stored and shown: not empty, not long, no control character, no byte that is no UTF-8."""
-    odd = any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+    """Whether a label can be stored and shown: not empty, not long, on one line, no byte that is no UTF-8."""
+    odd = any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
     return bool(text.strip()) and len(text) <= 200 and not odd
 
 

@@ -33,19 +33,26 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
             ("validation_accuracy", "validation", "tab:blue"),
         ):
             lower.plot(epochs, [100 * row[key] for row in rows], marker=marker, label=label, color=colour)
-        best = max(rows, key=lambda row: row["validation_accuracy"])
-        lower.annotate(
+        upper.set_title(stage.replace("_", " "))
+        lower.set_xlabel("epoch")
+        lower.xaxis.get_major_locator().set_params(integer=True)
+        for axis in (upper, lower):
+            axis.grid(alpha=0.3)
+    middle = sum(axes[1][0].get_ylim()) / 2
+    for axis, stage in zip(axes[1], stages):
+        best = max(
+            (record for record in records if record["stage"] == stage),
+            key=lambda record: record["validation_accuracy"],
+        )
+        height = 100 * best["validation_accuracy"]
+        axis.annotate(
             f"{best['validation_accuracy']:.2%}",
-            (best["epoch"], 100 * best["validation_accuracy"]),
-            xytext=(0, -22),
+            (best["epoch"], height),
+            xytext=(0, -22 if height > middle else 14),  # towards the middle, clear of the frame
             textcoords="offset points",
             ha="center",
             arrowprops={"arrowstyle": "-", "color": "tab:blue"},
         )
-        upper.set_title(stage.replace("_", " "))
-        lower.set_xlabel("epoch")
-        for axis in (upper, lower):
-            axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("loss")
     axes[1][0].set_ylabel("accuracy, %")
     axes[1][0].legend(loc="lower right")

@@ -181,6 +181,7 @@ def test_shipped_configurations_are_read() -> None:
         ({"augmentation": {"noise": -0.1}}, "augmentation.noise is -0.1; it must be from 0.0"),
         ({"data": {"labels": ["a", "b", "a"]}}, "data.labels: 'a' stands twice"),
         ({"data": {"labels": ["a", "b\nc"]}}, r"data.labels: 'b\\nc' cannot be a label"),
+        ({"data": {"labels": ["a", "b\u2028c"]}}, r"data.labels: 'b\\u2028c' cannot be a label"),
         ({"data": {"labels": ["a", " "]}}, "data.labels: ' ' cannot be a label"),
         ({"name": ""}, "name is ''; it must be a text that can name a folder"),
         ({"name": "../a"}, "name is '../a'; it must be a text that can name a folder"),
