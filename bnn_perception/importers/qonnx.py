@@ -21,7 +21,9 @@ Unsqueeze, Sub, sign, Reshape on the image            a thermometer code
 Relu, LeakyRelu, PRelu                                of sums that were only scaled: one slope a channel below 0
 Add of two activations                                sums and the stream that their signs come from, in either order
 AveragePool, Concat, Tile                             of a shortcut: 2x2 with stride 2; its channels repeated
-Transpose, Flatten, Reshape, Identity, Dropout, Cast  no arithmetic; Softmax at the end is left out
+Transpose, Flatten, Reshape, Squeeze                  no arithmetic
+Identity, Dropout, Cast                               none either
+Softmax, LogSoftmax, ArgMax, TopK                     at the end, where they are left out
 ====================================================  =============================================================
 
 Everything else is refused with the node's name, its op and the reason.
@@ -39,7 +41,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bnn_perception.importers import ImporterError
-from bnn_perception.importers.qonnx_graph import Walk
+from bnn_perception.importers.qonnx_graph import MALFORMED, Walk
 from bnn_perception.importers.quantizers import quant_operators
 from bnn_perception.model import InputSpec, Model, ModelError
 from bnn_perception.preprocess import Frame, prepare_reference
@@ -60,13 +62,15 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
 
     Args:
         source: the ``.onnx`` file.
-        pixel_maximum: what the graph takes for a pixel of 255; None: 255 where it begins by dividing by 255,
-            otherwise 1.
+        pixel_maximum: what the graph takes for a pixel of 255; None: 255 where its input is of integers, or what
+            it does first makes sense of no other (it divides by 255, or subtracts 128), otherwise 1.
 
     Raises:
         ImporterError: naming the node, its op and the reason.
     """
     source = Path(source)
+    if pixel_maximum is not None and not 0 < pixel_maximum < math.inf:
+        raise ImporterError(f"{source}: pixel_maximum is {pixel_maximum}; it must be a positive number")
     proto = _load(source)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     try:
@@ -96,7 +100,15 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
             },
         )
     except ModelError as error:
-        raise ImporterError(f"{source}: {error}") from None
+        raise ImporterError(f"{source}: {_line(error)}") from None
+    except MALFORMED as error:
+        raise ImporterError(f"{source}: is malformed: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    """The message on one line: it quotes names of an untrusted graph, which can hold any characters."""
+    text = "".join(character if character.isprintable() else " " for character in str(error))
+    return " ".join(text.split())
 
 
 def _load(source: Path) -> onnx.ModelProto:
@@ -107,11 +119,36 @@ def _load(source: Path) -> onnx.ModelProto:
         size = source.stat().st_size
         if size > MAX_BYTES:
             raise ImporterError(f"{source}: {size} bytes; at most {MAX_BYTES} are read")
-        return onnx.load(str(source), load_external_data=False)
+        proto = onnx.load(str(source), load_external_data=False)
     except OSError as error:
         raise ImporterError(f"{source}: cannot be read: {error.strerror or error}") from None
     except DecodeError:
         raise ImporterError(f"{source}: is not an ONNX file") from None
+    _load_external_data(proto, source)
+    return proto
+
+
+def _load_external_data(proto: onnx.ModelProto, source: Path) -> None:
+    """Read the initializers that lie in files beside the graph; onnx sees to it that these lie in its folder."""
+    from onnx import external_data_helper
+    from onnx.checker import ValidationError
+
+    left = MAX_BYTES
+    for tensor in proto.graph.initializer:
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        try:
+            length = external_data_helper.ExternalDataInfo(tensor).length or 0
+            if not 0 < length <= left:
+                raise ValueError(f"its length is {length}; all of them have at most {MAX_BYTES} bytes")
+            left -= length
+            external_data_helper.load_external_data_for_tensor(tensor, str(source.parent))
+        except (OSError, ValueError, ValidationError) as error:
+            raise ImporterError(
+                f"{source}: the data of '{tensor.name}', in another file, cannot be read: {_line(error)}"
+            ) from None
+        tensor.ClearField("data_location")  # older versions of onnx leave both set
+        tensor.ClearField("external_data")
 
 
 class Parity(NamedTuple):
@@ -150,9 +187,10 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
         image = pixels.astype(np.float32) * np.float32(walk.pixel_maximum) / np.float32(255)
         if walk.image_axes == "CHW":
             image = image.transpose(2, 0, 1)
-        outputs = evaluator.run(None, {walk.image: image[None]})
+        batch = np.repeat(image[None].astype(walk.image_dtype), walk.batch, axis=0)
+        outputs = evaluator.run([walk.logits], {walk.image: batch})
         assert isinstance(outputs, list)
-        rows.append(np.asarray(outputs[0]).reshape(-1))
+        rows.append(np.asarray(outputs[0])[0].reshape(-1))
     expected = np.stack(rows)
     actual = ReferenceBackend(model).logits(frames)
     same = expected.argmax(axis=1) == actual.argmax(axis=1)

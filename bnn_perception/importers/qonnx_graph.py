@@ -40,6 +40,15 @@ from bnn_perception.model import (
 if TYPE_CHECKING:
     import onnx
 
+#: Types of a tensor's numbers (``onnx.TensorProto``): none stated; float32, float16, float64 and bfloat16.
+UNDEFINED, FLOATS = 0, (1, 10, 11, 16)
+#: No graph that takes pixels in 0..1 needs numbers as large as this for them.
+LARGE_PIXEL = 16
+#: What may follow the logits and chooses the same class as they do.
+TAIL = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Identity")
+#: What a graph with damaged attributes or constants can raise.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 class Walk:
     """Turns a graph into layers.
@@ -47,7 +56,10 @@ class Walk:
     Attributes:
         image: name of the graph's input.
         image_axes, image_sizes: of it, after the batch.
-        pixel_maximum: what the graph takes for a pixel of 255.
+        image_dtype: of its numbers.
+        batch: how many images the graph takes at once; 1 where it leaves that open.
+        pixel_maximum: what the graph takes for a pixel of 255; where it is a guess, after :meth:`run`.
+        logits: name of the tensor that the model's logits are.
         layers: of the model, after :meth:`run`.
         outputs: how many logits there are, after :meth:`run`.
         units: of each layer with a stream: how many of its integers are a value of 1, in each channel; after
@@ -55,7 +67,7 @@ class Walk:
     """
 
     def __init__(self, model: onnx.ModelProto, pixel_maximum: float | None) -> None:
-        from onnx import numpy_helper
+        from onnx import helper, numpy_helper
 
         self.graph = model.graph
         self.opset = next(
@@ -63,29 +75,33 @@ class Walk:
         )
         self.constants: dict[str, NDArray[Any]] = {}
         for tensor in self.graph.initializer:
-            if tensor.external_data:
-                raise ImporterError(
-                    f"'{tensor.name}' lies in another file; save the graph with its data inside"
-                )
-            self.constants[tensor.name] = numpy_helper.to_array(tensor)
+            try:
+                self.constants[tensor.name] = numpy_helper.to_array(tensor)
+            except MALFORMED as error:
+                raise ImporterError(f"the constant '{tensor.name}' cannot be read: {error}") from None
         inputs = [value for value in self.graph.input if value.name not in self.constants]
-        outputs = list(self.graph.output)
+        outputs = sorted({self._before_tail(output.name) for output in self.graph.output})
         if len(inputs) != 1 or len(outputs) != 1:
             raise ImporterError(
                 f"the graph has {len(inputs)} inputs and {len(outputs)} outputs; it must have one each"
             )
-        self.image, self._output = inputs[0].name, outputs[0].name
+        self.image, self.logits = inputs[0].name, outputs[0]
         shape = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
-        self.pixel_maximum = pixel_maximum if pixel_maximum is not None else self._guess_pixel_maximum()
+        integers = self._takes_integers(inputs[0])
+        self._guesses = pixel_maximum is None and not integers
+        self.pixel_maximum = pixel_maximum if pixel_maximum is not None else 255.0 if integers else 1.0
         # The signal that a node takes, and its name; the others are kept for nodes to come.
         self._tensor, self._signal = self.image, self._image(shape)
         self._signals = {self._tensor: self._signal}
+        self._nodes = self._needed()
         self._uses = Counter(
-            name for node in self.graph.node if node.op_type != "Shape" for name in dict.fromkeys(node.input)
+            name for node in self._nodes if node.op_type != "Shape" for name in dict.fromkeys(node.input)
         )
         self._begun = 0  # layers that have their products
         self._closed: list[Layer | StreamLayer] = []  # those that have their signs too
         self.image_axes, self.image_sizes = self._signal.axes, self._signal.sizes
+        self.image_dtype = helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type or FLOATS[0])
+        self.batch = max(shape[0], 1)
         self.layers: list[Layer] = []
         self.outputs = 0
         self.units: dict[str, Exact] = {}
@@ -102,34 +118,65 @@ class Walk:
         offset = np.full(sizes["C"], Fraction(0), dtype=object)
         return Signal("pixels", axes, sizes, scale, offset, levels=np.arange(256, dtype=np.int16))
 
-    def _guess_pixel_maximum(self) -> float:
-        """255 where the graph begins by dividing by 255; otherwise 1, as QONNX nets take their images."""
-        for node in self.graph.node:
-            if (
-                node.op_type in ("Div", "Mul")
-                and node.input[0] == self.image
-                and node.input[1] in self.constants
-            ):
-                value = self.constants[node.input[1]]
-                if value.size == 1 and value.item() != 0:
-                    factor = value.item() if node.op_type == "Mul" else 1 / value.item()
-                    return 255.0 if math.isclose(factor, 1 / 255, rel_tol=1e-6) else 1.0
-        return 1.0
+    def _before_tail(self, name: str) -> str:
+        """The tensor of which ``name`` is the scores, or the class that has the highest."""
+        producers = {output: node for node in self.graph.node for output in node.output}
+        while name in producers and _keeps_class(producers[name]):
+            name = producers.pop(name).input[0]
+        return name
+
+    def _needed(self) -> list[onnx.NodeProto]:
+        """The nodes that the logits depend on, in their order."""
+        needed, names = [], {self.logits}
+        for node in reversed(self.graph.node):
+            if names.intersection(node.output):
+                needed.append(node)
+                names.update(filter(None, node.input))
+        return needed[::-1]
+
+    def _takes_integers(self, image: onnx.ValueInfoProto) -> bool:
+        """Whether the image is of integers, by its type or by the annotation that QONNX tools write."""
+        annotated = any(
+            entry.key == "finn_datatype" and entry.value == "UINT8"
+            for annotation in self.graph.quantization_annotation
+            if annotation.tensor_name == image.name
+            for entry in annotation.quant_parameter_tensor_names
+        )
+        return annotated or image.type.tensor_type.elem_type not in (UNDEFINED, *FLOATS)
+
+    def _settle_pixels(self, values: Exact) -> None:
+        """Guess, where nobody said it, whether the graph takes pixels in 0..1 or in 0..255.
+
+        In 0..255 where what it does first makes sense of no other: it divides them by :data:`LARGE_PIXEL` or more,
+        or tells pixels apart beyond it.
+
+        Args:
+            values: (C,) what the pixels, as they have become, are compared with.
+        """
+        signal = self._signal
+        if not self._guesses or any(signal.scale == 0):
+            return
+        self._guesses = False
+        factors = signal.scale * 255
+        if any(abs(factors) * LARGE_PIXEL <= 1) or any(abs((values - signal.offset) / factors) > LARGE_PIXEL):
+            self.pixel_maximum = 255.0
+            self._signal = replace(signal, scale=factors)
 
     # -- the walk
 
     def run(self) -> None:
-        for node in self.graph.node:
+        for node in self._nodes:
+            where = f"node '{node.name or node.output[0]}' ({node.op_type})"
             try:
                 self._step(node)
             except (RefusalError, ModelError) as error:
-                raise ImporterError(
-                    f"node '{node.name or node.output[0]}' ({node.op_type}): {error}"
-                ) from None
-        if self._output not in self._signals:
-            raise ImporterError(f"the output '{self._output}' is not computed from the image")
+                raise ImporterError(f"{where}: {error}") from None
+            except MALFORMED as error:
+                raise ImporterError(f"{where}: its attributes or constants are malformed: {error}") from None
+        if self.logits not in self._signals:
+            raise ImporterError(f"the output '{self.logits}' is not computed from the image")
         try:
-            self._finish(self._signals[self._output])
+            self._finish(self._signals[self.logits])
             self.units = stream_units(self._closed)
         except OverflowError:
             raise ImporterError("a scale or an offset is too large for float64") from None
@@ -141,6 +188,9 @@ class Walk:
     def _step(self, node: onnx.NodeProto) -> None:
         if node.domain not in ("", "ai.onnx", *QUANT_DOMAINS):
             raise RefusalError(f"its domain '{node.domain}' is unknown")
+        for name in filter(None, node.output):
+            if name in self.constants or name in self._signals:
+                raise RefusalError(f"gives '{name}', which is there already")
         used = [name for name in node.input if name]
         if all(name in self.constants for name in used):
             values = [self.constants.get(name) for name in node.input]
@@ -152,7 +202,8 @@ class Walk:
         signals = [name for name in used if name in self._signals]
         self._tensor, self._signal = signals[0], self._signals[signals[0]]
         if node.op_type == "Shape":
-            self.constants[node.output[0]] = np.asarray(self._signal.shape, dtype=np.int64)
+            part = slice(_attribute(node, "start", 0), _attribute(node, "end", None))
+            self.constants[node.output[0]] = np.asarray(self._signal.shape[part], dtype=np.int64)
             return
         if node.op_type not in _HANDLERS:
             raise RefusalError("the model format has no such operation")
@@ -176,7 +227,7 @@ class Walk:
             shape = last.in_shape, last.out_features, last.weights, last.threshold, last.flip
             self._closed[-1] = OutputBits("output", *shape, scale, bias)
         else:
-            raise ImporterError(f"the output '{self._output}' does not come from a Gemm or MatMul")
+            raise ImporterError(f"the output '{self.logits}' does not come from a Gemm or MatMul")
         self.outputs = len(signal.scale)
 
     def _constant(self, node: onnx.NodeProto, index: int) -> NDArray[Any]:
@@ -380,22 +431,26 @@ class Walk:
         width = float(bit_width.item()) if bit_width.size == 1 else math.nan
         if self._signal.kind == "pixels" and width in range(2, 9):
             return self._quantize_pixels(step, int(width), signed, narrow)
-        if width != 1 or (signed and narrow):
+        if width != 1:
             raise RefusalError(
                 f"quantizes to {width:g} bits; activations must have 1 bit (the image up to 8)"
             )
-        # One bit: 0 and 1 (unsigned), or -1 and 0 (signed), times the scale. ROUND rounds a half to even, here to 0.
-        half = np.full(len(self._signal.scale), step / 2, dtype=object)
-        middle = -half if signed else half
-        return self._threshold(middle, half, middle, strict=not signed)
+        half = constant(step / 2, len(self._signal.scale))
+        if signed:  # a sign, see quantize()
+            return self._threshold(0 * half, 2 * half, 0 * half)
+        if narrow:
+            raise RefusalError("is narrow, unsigned and of 1 bit, which leaves no number but 0")
+        # 0 and 1, times the scale. ROUND rounds a half to even, here to 0.
+        return self._threshold(half, half, half, strict=True)
 
     def _quantize_pixels(self, step: Fraction, width: int, signed: bool, narrow: bool) -> Signal:
+        low = -(2 ** (width - 1)) + narrow if signed else 0
+        high = 2 ** (width - 1) - 1 if signed else 2**width - 1 - narrow
+        self._settle_pixels(constant(high * step, len(self._signal.scale)))
         signal = self._signal
         if any(offset != signal.offset[0] for offset in signal.offset):
             raise RefusalError("quantizes channels of different offsets")
         scale, offset = signal.one_scale() / step, Fraction(signal.offset[0]) / step
-        low = -(2 ** (width - 1)) + narrow if signed else 0
-        high = 2 ** (width - 1) - 1 if signed else 2**width - 1 - narrow
         assert signal.levels is not None
         levels = []
         for level in signal.levels.tolist():
@@ -415,6 +470,8 @@ class Walk:
         Args:
             strict: whether +1 takes ``value > at`` instead of ``value >= at``.
         """
+        if self._signal.kind == "pixels":
+            self._settle_pixels(at)
         signal = self._signal.shifted(-at)
         result = Signal("signs", signal.axes, signal.sizes, scale, offset, signal.place, signal.flat)
         if signal.kind == "signs":
@@ -525,6 +582,8 @@ class Walk:
         )
 
     def conv(self, node: onnx.NodeProto) -> Signal:
+        if self._signal.kind == "pixels":
+            self._settle_pixels(0 * self._signal.scale)
         signal = self._signal
         weights, magnitude = self._weights(self._constant(node, 1))
         if weights.ndim != 4 or signal.flat or signal.axes != "CHW":
@@ -533,12 +592,10 @@ class Walk:
             raise RefusalError("its input is not binary; a quantizer must stand before it")
         if _attribute(node, "group", 1) != 1 or any(d != 1 for d in _attribute(node, "dilations", [1, 1])):
             raise RefusalError("has groups or dilations; the format supports group=1 and dilations=1")
-        if _attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            raise RefusalError("uses auto_pad; export it with explicit pads")
         if weights.shape[1] != signal.sizes["C"]:
             raise RefusalError(f"takes {weights.shape[1]} channels, its input has {signal.sizes['C']}")
-        padding, value = self._padding(_attribute(node, "pads", [0, 0, 0, 0]))
         stride = tuple(_attribute(node, "strides", [1, 1]))
+        padding, value = self._padding(self._pads(node, weights.shape[2:], stride))
         outside, levels, offset = self._outside(padding, value)
         bias = exact(self._constant(node, 2)) if len(node.input) > 2 and node.input[2] else 0 * magnitude
         place = self._begin(signal)
@@ -554,6 +611,20 @@ class Walk:
         if height < 1 or width < 1:
             raise RefusalError("its kernel is larger than its input")
         return replace(result, sizes={**result.sizes, "H": height, "W": width})
+
+    def _pads(self, node: onnx.NodeProto, kernel: Sequence[int], stride: Sequence[int]) -> list[int]:
+        """What a Conv adds: top, left, bottom, right."""
+        auto_pad = _attribute(node, "auto_pad", b"NOTSET")
+        if auto_pad == b"NOTSET":
+            return list(_attribute(node, "pads", [0, 0, 0, 0]))
+        if auto_pad == b"VALID":
+            return [0, 0, 0, 0]
+        before = self._signal.pad[:2] if self._signal.pad is not None else (0, 0)
+        sizes = [self._signal.sizes[axis] + 2 * pad for axis, pad in zip("HW", before)]
+        # SAME: as many windows as steps begin in the input
+        totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, kernel, stride)]
+        less, more = [total // 2 for total in totals], [-(-total // 2) for total in totals]
+        return less + more if auto_pad == b"SAME_UPPER" else more + less
 
     def _padding(self, pads: Sequence[int]) -> tuple[tuple[int, int], Fraction]:
         """What a Pad before and the Conv itself add: (y, x) and the value there."""
@@ -593,8 +664,11 @@ class Walk:
 
     def pad(self, node: onnx.NodeProto) -> Signal:
         signal = self._signal
-        pads = [int(p) for p in self._constant(node, 1).reshape(-1)]
-        value = self._constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(())
+        if self.opset < 11:
+            pads, value = list(_attribute(node, "pads", [])), np.asarray(_attribute(node, "value", 0.0))
+        else:
+            pads = [int(p) for p in self._constant(node, 1).reshape(-1)]
+            value = self._constant(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(())
         if _attribute(node, "mode", b"constant") != b"constant" or (len(node.input) > 3 and node.input[3]):
             raise RefusalError("only constant padding of all axes can be expressed")
         if not any(pads):
@@ -669,13 +743,13 @@ class Walk:
         return self._signal
 
     def cast(self, node: onnx.NodeProto) -> Signal:
-        if _attribute(node, "to", 1) not in (1, 10, 11):  # float32, float16, double
+        if _attribute(node, "to", 1) not in FLOATS:
             raise RefusalError("casts to integers")
         return self._signal
 
-    def softmax(self, node: onnx.NodeProto) -> Signal:
-        if node.output[0] != self._output:
-            raise RefusalError("stands before the end of the graph")
+    def dropout(self, node: onnx.NodeProto) -> Signal:
+        if len(node.input) > 2 and node.input[2] and np.any(self._constant(node, 2)):
+            raise RefusalError("is in training mode; export the net in evaluation mode")
         return self._signal
 
     def transpose(self, node: onnx.NodeProto) -> Signal:
@@ -695,9 +769,18 @@ class Walk:
             raise RefusalError("flattens a thermometer whose levels are no channels yet")
         return replace(self._signal, flat=True)
 
+    def squeeze(self, node: onnx.NodeProto) -> Signal:
+        shape = self._signal.shape
+        axes = {axis % len(shape) for axis in self._axes(node)}
+        if 0 in axes or len(axes) != len(shape) - 2 or any(shape[axis] != 1 for axis in axes):
+            raise RefusalError(f"squeezes axes {sorted(axes)} of {list(shape)} to what is not (N, features)")
+        return self._flat()
+
     def reshape(self, node: onnx.NodeProto) -> Signal:
         signal = self._signal
         asked = [int(size) for size in self._constant(node, 1).reshape(-1)]
+        if asked and asked[0] == self.batch:
+            asked[0] = 1
         kept = [
             signal.shape[i] if size == 0 and i < len(signal.shape) else size for i, size in enumerate(asked)
         ]
@@ -714,9 +797,12 @@ class Walk:
             return replace(signal, axes="CHW", sizes={"C": shape[1], "H": shape[2], "W": shape[3]})
         raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
 
+    def _axes(self, node: onnx.NodeProto) -> list[int]:
+        """Of Squeeze and Unsqueeze: an input since opset 13, before that an attribute."""
+        return list(self._constant(node, 1).tolist() if len(node.input) > 1 else _attribute(node, "axes", []))
+
     def unsqueeze(self, node: onnx.NodeProto) -> Signal:
-        axes = self._constant(node, 1).tolist() if len(node.input) > 1 else _attribute(node, "axes", [])
-        if self._signal.kind != "pixels" or self._signal.axes != "CHW" or axes != [2]:
+        if self._signal.kind != "pixels" or self._signal.axes != "CHW" or self._axes(node) != [2]:
             raise RefusalError(
                 "only the axis of a thermometer's levels, behind the channels of the image, can be added"
             )
@@ -748,12 +834,11 @@ _HANDLERS: dict[str, Callable[[Walk, Any], Signal]] = {
     "MatMul": Walk.matmul,
     "MaxPool": Walk.max_pool,
     "Identity": Walk.keep,
-    "Dropout": Walk.keep,
+    "Dropout": Walk.dropout,
     "Cast": Walk.cast,
-    "Softmax": Walk.softmax,
-    "LogSoftmax": Walk.softmax,
     "Transpose": Walk.transpose,
     "Flatten": Walk.flatten,
+    "Squeeze": Walk.squeeze,
     "Reshape": Walk.reshape,
     "Unsqueeze": Walk.unsqueeze,
 }
@@ -766,6 +851,16 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
         if attribute.name == name:
             return helper.get_attribute_value(attribute)
     return default
+
+
+def _keeps_class(node: onnx.NodeProto) -> bool:
+    """Whether a node, of logits (N, classes), gives their scores, their order or the class of the highest."""
+    return (
+        node.op_type in TAIL
+        and _attribute(node, "axis", 0 if node.op_type == "ArgMax" else -1) in (1, -1)
+        and _attribute(node, "largest", 1) == 1
+        and _attribute(node, "select_last_index", 0) == 0
+    )
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:

@@ -27,12 +27,19 @@ def bipolar_quant(x: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:
 def quantize(
     x: NDArray[Any], scale: Any, zero_point: Any, bit_width: Any, signed: int, narrow: int, rounding_mode: str
 ) -> NDArray[np.float32]:
-    """QONNX Quant: round ``x / scale + zero_point`` to an integer of so many bits, and back."""
+    """QONNX Quant: round ``x / scale + zero_point`` to an integer of so many bits, and back.
+
+    Signed numbers of one bit are -1 and +1, as of BipolarQuant: so QONNX executes them.
+    """
     if rounding_mode.upper() != "ROUND":
         raise RefusalError(f"rounding mode {rounding_mode}; ROUND is supported")
-    half = 2.0 ** (np.asarray(bit_width, dtype=np.float64) - 1)
-    low, high = (-half + narrow, half - 1) if signed else (0.0, 2 * half - 1 - narrow)
-    integers = np.clip(np.rint(np.asarray(x, dtype=np.float32) / scale + zero_point), low, high)
+    integers = np.asarray(x, dtype=np.float32) / scale + zero_point
+    if signed and np.all(np.asarray(bit_width) == 1):
+        integers = np.where(integers >= 0, 1.0, -1.0)
+    else:
+        half = 2.0 ** (np.asarray(bit_width, dtype=np.float64) - 1)
+        low, high = (-half + narrow, half - 1) if signed else (0.0, 2 * half - 1 - narrow)
+        integers = np.clip(np.rint(integers), low, high)
     return ((integers - zero_point) * scale).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from bnn_perception import bits
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.importers import ImporterError, import_model
 from bnn_perception.importers.qonnx import Parity, compare, read
-from bnn_perception.importers.quantizers import quant_operators
+from bnn_perception.importers.quantizers import quant_operators, quantize
 from bnn_perception.model import (
     BinaryConv2d,
     BinaryDense,
@@ -48,6 +48,8 @@ class Graph:
         self.input_shape: Sequence[int | str] = ["N", 3, 8, 10]
         self.tensor = "image"
         self.unit = 255  # of a pixel: 255 where the graph takes [0, 1], 1 where it takes 0..255
+        self.input_type = onnx.TensorProto.FLOAT
+        self.opset = 13
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         name = f"c{len(self.constants)}"
@@ -122,9 +124,9 @@ class Graph:
         return self.node("MatMul", self.weights(inputs, outputs))
 
     def model(self, output: Any) -> Any:
-        image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, self.input_shape)
+        image = onnx.helper.make_tensor_value_info("image", self.input_type, self.input_shape)
         graph = onnx.helper.make_graph(self.nodes, "net", [image], [output], self.constants)
-        opsets = [onnx.helper.make_opsetid("", 13), onnx.helper.make_opsetid(DOMAIN, 1)]
+        opsets = [onnx.helper.make_opsetid("", self.opset), onnx.helper.make_opsetid(DOMAIN, 1)]
         return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
     def save(self, path: Path, **metadata: str) -> Path:
@@ -233,6 +235,79 @@ def test_input_scaling(tmp_path: Path, steps: str) -> None:
     assert model.info["source"]["pixel_maximum"] == (255.0 if steps == "div255" else 1.0)
 
 
+def levels_then(*steps: tuple[str, Any]) -> Callable[[Graph], Graph]:
+    """What a graph that takes pixels in 0..255 does first: nodes with one constant each, or with none."""
+
+    def build(g: Graph) -> Graph:
+        for op, value in steps:
+            g = g.node(op) if value is None else with_constant(g, op, value)
+        return g
+
+    return build
+
+
+def divided_by_a_constant_node(g: Graph) -> Graph:
+    value = onnx.numpy_helper.from_array(np.float32(255))
+    g.nodes.append(onnx.helper.make_node("Constant", [], ["hundreds"], value=value))
+    return g.node("Div", "hundreds")
+
+
+def cast_from_bytes(g: Graph) -> Graph:
+    g.input_type = onnx.TensorProto.UINT8
+    return g.node("Cast", to=onnx.TensorProto.FLOAT)
+
+
+def normalized_levels(g: Graph) -> Graph:
+    return g.node("BatchNormalization", *(g.constant([value] * 3) for value in (1.0, 0.0, 120.0, 3600.0)))
+
+
+def quantized_levels(g: Graph) -> Graph:
+    return g.node("Quant", *map(g.constant, (1.0, 0.0, 8.0)), domain=DOMAIN, signed=0, narrow=0)
+
+
+LEVELS: dict[str, Callable[[Graph], Graph]] = {
+    "behind Identity": levels_then(("Identity", None), ("Div", 255.0)),
+    "product": levels_then(("Mul", 1 / 255)),
+    "-1..1": levels_then(("Sub", 127.5), ("Div", 127.5)),
+    "-1..1, scaled first": levels_then(("Div", 127.5), ("Sub", 1.0)),
+    "only centred": levels_then(("Sub", 128.0)),
+    "a constant from a node": divided_by_a_constant_node,
+    "bytes": cast_from_bytes,
+    "batch norm": normalized_levels,
+    "quantized": quantized_levels,
+}
+
+
+@pytest.mark.parametrize("case", LEVELS)
+def test_graphs_that_take_pixels_up_to_255(tmp_path: Path, case: str) -> None:
+    g = Graph()
+    g.unit = 1
+    # The bias keeps sums from being 0, about which float32 and the exact sum may differ.
+    LEVELS[case](g).conv(3, 5, bias=True).bipolar().node("Flatten").matmul(5 * 48, 3)
+    path = g.save(tmp_path / "net.onnx")
+    model = read(path)
+    assert model.info["source"]["pixel_maximum"] == 255.0
+    assert compare(path, model, frames(8, 10)).difference < 1e-3
+    assert read(path, pixel_maximum=2.0).info["source"]["pixel_maximum"] == 2.0
+
+
+def test_a_threshold_among_levels_says_that_pixels_go_up_to_255(tmp_path: Path) -> None:
+    g = Graph()
+    g.unit = 1
+    with_constant(g, "Sub", 99.5).bipolar().conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 3)
+    model = check(g, tmp_path)
+    np.testing.assert_array_equal(model.layers[0].thresholds, [[100]] * 3)  # type: ignore[union-attr]
+
+
+def test_image_annotated_as_bytes(tmp_path: Path) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "net.onnx")
+    net = onnx.load(str(path))
+    annotation = net.graph.quantization_annotation.add(tensor_name="image")
+    annotation.quant_parameter_tensor_names.add(key="finn_datatype", value="UINT8")
+    onnx.save(net, str(path))
+    assert read(path).info["source"]["pixel_maximum"] == 255.0
+
+
 def test_image_quantized_as_cnv_does(tmp_path: Path) -> None:
     """2x - 1, then 8 bits of step 1/128; a pixel of level 0 pads."""
     graph = Graph()
@@ -275,7 +350,9 @@ def test_one_threshold_a_channel(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.layers[0].thresholds, [[77], [128], [179]])  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("kind", ["multi_threshold", "multi_threshold_01", "quant_unsigned", "quant_signed"])
+@pytest.mark.parametrize(
+    "kind", ["multi_threshold", "multi_threshold_01", "quant_unsigned", "quant_signed", "quant_narrow"]
+)
 def test_other_ways_to_write_a_threshold(tmp_path: Path, kind: str) -> None:
     g = Graph().conv(3, 6, pads=1).norm(6)
     one_bit = [g.constant(0.5), g.constant(0.0), g.constant(1.0)]
@@ -285,13 +362,32 @@ def test_other_ways_to_write_a_threshold(tmp_path: Path, kind: str) -> None:
     elif kind == "multi_threshold_01":
         g.node("MultiThreshold", g.constant(g.rng.normal(size=(6, 1)) / 2), domain=DOMAIN)
     else:
-        g.node("Quant", *one_bit, domain=DOMAIN, signed=int(kind == "quant_signed"), narrow=0)
-    # 0 and 1 (or -1 and 0) padded with 0 is a sign of -1 (or +1, which the format cannot pad with)
-    g.conv(6, 7, pads=0 if kind == "quant_signed" else 1).norm(7).bipolar().pool()
-    g.node("Flatten").matmul(7 * (12 if kind == "quant_signed" else 20), 3)
+        signed, narrow = int(kind != "quant_unsigned"), int(kind == "quant_narrow")
+        g.node("Quant", *one_bit, domain=DOMAIN, signed=signed, narrow=narrow)
+    g.conv(6, 7, pads=1).norm(7).bipolar().pool().node("Flatten").matmul(7 * 20, 3)
     model = check(g, tmp_path)
-    if kind in ("multi_threshold_01", "quant_unsigned"):
-        assert model.layers[1].padding_value == -1  # type: ignore[union-attr]
+    # 0 and 1 padded with 0 is a sign of -1.
+    expected = -1 if kind in ("multi_threshold_01", "quant_unsigned") else 0
+    assert model.layers[1].padding_value == expected  # type: ignore[union-attr]
+
+
+def test_signed_quant_of_one_bit_gives_signs() -> None:
+    """As qonnx 1.0.0 executes it, narrow or not; by its integer bounds alone it would give -1 and 0, or only 0."""
+    x = np.asarray([-3.0, -0.1, 0.0, 0.1, 3.0], dtype=np.float32)
+    for narrow in (0, 1):
+        np.testing.assert_array_equal(
+            quantize(x, 0.5, 0.0, 1.0, 1, narrow, "ROUND"), [-0.5, -0.5, 0.5, 0.5, 0.5]
+        )
+
+
+def test_weights_of_a_quant_of_one_bit(tmp_path: Path) -> None:
+    g = Graph()
+    latent, one_bit = g.constant(g.rng.normal(size=(5, 3, 3, 3))), [g.constant(v) for v in (0.3, 0.0, 1.0)]
+    g.nodes.append(
+        onnx.helper.make_node("Quant", [latent, *one_bit], ["w"], domain=DOMAIN, signed=1, narrow=1)
+    )
+    g.node("Conv", "w").norm(5).bipolar().node("Flatten").matmul(5 * 48, 3)
+    check(g, tmp_path)
 
 
 def test_unsigned_quant_rounds_a_half_to_even(tmp_path: Path) -> None:
@@ -323,9 +419,94 @@ def test_channels_last_and_flatten_orders(tmp_path: Path) -> None:
 def test_softmax_and_output_bits(tmp_path: Path) -> None:
     g = Graph().conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 3).norm(3).bipolar(0.5)
     assert isinstance(check(g, tmp_path).layers[-1], OutputBits)
-    g = Graph().conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 3).node("Softmax")
-    path = g.save(tmp_path / "softmax.onnx")
-    assert isinstance(read(path).layers[-1], OutputDense)
+
+
+def top_of(g: Graph) -> Graph:
+    g.node("TopK", g.constant([1], np.int64))
+    g.nodes[-1].output.append("place")
+    g.tensor = "place"
+    return g
+
+
+TAILS: dict[str, Callable[[Graph], Graph]] = {
+    "Softmax": lambda g: g.node("Softmax", axis=1).node("Identity"),
+    "LogSoftmax": lambda g: g.node("LogSoftmax", axis=-1),
+    "ArgMax": lambda g: g.node("Softmax").node("ArgMax", axis=1, keepdims=0),
+    "TopK": top_of,
+}
+
+
+@pytest.mark.parametrize("case", TAILS)
+def test_what_follows_the_logits_is_left_out(tmp_path: Path, case: str) -> None:
+    """The parity report compares logits, not the scores or the class."""
+    g = TAILS[case](signs().node("Flatten").matmul(5 * 48, 3).norm(3))
+    assert isinstance(check(g, tmp_path).layers[-1], OutputDense)
+
+
+def test_nodes_that_the_logits_do_not_need(tmp_path: Path) -> None:
+    g = first().norm(5)
+    kept = g.tensor
+    g.node("Tanh")
+    g.tensor = kept
+    g.bipolar()
+    kept = g.tensor
+    g.conv(5, 5).norm(5)
+    g.tensor = kept
+    check(g.pool().node("Flatten").matmul(5 * 12, 3), tmp_path)
+
+
+def test_squeeze_of_a_map_of_one_pixel(tmp_path: Path) -> None:
+    g = signs()
+    g.node("Conv", g.weights(6, 5, 6, 8)).norm(6).bipolar()
+    check(g.node("Squeeze", g.constant([2, -1], np.int64)).matmul(6, 3), tmp_path)
+
+
+@pytest.mark.parametrize("shape", [[2, -1], [0, -1], [2, 240]])
+def test_graph_for_a_fixed_batch(tmp_path: Path, shape: list[int]) -> None:
+    g = signs()
+    g.input_shape = [2, 3, 8, 10]
+    check(g.node("Reshape", g.constant(shape, np.int64)).matmul(240, 3), tmp_path)
+
+
+def test_batch_size_from_a_shape_with_bounds(tmp_path: Path) -> None:
+    """``x.view(x.shape[0], -1)`` as PyTorch writes it from opset 15 on."""
+    g = signs()
+    g.opset = 15
+    kept = g.tensor
+    g.node("Shape", start=0, end=1).node("Concat", g.constant([-1], np.int64), axis=0)
+    shape, g.tensor = g.tensor, kept
+    check(g.node("Reshape", shape).matmul(240, 3), tmp_path)
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_auto_pad(tmp_path: Path, auto_pad: str) -> None:
+    g = signs()
+    g.node("Conv", g.weights(6, 5, 3, 3), auto_pad=auto_pad).norm(6).bipolar()
+    model = check(g.node("Flatten").matmul(6 * (24 if auto_pad == "VALID" else 48), 3), tmp_path)
+    assert model.layers[1].padding == ((0, 0) if auto_pad == "VALID" else (1, 1))  # type: ignore[union-attr]
+
+
+def test_pad_before_opset_11(tmp_path: Path) -> None:
+    g = signs()
+    g.opset = 10
+    g.node("Pad", pads=[0, 0, 1, 1, 0, 0, 1, 1], value=-1.0).conv(5, 6).norm(6).bipolar()
+    model = check(g.node("Flatten").matmul(6 * 48, 3), tmp_path)
+    assert model.layers[1].padding_value == -1  # type: ignore[union-attr]
+
+
+def test_constants_in_a_file_beside_the_graph(tmp_path: Path) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "net.onnx")
+    expected = read(path)
+    onnx.save(
+        onnx.load(str(path)), str(path), save_as_external_data=True, location="net.data", size_threshold=0
+    )
+    model = import_model(path, tmp_path / "model")
+    for layer, other in zip(model.layers, expected.layers):
+        np.testing.assert_array_equal(layer.weights, other.weights)  # type: ignore[union-attr]
+    assert compare(path, model, frames(8, 10)).difference < 1e-3
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(ImporterError, match="the data of 'c0', in another file, cannot be read"):
+        read(path)
 
 
 def test_labels_and_name_come_from_metadata_or_the_caller(tmp_path: Path) -> None:
@@ -594,15 +775,18 @@ def two_convolutions() -> Graph:
     g = signs()
     before = g.tensor
     g.pad(1, -1.0).conv(5, 5).norm(5)
+    result = g.tensor
     g.tensor = before
-    return g.node("Conv", g.weights(5, 5, 1, 1), name="second")
+    g.node("Conv", g.weights(5, 5, 1, 1), name="second")
+    return join(g, result, g.tensor)
 
 
 def two_signs() -> Graph:
     g = stem()
-    _, before = body(g, 6)
+    result, before = body(g, 6)
     g.tensor = before
-    return g.node("Sub", column(g, 6)).node("BipolarQuant", g.constant(1.0), domain=DOMAIN, name="second")
+    g.node("Sub", column(g, 6)).node("BipolarQuant", g.constant(1.0), domain=DOMAIN, name="second")
+    return join(g, result, g.tensor)
 
 
 def bent_after_norm() -> Graph:
@@ -631,31 +815,33 @@ def joined_streams() -> Graph:
 
 def tiled() -> Graph:
     g = stem()
-    _, before = body(g, 6)
+    result, before = body(g, 6)
     g.tensor = before
-    return g.node("Tile", g.constant([1, 10**12, 1, 1], np.int64), name="tile")
+    g.node("Tile", g.constant([1, 10**12, 1, 1], np.int64), name="tile")
+    return join(g, result, g.tensor)
 
 
 def averaged_signs() -> Graph:
     g = stem()
-    _, before = body(g, 6)
+    result, before = body(g, 6)
     g.tensor = before
-    return g.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2]).bipolar()
+    g.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2]).bipolar()
+    return join(g, result, g.tensor)
 
 
 def large_average() -> Graph:
     g = stem()
-    _, before = body(g, 6)
+    result, before = body(g, 6)
     g.tensor = before
-    return g.node("AveragePool", kernel_shape=[3, 3], strides=[2, 2], name="mean")
+    g.node("AveragePool", kernel_shape=[3, 3], strides=[2, 2], name="mean")
+    return join(g, result, g.tensor)
 
 
 def pooled_branch() -> Graph:
     g = signs()
     before = g.tensor
     g.pool()
-    g.tensor = before
-    return g.node("Identity")
+    return join(g, g.tensor, before)
 
 
 def whole_stream() -> Graph:
@@ -664,6 +850,28 @@ def whole_stream() -> Graph:
     before = g.tensor
     g.bipolar().pad(1, -1.0).conv(6, 6)
     return join(g, before, g.tensor).node("Sign", name="sign")
+
+
+def dropping() -> Graph:
+    g = signs()
+    return g.node("Dropout", g.constant(0.5), g.constant(True, np.bool_))
+
+
+def given_twice() -> Graph:
+    g = first()
+    g.node("Identity", name="again")
+    g.tensor = g.nodes[-1].output[0] = g.nodes[-1].input[0]
+    return g
+
+
+def only_zeros() -> Graph:
+    g = first()
+    return g.node("Quant", *map(g.constant, (1.0, 0.0, 1.0)), domain=DOMAIN, signed=0, narrow=1)
+
+
+def same_of_even_size() -> Graph:
+    g = signs()
+    return g.node("Conv", g.weights(6, 5, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2])
 
 
 THREE = np.asarray([0.2, 0.3, 0.4]).reshape(3, 1, 1)
@@ -714,6 +922,31 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "two pools": (lambda: first().pool().pool(), r"\(MaxPool\): pools .* was pooled already"),
     "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),
+    "training": (
+        dropping,
+        r"\(Dropout\): is in training mode",
+    ),
+    "given twice": (given_twice, r"node 'again' \(Identity\): gives 't1', which is there already"),
+    "only zeros": (
+        only_zeros,
+        r"\(Quant\): is narrow, unsigned and of 1 bit",
+    ),
+    "SAME of an even size": (
+        same_of_even_size,
+        r"\(Conv\): pads \[0, 0, 1, 1\] are not symmetric",
+    ),
+    "damaged attribute": (
+        lambda: first().node("Transpose", perm=[0, 9, 1, 2], name="turn"),
+        r"node 'turn' \(Transpose\): its attributes or constants are malformed",
+    ),
+    "name of two lines": (
+        lambda: first().node("Tanh", name="two\nlines"),
+        r"node 'two lines' \(Tanh\): the model format",
+    ),
+    "class of the lowest": (
+        lambda: signs().node("Flatten").matmul(240, 3).node("ArgMax", axis=0),
+        r"\(ArgMax\): the model format has no such operation",
+    ),
     "no end": (signs, r"does not come from a Gemm or MatMul"),
     "several thresholds": (
         lambda: with_constant(first(), "MultiThreshold", np.zeros((5, 3)), domain=DOMAIN),
@@ -758,6 +991,15 @@ def test_files_that_are_no_graph(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(ImporterError, match="no such file"):
         import_model(tmp_path / "missing.onnx", tmp_path / "model")
+
+
+def test_constants_whose_size_is_not_their_shape(tmp_path: Path) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "net.onnx")
+    net = onnx.load(str(path))
+    net.graph.initializer[0].dims[0] += 1
+    onnx.save(net, str(path))
+    with pytest.raises(ImporterError, match=r"net\.onnx: the constant 'c0' cannot be read"):
+        read(path)
 
 
 def test_input_shape_must_be_an_image(tmp_path: Path) -> None:
