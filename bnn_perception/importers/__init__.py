@@ -14,24 +14,27 @@ class ImporterError(ModelError):
     """A net that cannot be imported; the message names the file or the layer and the reason."""
 
 
-def read(source: str | os.PathLike[str]) -> Model:
+def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> Model:
     """Read a net of another tool, whose kind is told from its form.
 
     Args:
         source: a QONNX file (``.onnx``) or a BNN-PYNQ parameter folder (``*-weights.bin``).
+        pixel_maximum: what a QONNX graph takes for a pixel of 255; None: told from the graph.
 
     Raises:
         ImporterError: for a source of neither kind, or one that the model format cannot express.
     """
     source = Path(source)
     if source.is_dir():
+        if pixel_maximum is not None:
+            raise ImporterError(f"{source}: a folder; pixel_maximum is of .onnx files alone")
         from bnn_perception.importers import bnn_pynq
 
         return bnn_pynq.read(source)
     if source.suffix.lower() == ".onnx" and source.is_file():
         from bnn_perception.importers import qonnx
 
-        return qonnx.read(source)
+        return qonnx.read(source, pixel_maximum)
     found = "is neither" if source.exists() else "no such file or folder"
     raise ImporterError(
         f"{source}: {found}; what can be imported is an .onnx file or a folder of *-weights.bin"
@@ -43,6 +46,7 @@ def import_model(
     out: str | os.PathLike[str],
     labels: Sequence[str] = (),
     name: str = "",
+    pixel_maximum: float | None = None,
 ) -> Model:
     """Read a net of another tool and write it as a model folder.
 
@@ -51,6 +55,7 @@ def import_model(
         out: the folder to write; made where it does not exist.
         labels: of the classes; empty: those that the source states, otherwise class_0 and so on.
         name: of the model; empty: that of the source.
+        pixel_maximum: as :func:`read` takes it.
 
     Returns:
         The model as it is read back from ``out``.
@@ -58,7 +63,7 @@ def import_model(
     Raises:
         ImporterError: where the source cannot be imported or the folder cannot be written.
     """
-    model = read(source)
+    model = read(source, pixel_maximum)
     try:
         model = replace(model, labels=tuple(labels) or model.labels, name=name or model.name)
     except ModelError as error:

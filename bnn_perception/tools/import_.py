@@ -27,17 +27,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--labels", type=Path, metavar="FILE", help="text file with a label a line, in order")
     parser.add_argument("--name", default="", help="of the model (default: that of the source)")
     parser.add_argument(
+        "--pixel-maximum",
+        type=float,
+        metavar="NUMBER",
+        help="what the .onnx net takes for a pixel of 255, as a rule 1 or 255 (default: told from the graph)",
+    )
+    parser.add_argument(
         "--images", type=Path, metavar="PATH", help="images to compare the model with its QONNX source on"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    model = import_model(args.source, args.out, read_labels(args.labels) if args.labels else (), args.name)
+    labels = read_labels(args.labels) if args.labels else ()
+    model = import_model(args.source, args.out, labels, args.name, args.pixel_maximum)
     rows = layer_rows(model)
     print_table(rows, totals(rows))
     source = model.info.get("source", {})
     if "pixel_maximum" in source:
-        print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}")
+        how = "" if args.pixel_maximum is not None else " (--pixel-maximum says it otherwise)"
+        print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}{how}")
     if "fraction_bits" in source:
         print(
             f"its real-valued streams are in fixed point, with at least {source['fraction_bits']} fractional bits"

@@ -1034,5 +1034,9 @@ def test_import_command_prints_the_layers_and_the_parity(
     assert "conv1" in printed
     assert "parity on 4 images (0 left out): same class on 4" in printed
     assert load_model(tmp_path / "model").labels == ("left", "straße")
+    assert execute(import_, "import", [*words, "--pixel-maximum", "255"]) == 0
+    assert "takes a pixel of 255 as 255" in capsys.readouterr().out
+    assert execute(import_, "import", [*words, "--pixel-maximum", "nan"]) == 1
+    assert "net.onnx: pixel_maximum is nan" in capsys.readouterr().err
     assert execute(import_, "import", [str(tmp_path / "none.onnx"), "--out", str(tmp_path / "m")]) == 1
     assert "none.onnx: no such file" in capsys.readouterr().err
