@@ -147,11 +147,13 @@ def test_temperatures_may_be_missing(folder: Path) -> None:
 
 def test_an_interrupted_save_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
-        raise OSError("disk full")
+        raise OSError("the power is gone")
 
     model = load_model(folder)
-    monkeypatch.setattr(np, "savez_compressed", stop)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(
+        os, "replace", stop
+    )  # when the new files are written, and take the places of the old ones
+    with pytest.raises(OSError, match="the power is gone"):
         save_model(model, folder)
     with pytest.raises(ModelError, match=rf"{DESCRIPTION}: no such file"):
         load_model(folder)
