@@ -19,6 +19,7 @@ Pad, padding of Conv                                  by the value of -1 or 0 (s
 Quant of at most 8 bits on the image                  a table of levels
 Unsqueeze, Sub, sign, Reshape on the image            a thermometer code
 Relu, LeakyRelu, PRelu                                of sums that were only scaled: one slope a channel below 0
+Clip                                                  of sums and streams whose signs are taken (Hardtanh)
 Add of two activations                                sums and the stream that their signs come from, in either order
 AveragePool, Concat, Tile                             of a shortcut: 2x2 with stride 2; its channels repeated
 Transpose, Flatten, Reshape, Squeeze                  no arithmetic
@@ -34,11 +35,12 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnn_perception.importers import ImporterError
 from bnn_perception.importers.qonnx_graph import MALFORMED, Walk
@@ -173,26 +175,40 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
     Args:
         source: the file that ``model`` was read from.
         frames: 1 or more images.
+
+    Raises:
+        ImporterError: where the graph cannot be evaluated.
     """
-    from onnx.reference import ReferenceEvaluator
 
     from bnn_perception.backends.reference import ReferenceBackend
 
     proto = _load(Path(source))
-    evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
     walk = Walk(proto, float(model.info["source"]["pixel_maximum"]))
-    rows = []
+    batches = []
     for frame in frames:
         pixels = prepare_reference(frame, model.input)
         image = pixels.astype(np.float32) * np.float32(walk.pixel_maximum) / np.float32(255)
         if walk.image_axes == "CHW":
             image = image.transpose(2, 0, 1)
-        batch = np.repeat(image[None].astype(walk.image_dtype), walk.batch, axis=0)
-        outputs = evaluator.run([walk.logits], {walk.image: batch})
-        assert isinstance(outputs, list)
-        rows.append(np.asarray(outputs[0])[0].reshape(-1))
-    expected = np.stack(rows)
+        batches.append(np.repeat(image[None].astype(walk.image_dtype), walk.batch, axis=0))
+    try:
+        expected = np.stack(list(_logits(proto, walk, batches)))
+    except Exception as error:  # of the evaluator, whose operators raise what they like
+        raise ImporterError(f"{source}: cannot be evaluated for comparison: {_line(error)}") from None
     actual = ReferenceBackend(model).logits(frames)
     same = expected.argmax(axis=1) == actual.argmax(axis=1)
     difference, magnitude = np.abs(expected - actual).max(), np.abs(expected).max()
     return Parity(len(frames), int(same.sum()), float(difference), float(magnitude))
+
+
+def _logits(
+    proto: onnx.ModelProto, walk: Walk, batches: Iterable[NDArray[Any]]
+) -> Iterator[NDArray[np.float32]]:
+    """(classes,) of the first image of each batch."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
+    for batch in batches:
+        outputs = evaluator.run([walk.logits], {walk.image: batch})
+        assert isinstance(outputs, list)
+        yield np.asarray(outputs[0])[0].reshape(-1)

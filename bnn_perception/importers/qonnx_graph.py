@@ -46,6 +46,14 @@ UNDEFINED, FLOATS = 0, (1, 10, 11, 16)
 LARGE_PIXEL = 16
 #: What may follow the logits and chooses the same class as they do.
 TAIL = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Identity")
+#: What may stand between a Clip and the signs that are taken of its values.
+BEFORE_SIGNS = (
+    *("BipolarQuant", "IntQuant", "MultiThreshold", "Quant", "Sign"),
+    *("Add", "BatchNormalization", "Clip", "Div", "MaxPool", "Mul", "Neg", "Sub"),
+    *("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"),
+)
+#: Stands for the limit that a Clip does not have: beyond every float64.
+UNLIMITED = Fraction(2) ** 1024
 #: What a graph with damaged attributes or constants can raise.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -211,14 +219,23 @@ class Walk:
             raise RefusalError("combines two activations; only Add and Concat can")
         if self._signal.pad is not None and node.op_type != "Conv":
             raise RefusalError("stands between a Pad and its Conv")
+        limited = any(self._signals[name].limits is not None for name in signals)
+        if limited and (len(signals) > 1 or node.op_type not in BEFORE_SIGNS):
+            raise RefusalError("takes values that a Clip has limited, of which only signs can be expressed")
         result = _HANDLERS[node.op_type](self, node)
         if result.kind == "sums" and result.is_map and self._uses[node.output[0]] > 1:
+            if result.limits is not None:
+                raise RefusalError(
+                    "has limited values that two nodes take; only one sign of them can be expressed"
+                )
             result = result.branched()
         self._signals[node.output[0]] = result
 
     def _finish(self, signal: Signal) -> None:
         """The last layer."""
         last = self._closed[-1] if self._closed else None
+        if signal.limits is not None:
+            raise ImporterError(f"the output '{self.logits}' is limited by a Clip")
         if signal.kind == "sums" and signal.products is not None and signal.products.dense:
             self._check_order(signal.products)
             self._closed.append(output_layer(signal.products, signal.scale, signal.offset))
@@ -321,6 +338,21 @@ class Walk:
         return self._signal.shifted(-exact(mean)).scaled(factor).shifted(exact(beta))
 
     # -- streams
+
+    def clip(self, node: onnx.NodeProto) -> Signal:
+        """Hardtanh, which nets are trained with, before a sign; or limits that no value reaches."""
+        count = len(self._signal.scale)
+        limits = []
+        for index, name, unlimited in ((1, "min", -UNLIMITED), (2, "max", UNLIMITED)):
+            if self.opset < 11:
+                value = _attribute(node, name, None)
+            else:
+                given = len(node.input) > index and node.input[index]
+                value = self._constant(node, index).item() if given else None
+            limits.append(constant(unlimited if value is None else exact(value).item(), count))
+        if self._signal.kind == "pixels":
+            self._settle_pixels(limits[1])
+        return self._signal.clipped(*limits)
 
     def relu(self, node: onnx.NodeProto) -> Signal:
         return self._signal.bent(constant(0, len(self._signal.scale)))
@@ -473,6 +505,11 @@ class Walk:
         if self._signal.kind == "pixels":
             self._settle_pixels(at)
         signal = self._signal.shifted(-at)
+        if signal.limits is not None:
+            low, high = signal.limits
+            if not all((low <= 0) & (high > 0) if strict else (low < 0) & (high >= 0)):
+                raise RefusalError("takes signs of values that a Clip has left on one side of its threshold")
+            signal = replace(signal, limits=None)
         result = Signal("signs", signal.axes, signal.sizes, scale, offset, signal.place, signal.flat)
         if signal.kind == "signs":
             high, low = signal.offset + abs(signal.scale), signal.offset - abs(signal.scale)
@@ -833,6 +870,7 @@ _HANDLERS: dict[str, Callable[[Walk, Any], Signal]] = {
     "Gemm": Walk.gemm,
     "MatMul": Walk.matmul,
     "MaxPool": Walk.max_pool,
+    "Clip": Walk.clip,
     "Identity": Walk.keep,
     "Dropout": Walk.dropout,
     "Cast": Walk.cast,

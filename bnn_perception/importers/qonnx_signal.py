@@ -75,6 +75,7 @@ class Signal:
         levels: (256,) int16, the integers that pixels stand for.
         products: of sums.
         negative: the scale of sums below 0, where another one holds there (behind ReLU or PReLU).
+        limits: lowest and highest value, (C * L,) each, that a Clip has left; only signs can be taken of such values.
         pad: (y, x, value outside) of a Pad that has not met its Conv.
         stream: of which these are the values, which a shortcut may have averaged and repeated.
     """
@@ -89,6 +90,7 @@ class Signal:
     levels: NDArray[np.int16] | None = None
     products: Products | None = None
     negative: Exact | None = None
+    limits: tuple[Exact, Exact] | None = None
     pad: tuple[int, int, Fraction] | None = None
     stream: Stream | None = None
     averaged: bool = False
@@ -108,11 +110,35 @@ class Signal:
     def scaled(self, factor: Exact) -> Signal:
         """Every value times that of its channel."""
         negative = None if self.negative is None else self.negative * factor
-        return replace(self, scale=self.scale * factor, negative=negative, offset=self.offset * factor)
+        signal = replace(self, scale=self.scale * factor, negative=negative, offset=self.offset * factor)
+        if self.limits is None:
+            return signal
+        one, other = (limit * factor for limit in self.limits)
+        return replace(signal, limits=(np.minimum(one, other), np.maximum(one, other)))
 
     def shifted(self, by: Exact) -> Signal:
         """Every value plus that of its channel."""
-        return replace(self, offset=self.offset + by)
+        signal = replace(self, offset=self.offset + by)
+        if self.limits is None:
+            return signal
+        low, high = self.limits
+        return replace(signal, limits=(low + by, high + by))
+
+    def clipped(self, low: Exact, high: Exact) -> Signal:
+        """Values from ``low`` to ``high``: those of sums and streams as limits, others only where nothing changes.
+
+        Raises:
+            RefusalError: where it changes pixels or signs.
+        """
+        if self.kind in ("sums", "stream"):
+            limits = self.limits if self.limits is not None else (low, high)
+            return replace(self, limits=(limits[0].clip(low, high), limits[1].clip(low, high)))
+        levels = (-1, 1) if self.levels is None else (int(self.levels.min()), int(self.levels.max()))
+        for level in levels:
+            values = self.scale * level + self.offset
+            if any(values < low) or any(values > high):
+                raise RefusalError(f"changes {self.kind}")
+        return self
 
     def bent(self, slope: Exact) -> Signal:
         """Sums behind PReLU: values below 0 times the slope of their channel.

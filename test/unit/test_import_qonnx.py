@@ -371,6 +371,32 @@ def test_other_ways_to_write_a_threshold(tmp_path: Path, kind: str) -> None:
     assert model.layers[1].padding_value == expected  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("case", ["hardtanh", "pooled", "scaled by -2", "upper limit only", "opset 10"])
+def test_hardtanh_before_a_sign_changes_nothing(tmp_path: Path, case: str) -> None:
+    g = Graph()
+    if case == "opset 10":
+        g.opset = 10
+        g.conv(3, 6, pads=1).norm(6).node("Clip", min=-1.0, max=1.0).bipolar()
+    else:
+        clipped(g, 0.0, 1.0).conv(3, 6, pads=1).norm(6)  # pixels are in 0..1
+        if case == "upper limit only":
+            g.node("Clip", "", g.constant(0.5))
+        else:
+            clipped(g, -1.0, 0.5)
+        if case == "pooled":
+            g.pool()
+        if case == "scaled by -2":  # values from -1 to 2, of which those from 0.3 on become +1
+            g.node("Mul", g.constant(-2.0)).node("Sub", g.constant(0.3))
+        clipped(g.bipolar(), -1.0, 1.0)
+    pixels = 4 * 5 if case == "pooled" else 8 * 10
+    g.conv(6, 7, pads=1).norm(7).bipolar().node("Flatten").matmul(7 * pixels, 3)
+    check(g, tmp_path)
+
+
+def clipped(g: Graph, low: float, high: float) -> Graph:
+    return g.node("Clip", g.constant(low), g.constant(high))
+
+
 def test_signed_quant_of_one_bit_gives_signs() -> None:
     """As qonnx 1.0.0 executes it, narrow or not; by its integer bounds alone it would give -1 and 0, or only 0."""
     x = np.asarray([-3.0, -0.1, 0.0, 0.1, 3.0], dtype=np.float32)
@@ -922,6 +948,18 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "two pools": (lambda: first().pool().pool(), r"\(MaxPool\): pools .* was pooled already"),
     "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),
+    "Clip below a threshold": (
+        lambda: clipped(first(), -1.0, -0.5).bipolar(),
+        r"\(BipolarQuant\): takes signs of values that a Clip has left on one side",
+    ),
+    "Clip before ReLU": (
+        lambda: clipped(first(), -1.0, 1.0).node("Relu", name="bend"),
+        r"node 'bend' \(Relu\): takes values that a Clip has limited",
+    ),
+    "Clip of pixels": (
+        lambda: clipped(Graph(), 0.1, 1.0).conv(3, 5),
+        r"\(Clip\): changes pixels",
+    ),
     "training": (
         dropping,
         r"\(Dropout\): is in training mode",
@@ -1007,6 +1045,19 @@ def test_input_shape_must_be_an_image(tmp_path: Path) -> None:
     g.input_shape = ["N", 3, "H", "W"]
     with pytest.raises(ImporterError, match=r"input 'image' has shape \[0, 3, 0, 0\]"):
         read(g.conv(3, 5).save(tmp_path / "net.onnx"))
+
+
+def test_parity_with_a_graph_that_does_not_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    g = Graph().conv(3, 6).norm(6).bipolar().node("Flatten").matmul(6 * 48, 3)
+    model = import_model(g.save(tmp_path / "net.onnx"), tmp_path / "model")
+    proto = onnx.load(str(tmp_path / "net.onnx"))
+    del proto.opset_import[1]  # of the quantizers
+    onnx.save(proto, str(tmp_path / "net.onnx"))
+    with pytest.raises(
+        ImporterError, match=r"net.onnx: cannot be evaluated for comparison: .*qonnx"
+    ) as error:
+        compare(tmp_path / "net.onnx", model, frames(8, 10))
+    assert "\n" not in str(error.value)
 
 
 def test_parity_reports_a_difference(tmp_path: Path) -> None:
