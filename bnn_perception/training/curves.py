@@ -40,17 +40,15 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
             axis.grid(alpha=0.3)
     middle = sum(axes[1][0].get_ylim()) / 2
     for axis, stage in zip(axes[1], stages):
-        best = max(
-            (record for record in records if record["stage"] == stage),
-            key=lambda record: record["validation_accuracy"],
-        )
-        height = 100 * best["validation_accuracy"]
+        rows = [record for record in records if record["stage"] == stage]
+        best = max(rows, key=lambda record: record["validation_accuracy"])
+        height, place = 100 * best["validation_accuracy"], best["epoch"] / rows[-1]["epoch"]
         axis.annotate(
             f"{best['validation_accuracy']:.2%}",
             (best["epoch"], height),
             xytext=(0, -22 if height > middle else 14),  # towards the middle, clear of the frame
             textcoords="offset points",
-            ha="center",
+            ha="left" if place < 0.1 else "right" if place > 0.9 else "center",
             arrowprops={"arrowstyle": "-", "color": "tab:blue"},
         )
     axes[0][0].set_ylabel("loss")
