@@ -32,5 +32,12 @@ def write_digits(folder: Path) -> tuple[int, int]:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m bnn_perception.training.digits FOLDER")
-    train, test = write_digits(Path(sys.argv[1]))
+    try:
+        train, test = write_digits(Path(sys.argv[1]))
+    except ImportError as error:
+        sys.exit(
+            f"bnn_perception.training.digits: {error.name} is not installed; pip install '.[train]' brings it"
+        )
+    except OSError as error:
+        sys.exit(f"bnn_perception.training.digits: {error.filename or sys.argv[1]}: {error.strerror}")
     print(f"{train} images in {sys.argv[1]}/train, {test} in {sys.argv[1]}/test")
