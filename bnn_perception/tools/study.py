@@ -67,6 +67,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.jobs < 1:
+        raise ToolError(f"--jobs {args.jobs}: it takes 1 or more")
     from bnn_perception.training.config import ConfigError
     from bnn_perception.training.data import DataError
     from bnn_perception.training.study import float_key, load_study
@@ -74,8 +76,6 @@ def run(args: argparse.Namespace) -> int:
     path = find_config(args.config)
     folder = args.run or Path("runs") / path.stem
     record = args.record or Path("benchmark") / "accuracy" / f"{path.stem}.json"
-    if args.jobs < 1:
-        raise ToolError(f"--jobs {args.jobs}: it takes 1 or more")
     try:
         study = load_study(path)
         runs = study.runs
