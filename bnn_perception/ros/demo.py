@@ -83,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
         print(watcher.summary())
     except ExternalShutdownException:  # Ctrl-C or SIGTERM, as rclpy tells it
         raise KeyboardInterrupt from None
+    except Exception:
+        if rclpy.ok():
+            raise
+        raise KeyboardInterrupt from None  # the signal came between two calls into ROS, and the second one said so
     finally:
         rclpy.try_shutdown()
     return 0

@@ -69,7 +69,9 @@ def run_node(
     except Exception:
         if rclpy.ok():
             raise
-        # Otherwise a signal has ended ROS between two calls into it, and the second of them said so.
+        # Otherwise a signal has ended ROS between two calls into it, and the second of them said so. What that call had
+        # half made complains when it is freed.
+        sys.unraisablehook = lambda _: None
     finally:
         # Ctrl-C reaches a process group twice, once through the launcher, which loses patience after a while. What
         # comes now must not break the ending. rclpy's handlers go first: at shutdown they would restore the old ones.
