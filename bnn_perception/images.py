@@ -160,11 +160,11 @@ def _images_below(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        # Sorted, so that of two ways to one folder the same is taken everywhere.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(place, name) for name in files if _is_image(PurePath(name))]
-    return sorted(
-        file for file in found if file.is_file() or not file.exists()
-    )  # a dead link is to be reported
+    # A dead link stays, to be reported when it is read.
+    return sorted(file for file in found if file.is_file() or not file.exists())
 
 
 def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFile]]:

@@ -22,6 +22,7 @@ import re
 import reprlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ import yaml
 from numpy.typing import NDArray
 
 from bnn_perception import bits
+from bnn_perception.files import replacing
 
 FORMAT = 1
 DESCRIPTION, BINARY, FLOAT_TWIN = "model.yaml", "binary.npz", "float.onnx"
@@ -709,21 +711,14 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
         for layer in model.layers
         for array in layer.array_specs()
     }
-    binary, twin = (folder / f".{name}.partial" for name in (BINARY, FLOAT_TWIN))
-    try:
-        with binary.open("wb") as stream:
+    with ExitStack() as files:
+        with files.enter_context(replacing(folder / BINARY)).open("wb") as stream:
             np.savez_compressed(stream, **arrays)
         if float_twin is not None:
-            twin.write_bytes(float_twin)
+            files.enter_context(replacing(folder / FLOAT_TWIN)).write_bytes(float_twin)
         (folder / DESCRIPTION).unlink(missing_ok=True)
-        os.replace(binary, folder / BINARY)
-        if float_twin is not None:
-            os.replace(twin, folder / FLOAT_TWIN)
-        else:
-            (folder / FLOAT_TWIN).unlink(missing_ok=True)
-    finally:
-        binary.unlink(missing_ok=True)
-        twin.unlink(missing_ok=True)
+    if float_twin is None:
+        (folder / FLOAT_TWIN).unlink(missing_ok=True)
     _write_description(model, folder)
     return load_model(folder)
 
@@ -745,12 +740,8 @@ def _write_description(model: Model, folder: Path) -> None:
             if (folder / file).exists()
         },
     }
-    partial = folder / f".{DESCRIPTION}.partial"
-    try:
+    with replacing(folder / DESCRIPTION) as partial:
         partial.write_text(_to_yaml(description), encoding="utf-8")
-        os.replace(partial, folder / DESCRIPTION)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def update_info(folder: str | os.PathLike[str], **info: Any) -> Model:

@@ -35,7 +35,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -179,7 +179,6 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
     Raises:
         ImporterError: where the graph cannot be evaluated.
     """
-
     from bnn_perception.backends.reference import ReferenceBackend
 
     proto = _load(Path(source))
@@ -192,7 +191,7 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
             image = image.transpose(2, 0, 1)
         batches.append(np.repeat(image[None].astype(walk.image_dtype), walk.batch, axis=0))
     try:
-        expected = np.stack(list(_logits(proto, walk, batches)))
+        expected = _logits(proto, walk, batches)
     except Exception as error:  # of the evaluator, whose operators raise what they like
         raise ImporterError(f"{source}: cannot be evaluated for comparison: {_line(error)}") from None
     actual = ReferenceBackend(model).logits(frames)
@@ -201,14 +200,14 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
     return Parity(len(frames), int(same.sum()), float(difference), float(magnitude))
 
 
-def _logits(
-    proto: onnx.ModelProto, walk: Walk, batches: Iterable[NDArray[Any]]
-) -> Iterator[NDArray[np.float32]]:
-    """(classes,) of the first image of each batch."""
+def _logits(proto: onnx.ModelProto, walk: Walk, batches: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+    """(batches, classes) logits of the first image of each batch, by the graph itself."""
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
+    rows = []
     for batch in batches:
         outputs = evaluator.run([walk.logits], {walk.image: batch})
         assert isinstance(outputs, list)
-        yield np.asarray(outputs[0])[0].reshape(-1)
+        rows.append(np.asarray(outputs[0])[0].reshape(-1))
+    return np.stack(rows)

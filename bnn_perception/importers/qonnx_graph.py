@@ -162,7 +162,7 @@ class Walk:
             values: (C,) what the pixels, as they have become, are compared with.
         """
         signal = self._signal
-        if not self._guesses or any(signal.scale == 0):
+        if not self._guesses or signal.kind != "pixels" or any(signal.scale == 0):
             return
         self._guesses = False
         factors = signal.scale * 255
@@ -350,8 +350,7 @@ class Walk:
                 given = len(node.input) > index and node.input[index]
                 value = self._constant(node, index).item() if given else None
             limits.append(constant(unlimited if value is None else exact(value).item(), count))
-        if self._signal.kind == "pixels":
-            self._settle_pixels(limits[1])
+        self._settle_pixels(limits[1])
         return self._signal.clipped(*limits)
 
     def relu(self, node: onnx.NodeProto) -> Signal:
@@ -502,8 +501,7 @@ class Walk:
         Args:
             strict: whether +1 takes ``value > at`` instead of ``value >= at``.
         """
-        if self._signal.kind == "pixels":
-            self._settle_pixels(at)
+        self._settle_pixels(at)
         signal = self._signal.shifted(-at)
         if signal.limits is not None:
             low, high = signal.limits
@@ -619,8 +617,7 @@ class Walk:
         )
 
     def conv(self, node: onnx.NodeProto) -> Signal:
-        if self._signal.kind == "pixels":
-            self._settle_pixels(0 * self._signal.scale)
+        self._settle_pixels(0 * self._signal.scale)
         signal = self._signal
         weights, magnitude = self._weights(self._constant(node, 1))
         if weights.ndim != 4 or signal.flat or signal.axes != "CHW":

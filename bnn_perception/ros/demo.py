@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
     os.environ.update(private_graph(random.randint(1, 101)))
     prepare_process()
     import rclpy
-    from rclpy.executors import ExternalShutdownException
 
     rclpy.init(args=[])
     try:
@@ -81,12 +80,10 @@ def run(args: argparse.Namespace) -> int:
             watcher = Watcher(rclpy.create_node("demo"), args.frames, is_scene(args.source))
             play(args, watcher, Path(folder))
         print(watcher.summary())
-    except ExternalShutdownException:  # Ctrl-C or SIGTERM, as rclpy tells it
-        raise KeyboardInterrupt from None
     except Exception:
         if rclpy.ok():
             raise
-        raise KeyboardInterrupt from None  # the signal came between two calls into ROS, and the second one said so
+        raise KeyboardInterrupt from None  # Ctrl-C or SIGTERM has ended ROS, as a call into it said
     finally:
         rclpy.try_shutdown()
     return 0

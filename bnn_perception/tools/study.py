@@ -19,10 +19,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnn_perception.files import replacing
 from bnn_perception.model import load_model
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.inspect_ import layer_rows, totals
-from bnn_perception.tools.train import find_config, train, train_float_twin
+from bnn_perception.tools.train import find_config, resumable, train, train_float_twin
 from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:
@@ -69,58 +70,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ToolError(f"--jobs {args.jobs}: it takes 1 or more")
-    from bnn_perception.training.config import ConfigError
-    from bnn_perception.training.data import DataError
-    from bnn_perception.training.study import float_key, load_study
-
-    path = find_config(args.config)
-    folder = args.run or Path("runs") / path.stem
-    record = args.record or Path("benchmark") / "accuracy" / f"{path.stem}.json"
     try:
-        study = load_study(path)
-        runs = study.runs
-        chosen = [each for each in runs if not args.only or each.variant in args.only]
-        unknown = set(args.only or ()) - {each.variant for each in runs}
-        if unknown:
-            raise ToolError(f"{path}: has no variant '{unknown.pop()}'")
-        for place in (folder, record.parent):  # an error there must not wait for hours of training
-            place.mkdir(parents=True, exist_ok=True)
-        owners: dict[str, Run] = {}
-        for each in chosen:
-            owners.setdefault(float_key(each.config), each)
-        # Float twins first: the binary nets of several variants learn from the same one.
-        with _pool(args.jobs) as (pool, threads):
-            for each in _finished(
-                {
-                    pool.submit(_train_twin, owner, args.data, folder, threads): owner
-                    for owner in owners.values()
-                }
-            ):
-                print(f"{each.variant}, seed {each.config.seed}: float twin trained", flush=True)
-            for each in _finished(
-                {
-                    pool.submit(
-                        _train, each, owners[float_key(each.config)], args.data, folder, threads
-                    ): each
-                    for each in chosen
-                }
-            ):
-                result = json.loads((folder / each.folder / RESULT).read_text(encoding="utf-8"))
-                print(
-                    f"{each.variant}, seed {each.config.seed}: binary {result['binary']:.2%}, "
-                    f"float {result['float']:.2%} of {result['images']} images",
-                    flush=True,
-                )
-                write_record(study, folder, record)
-    except (ConfigError, DataError) as error:
-        raise ToolError(str(error)) from None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ToolError(
-            f"{error.filename or 'a file'}: {error.strerror or error}; the same command goes on after the last "
-            f"whole epochs"
-        ) from None
+        with resumable("epochs"):
+            _train_all(args)
     except BrokenProcessPool:
         raise ToolError(
             "a process that trained was ended from outside, perhaps for want of memory; the same command goes on "
@@ -129,8 +81,45 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on after the last whole epochs")
         return 130
-    print(f"record: {record}")
     return 0
+
+
+def _train_all(args: argparse.Namespace) -> None:
+    from bnn_perception.training.study import float_key, load_study
+
+    path = find_config(args.config)
+    folder = args.run or Path("runs") / path.stem
+    record = args.record or Path("benchmark") / "accuracy" / f"{path.stem}.json"
+    study = load_study(path)
+    chosen = [each for each in study.runs if not args.only or each.variant in args.only]
+    unknown = set(args.only or ()) - {each.variant for each in study.runs}
+    if unknown:
+        raise ToolError(f"{path}: has no variant '{unknown.pop()}'")
+    for place in (folder, record.parent):  # an error there must not wait for hours of training
+        place.mkdir(parents=True, exist_ok=True)
+    owners: dict[str, Run] = {}
+    for each in chosen:
+        owners.setdefault(float_key(each.config), each)
+    # Float twins first: the binary nets of several variants learn from the same one.
+    with _pool(args.jobs) as (pool, threads):
+        twins = {
+            pool.submit(_train_twin, owner, args.data, folder, threads): owner for owner in owners.values()
+        }
+        for each in _finished(twins):
+            print(f"{each.variant}, seed {each.config.seed}: float twin trained", flush=True)
+        nets = {
+            pool.submit(_train, each, owners[float_key(each.config)], args.data, folder, threads): each
+            for each in chosen
+        }
+        for each in _finished(nets):
+            result = json.loads((folder / each.folder / RESULT).read_text(encoding="utf-8"))
+            print(
+                f"{each.variant}, seed {each.config.seed}: binary {result['binary']:.2%}, "
+                f"float {result['float']:.2%} of {result['images']} images",
+                flush=True,
+            )
+            write_record(study, folder, record)
+    print(f"record: {record}")
 
 
 @contextmanager
@@ -161,9 +150,7 @@ def _end_with(pipe: Connection) -> None:
         wait([pipe])
         os._exit(1)
 
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches all processes; the first one ends the others
     threading.Thread(target=watch, name="end with the study", daemon=True).start()
 
 
@@ -180,8 +167,6 @@ def _train_twin(run: Run, data: str | None, folder: Path, threads: int) -> None:
 
 def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -> None:
     """Train the binary net of one run with the float twin of ``owner``, and write its result."""
-    from bnn_perception.training.run import replacing
-
     own = folder / run.folder
     if (own / RESULT).exists():
         return
@@ -219,8 +204,6 @@ def _log(folder: Path) -> Iterator[None]:
 
 def write_record(study: Study, folder: Path, record: Path) -> None:
     """Gather the results of all finished runs of a study in one JSON file."""
-    from bnn_perception.training.run import replacing
-
     results = []
     for each in study.runs:
         result = folder / each.folder / RESULT

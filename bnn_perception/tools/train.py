@@ -6,7 +6,8 @@ import argparse
 import os
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from bnn_perception.images import read_dataset
 from bnn_perception.model import DESCRIPTION, Model, update_info
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
-from bnn_perception.training.config import Config
+from bnn_perception.training.config import Config, ConfigError
 from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:
@@ -67,15 +68,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from bnn_perception.training.config import ConfigError
-    from bnn_perception.training.data import DataError
     from bnn_perception.training.distributed import join
 
     try:
-        with short_warnings("train"), join(args.device) as world:
+        with resumable("epoch"), short_warnings("train"), join(args.device) as world:
             if not world.is_main:
                 warnings.simplefilter("ignore")  # the first process gives the same ones
             return _train(args, Reporter(quiet=not world.is_main), world)
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("\nstopped; the same command goes on after the last whole epoch")
+        return 130
+
+
+@contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Errors of training in one line.
+
+    Args:
+        kept: what is not lost at an error of the operating system: the last whole epoch, or epochs.
+
+    Raises:
+        ToolError: for the errors of a configuration, of data and of the operating system.
+    """
+    from bnn_perception.training.data import DataError
+
+    try:
+        yield
     except (ConfigError, DataError) as error:
         raise ToolError(str(error)) from None
     except BrokenPipeError:
@@ -83,12 +102,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ToolError(
             f"{error.filename or 'a file'}: {error.strerror or error}; the same command goes on after the last "
-            f"whole epoch"
+            f"whole {kept}"
         ) from None
-    except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            print("\nstopped; the same command goes on after the last whole epoch")
-        return 130
 
 
 def _train(args: argparse.Namespace, reporter: Reporter, world: World) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bnn_perception.training.run import replacing
+from bnn_perception.files import replacing
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:
@@ -19,11 +19,12 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    stages = list(dict.fromkeys(record["stage"] for record in records))
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        stages.setdefault(record["stage"], []).append(record)
     figure = Figure(figsize=(4.5 * len(stages), 6), layout="constrained")
     axes = figure.subplots(2, len(stages), squeeze=False, sharex="col", sharey="row")
-    for column, stage in enumerate(stages):
-        rows = [record for record in records if record["stage"] == stage]
+    for column, (stage, rows) in enumerate(stages.items()):
         epochs = [row["epoch"] for row in rows]
         marker = "o" if len(rows) == 1 else ""  # of one epoch there is no line
         upper, lower = axes[0][column], axes[1][column]
@@ -39,8 +40,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
         for axis in (upper, lower):
             axis.grid(alpha=0.3)
     middle = sum(axes[1][0].get_ylim()) / 2
-    for axis, stage in zip(axes[1], stages):
-        rows = [record for record in records if record["stage"] == stage]
+    for axis, rows in zip(axes[1], stages.values()):
         best = max(rows, key=lambda record: record["validation_accuracy"])
         height, place = 100 * best["validation_accuracy"], best["epoch"] / rows[-1]["epoch"]
         axis.annotate(

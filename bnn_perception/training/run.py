@@ -12,25 +12,23 @@
     binary.onnx          the binary net as QONNX
     curves.png           drawn from the records
 
-Files are written beside their place and renamed into it when they are whole and on the disk: whenever the process
-ends, and whatever ends it, each is either the old one or the new one.
+Files are replaced by :func:`bnn_perception.files.replacing`: whenever the process ends, and whatever ends it, each is
+either the old one or the new one.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from bnn_perception.files import naming, replacing
 from bnn_perception.training.config import Config, ConfigError, load_config, to_mapping
 
 
@@ -117,7 +115,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
 def append_record(run: Path, record: dict[str, Any]) -> None:
     """Add one line to the records."""
     path = run / "records.jsonl"
-    with _named(path), path.open("a", encoding="utf-8") as stream:
+    with naming(path), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")
 
 
@@ -138,27 +136,3 @@ def drop_records(run: Path, stage: str, epochs: int) -> None:
     kept = [r for r in read_records(run) if r["stage"] != stage or r["epoch"] <= epochs]
     with replacing(run / "records.jsonl") as partial:
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside ``path``, which replaces it when all went well."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _named(path):
-            yield partial
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Give an error of the operating system, which knows no name when writing fails, that of the file."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise

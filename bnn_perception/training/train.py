@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bnn_perception.files import replacing
 from bnn_perception.training import data as datasets
 from bnn_perception.training import stages
 from bnn_perception.training.batches import count_steps, training_batches
@@ -37,7 +38,6 @@ from bnn_perception.training.run import (
     keep_digest,
     load_state,
     read_records,
-    replacing,
     save_state,
 )
 from bnn_perception.training.validation import evaluate, reestimate_batch_norm

@@ -150,9 +150,8 @@ def test_an_interrupted_save_is_no_model(folder: Path, monkeypatch: pytest.Monke
         raise OSError("the power is gone")
 
     model = load_model(folder)
-    monkeypatch.setattr(
-        os, "replace", stop
-    )  # when the new files are written, and take the places of the old ones
+    # The new files are written then, and take the places of the old ones.
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(OSError, match="the power is gone"):
         save_model(model, folder)
     with pytest.raises(ModelError, match=rf"{DESCRIPTION}: no such file"):

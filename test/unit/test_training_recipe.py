@@ -21,6 +21,7 @@ from bnn_perception.training.config import Config, ConfigError, StageSpec
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 
+from bnn_perception.files import replacing  # noqa: E402
 from bnn_perception.tools import execute  # noqa: E402
 from bnn_perception.tools import train as tool  # noqa: E402
 from bnn_perception.training import networks, stages  # noqa: E402
@@ -28,7 +29,7 @@ from bnn_perception.training.batches import count_steps, training_batches  # noq
 from bnn_perception.training.data import Dataset  # noqa: E402
 from bnn_perception.training.distributed import World, join  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
-from bnn_perception.training.run import load_state, open_run, read_records, replacing, save_state  # noqa: E402
+from bnn_perception.training.run import load_state, open_run, read_records, save_state  # noqa: E402
 from bnn_perception.training.train import TrainingData, learning_rate, run_stages  # noqa: E402
 from bnn_perception.training.validation import evaluate  # noqa: E402
 

@@ -7,7 +7,6 @@ an error of a kernel a process can use its GPU no more.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from bnn_perception.backends.float_twin import Stage, read_float_twin
 from bnn_perception.cuda.backend import CudaBackend
 from bnn_perception.cuda.specs import MAX_FRAMES
 from bnn_perception.cuda.tiles import SHIPPED, TileTable
+from bnn_perception.files import replacing
 from bnn_perception.model import Model, load_model
 from bnn_perception.preprocess import Frame, prepare_reference
 from bnn_perception.resources import resource_folder
@@ -310,9 +310,8 @@ def run_part(part: str, file: Path, folder: Path | None) -> None:
     """
 
     def save(result: Result) -> None:
-        partial = file.with_name(f"{file.name}.partial")
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        os.replace(partial, file)
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(result), encoding="utf-8")
 
     function = GPU_PARTS.get(part) or NET_PARTS[part]
     function(None if folder is None else load_model(folder), save)
