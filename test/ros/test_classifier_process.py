@@ -15,7 +15,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from nodes import Diagnostics, ending, image, labels_of, picture, running, send_and_wait, stamp
+from nodes import Diagnostics, apart, ending, image, labels_of, picture, running, send_and_wait, stamp
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Classification
@@ -150,7 +150,10 @@ def test_ends_quietly_when_told_to(peer, english, signals):
 def test_told_to_end_while_starting(english):
     """At any moment of its start the node ends without a traceback."""
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(running("classifier_node", f"model:={english}")) for _ in range(8)]
+        processes = [
+            stack.enter_context(running("classifier_node", f"model:={english}", environment=apart(number)))
+            for number in range(8)
+        ]
         for process in processes:
             time.sleep(0.5)
             os.killpg(process.pid, signal.SIGTERM)
@@ -175,8 +178,10 @@ FAILING = {
 def test_start_that_fails_says_why_in_one_line(english):
     with contextlib.ExitStack() as stack:
         processes = {
-            parameter: stack.enter_context(running("classifier_node", f"model:={english}", parameter))
-            for parameter in FAILING
+            parameter: stack.enter_context(
+                running("classifier_node", f"model:={english}", parameter, environment=apart(number))
+            )
+            for number, parameter in enumerate(FAILING)
         }
         for parameter, process in processes.items():
             output, code = ending(process)
