@@ -45,6 +45,7 @@ MAX_SIDE = 4096
 MAX_CHANNELS = 1 << 16
 MAX_ACTIVATION_BITS = 1 << 28
 MAX_LAYERS = 256
+MAX_LABEL = 200
 #: Of a stream's integers: they fit int32, and none reaches :data:`bnn_perception.bits.NEVER`.
 MAX_STREAM = np.iinfo(np.int32).max - 1
 #: Logits over a temperature, and over its inverse, stay well inside float32.
@@ -598,8 +599,8 @@ class Model:
                 f"labels: {len(self.labels)} of them, but {last.name} has {last.out_features} outputs"
             )
         for label in self.labels:
-            if not isinstance(label, str) or not label.strip() or len(label) > 200:
-                raise ModelError(f"labels: {_show(label)} is not a text of 1 to 200 characters")
+            if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL:
+                raise ModelError(f"labels: {_show(label)} is not a text of 1 to {MAX_LABEL} characters")
         for name in TEMPERATURES:
             value = getattr(self, name)
             if (

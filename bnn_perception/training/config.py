@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from bnn_perception.model import InputSpec
+from bnn_perception.model import MAX_LABEL, InputSpec
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"
@@ -541,7 +541,7 @@ def _check_names(config: Config) -> None:
     for label in config.data.labels:
         if not is_label(label):
             raise ConfigError(
-                f"data.labels: {label!a} cannot be a label; it takes 1 to 200 characters on one line"
+                f"data.labels: {label!a} cannot be a label; it takes 1 to {MAX_LABEL} characters on one line"
             )
         if config.data.labels.count(label) > 1:
             raise ConfigError(f"data.labels: '{label}' stands twice")
@@ -550,7 +550,7 @@ def _check_names(config: Config) -> None:
 def is_label(text: str) -> bool:
     """Whether a label can be stored and shown: not empty, not long, on one line, no byte that is no UTF-8."""
     odd = any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
-    return bool(text.strip()) and len(text) <= 200 and not odd
+    return bool(text.strip()) and len(text) <= MAX_LABEL and not odd
 
 
 def _stage_ranges(stage: str, spec: StageSpec) -> list[tuple[str, float, float, float]]:
