@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--epochs",
         type=int,
         metavar="N",
-        help="epochs of the binary stage, and at most so many of the activations stage before it",
+        help="epochs of the binary stage, and at most so many of the stages activations and head around it",
     )
     parser.add_argument("--float-epochs", type=int, metavar="N", help="epochs of the float twin")
     parser.add_argument("--seed", type=int, help="of everything random")
@@ -181,7 +181,8 @@ def train(
     nets = run_stages(config, data, run_folder, reporter, world)
     if not world.is_main:
         return {}
-    model = publish(config, nets["binary"], nets["float_twin"], data, run_folder, out, {"command": command})
+    net = next(reversed(nets.values()))
+    model = publish(config, net, nets["float_twin"], data, run_folder, out, {"command": command})
     named = Path("DATA") / config.data.test if config.data.test else test
     evaluation = (
         f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"

@@ -29,6 +29,21 @@ class Batch(NamedTuple):
     share: float
 
 
+class Example(NamedTuple):
+    """What one training step takes: a batch, ready for the modules that are trained.
+
+    Attributes:
+        inputs: of these modules: images, or what a frozen trunk makes of them.
+        labels, share: as of :class:`Batch`.
+        opinion: (N, classes) logits of the teacher; None without distillation.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    share: float
+    opinion: Tensor | None
+
+
 def batches(
     data: Dataset, indices: NDArray[np.intp], size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:

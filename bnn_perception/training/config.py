@@ -238,7 +238,7 @@ class AugmentationSpec:
 
 
 #: Stages of training, in order; each is a field of the configuration.
-STAGES = ("float_twin", "activations", "binary")
+STAGES = ("float_twin", "activations", "binary", "head")
 
 #: How a stage may step, and how its learning rate may go after the warm-up.
 OPTIMIZERS = ("adam", "sgd")
@@ -253,7 +253,7 @@ class StageSpec:
     """One stage of training.
 
     Attributes:
-        epochs: at most so many; 0 leaves out the ``activations`` stage.
+        epochs: at most so many; 0 leaves out ``activations`` or ``head``.
         learning_rate: the highest, which a linear warm-up leads to.
         warmup: its length, epochs.
         optimizer: ``adam``, with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101); or ``sgd``, with
@@ -302,7 +302,9 @@ class Config:
         float_twin: the net with real weights and ReLU: the teacher of the other stages.
         activations: the net with binary activations and real weights, between the two others, as the first of the two
             steps of Martinez et al. (arXiv 2003.11535); no epochs: left out.
-        binary: the net that is exported.
+        binary: the net that is exported, unless there is a head stage.
+        head: the same net once more, its convolutions frozen, trained from the first matrix on
+            (:mod:`bnn_perception.training.head`); no epochs: left out.
         batch: images a step, of all processes together.
         sampling: a class of n images is drawn in proportion to ``n ** sampling``; 1 leaves the data as it is, 0
             balances all classes.
@@ -332,6 +334,9 @@ class Config:
         default_factory=lambda: StageSpec(
             epochs=100, learning_rate=2e-3, warmup=0.5, distillation=0.7, from_float=True
         )
+    )
+    head: StageSpec = field(
+        default_factory=lambda: StageSpec(epochs=0, learning_rate=2e-3, warmup=0.5, distillation=0.7)
     )
     batch: int = 128
     sampling: float = 0.5
@@ -442,16 +447,19 @@ def override(
     """The configuration with what the command line gives (None: nothing) put in its place.
 
     Args:
-        epochs: of the binary stage, and at most so many of ``activations``.
+        epochs: of the binary stage, and at most so many of ``activations`` and ``head``.
     """
-    binary, activations, float_twin = config.binary, config.activations, config.float_twin
+    binary, activations, head = config.binary, config.activations, config.head
+    float_twin = config.float_twin
     if epochs is not None:
         binary = replace(binary, epochs=epochs)
         activations = replace(activations, epochs=min(epochs, activations.epochs))
+        head = replace(head, epochs=min(epochs, head.epochs))
     result = replace(
         config,
         activations=activations,
         binary=binary,
+        head=head,
         float_twin=float_twin if float_epochs is None else replace(float_twin, epochs=float_epochs),
         seed=config.seed if seed is None else seed,
         threads=config.threads if threads is None else threads,
@@ -558,7 +566,7 @@ def _stage_ranges(stage: str, spec: StageSpec) -> list[tuple[str, float, float, 
     return [
         (f"{stage}.{name}", value, low, high)
         for name, value, low, high in (
-            ("epochs", spec.epochs, 0 if stage == "activations" else 1, 100000),
+            ("epochs", spec.epochs, 1 if stage in ("float_twin", "binary") else 0, 100000),
             ("learning_rate", spec.learning_rate, 0.0, 100.0),
             ("warmup", spec.warmup, 0.0, 100000.0),
             ("weight_decay", spec.weight_decay, 0.0, 100.0),

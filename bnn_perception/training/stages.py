@@ -6,6 +6,7 @@ stage        activations      weights      starts from
 float_twin   real, ReLU       real         random weights
 activations  signs            real         the float twin's weights
 binary       signs            signs        everything of ``activations``, else the weights of the float twin
+head         signs            signs        everything of ``binary``; only the matrices are trained
 ===========  ===============  ===========  ===============================================================
 
 To make activations binary first and weights after that is the two-step training of Bulat and Tzimiropoulos
@@ -29,7 +30,7 @@ def build(stage: str, network: NetworkSpec, classes: int) -> nn.Sequential:
     """The net that a stage trains, with random weights."""
     if stage == "float_twin":
         return networks.build_float(network, classes)
-    return networks.build_binary(network, classes, networks.LIGHT if stage == "binary" else REAL_WEIGHTS)
+    return networks.build_binary(network, classes, REAL_WEIGHTS if stage == "activations" else networks.LIGHT)
 
 
 @torch.no_grad()
@@ -42,6 +43,8 @@ def initialise(net: nn.Module, source: nn.Module) -> None:
     theirs = source.state_dict()
     if theirs.keys() == net.state_dict().keys():  # the same modules
         net.load_state_dict(theirs)
+    if networks.is_binary(source):
+        return
     if networks.is_binary(net):
         networks.initialise_from_float(net, source)  # scaled, so that latent weights fit into [-1, 1]
         return
@@ -54,7 +57,7 @@ def initialise(net: nn.Module, source: nn.Module) -> None:
 
 def constrain(net: nn.Module, stage: str, spec: StageSpec) -> None:
     """Bring the weights back, after a step, to where they have to stay (:func:`networks.clip`)."""
-    if stage == "float_twin" or (stage == "binary" and spec.latent_clipping):
+    if stage == "float_twin" or (stage in ("binary", "head") and spec.latent_clipping):
         networks.clip(net)
 
 

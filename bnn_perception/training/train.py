@@ -11,7 +11,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from bnn_perception.files import replacing
 from bnn_perception.training import data as datasets
-from bnn_perception.training import stages
-from bnn_perception.training.batches import count_steps, training_batches
+from bnn_perception.training import head, stages
+from bnn_perception.training.batches import Example, count_steps, training_batches
 from bnn_perception.training.config import STAGES, Config, ConfigError, StageSpec, resolve_data
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.data import Dataset
@@ -145,7 +145,7 @@ def run_stage(
         reporter.line(f"{stage}: is finished, {final['choice']}")
         net.load_state_dict(final["net"])
         return net.eval()
-    if spec.from_float and source is not None:
+    if source is not None and (spec.from_float or stage == "head"):
         stages.initialise(net, source)
     if teacher is not None:
         teacher = copy.deepcopy(teacher).to(world.device)
@@ -199,6 +199,7 @@ class _Trainer:
 
     Attributes:
         epoch: how many are behind.
+        trained: the part of the net that the stage trains: all of it, or its head.
         best: the epoch of the highest validation accuracy: ``accuracy``, ``epoch``, weights ``net``, and ``improved``,
             the first epoch that reached this accuracy. Of equals the last is kept: its learning rate is lower.
         steps: batches an epoch.
@@ -209,16 +210,20 @@ class _Trainer:
         stage: str,
         config: Config,
         data: TrainingData,
-        net: nn.Module,
+        net: nn.Sequential,
         teacher: nn.Module | None,
         world: World,
     ) -> None:
         self.stage, self.config, self.data, self.net = stage, config, data, net
+        self.trained, self.kept = net, None
+        if stage == "head":
+            trunk, self.trained = head.split(net)
+            self.kept = head.KeptBits(trunk, self._augmented)
         self.spec: StageSpec = getattr(config, stage)
         self.teacher, self.world = teacher, world
         self.distillation = self.spec.distillation if teacher is not None else 0.0
-        self.optimizer = stages.optimizer(net, self.spec)
-        self.parallel = world.parallel(net)
+        self.optimizer = stages.optimizer(self.trained, self.spec)
+        self.parallel = world.parallel(self.trained)
         images = len(self.epoch_indices(np.random.default_rng(0)))
         self.steps = count_steps(images, config.batch, world.size)
         if not self.steps:
@@ -290,19 +295,20 @@ class _Trainer:
     def _train_epoch(self, advance: Callable[[], None]) -> tuple[float, float]:
         """One pass; returns the mean loss and the accuracy on the augmented images."""
         config, world = self.config, self.world
-        seed = _seed(config.seed, self.stage, self.epoch)
-        indices = self.epoch_indices(np.random.default_rng(seed))
+        if self.kept is None:
+            examples = self._augmented(self.epoch)
+        else:
+            rng = np.random.default_rng([_seed(config.seed, "order", self.epoch), world.rank])
+            examples = self.kept.examples(self.epoch, self.steps, rng)
         self.parallel.train()
         # Loss and hits add up where they arise: to read them would let the device wait after every step.
         sums, seen = torch.zeros(3, dtype=torch.float64, device=world.device), 0
-        for step, (images, labels, share) in enumerate(
-            training_batches(self.data.train, indices, config.batch, config.augmentation, seed, world)
-        ):
+        for step, (inputs, labels, share, opinion) in enumerate(examples):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.spec, self.epoch + step / self.steps)
             with world.autocast(config.precision):
-                logits = self.parallel(images)
-                loss = self._loss(images, logits, labels)
+                logits = self.parallel(inputs)
+                loss = self._loss(logits, labels, opinion)
             self.optimizer.zero_grad(set_to_none=True)
             (loss * share).backward()
             self.optimizer.step()
@@ -312,7 +318,7 @@ class _Trainer:
             seen += len(labels)
             advance()
         sums[2] = seen
-        world.average_buffers(self.net)
+        world.average_buffers(self.trained)
         loss_sum, correct, count = world.sum(sums).tolist()
         if not math.isfinite(loss_sum):
             raise ConfigError(
@@ -320,13 +326,26 @@ class _Trainer:
             )
         return loss_sum / count, correct / count
 
-    def _loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def _augmented(self, epoch: int) -> Iterator[Example]:
+        """The examples of an epoch as its number augments them."""
+        config = self.config
+        seed = _seed(config.seed, self.stage, epoch)
+        indices = self.epoch_indices(np.random.default_rng(seed))
+        for images, labels, share in training_batches(
+            self.data.train, indices, config.batch, config.augmentation, seed, self.world
+        ):
+            opinion = None
+            if self.teacher is not None and self.distillation:
+                with torch.no_grad(), self.world.autocast(config.precision):
+                    opinion = self.teacher(images)
+            yield Example(images, labels, share, opinion)
+
+    def _loss(self, logits: Tensor, labels: Tensor, opinion: Tensor | None) -> Tensor:
         spec = self.spec
         loss = functional.cross_entropy(logits, labels, label_smoothing=spec.label_smoothing)
-        if not self.distillation or self.teacher is None:
+        if opinion is None:
             return loss
-        with torch.no_grad():
-            target = functional.log_softmax(self.teacher(images) / spec.temperature, dim=1)
+        target = functional.log_softmax(opinion / spec.temperature, dim=1)
         student = functional.log_softmax(logits / spec.temperature, dim=1)
         # The gradients of soft targets shrink with the square of the temperature; this makes up for it.
         soft = (
@@ -349,8 +368,8 @@ class _Trainer:
             if not self.spec.batch_norm_reestimation:
                 continue
             order = self.epoch_indices(np.random.default_rng(self.config.seed))
-            reestimate_batch_norm(self.net, self.data.train, order)
-            self.world.average_buffers(self.net)  # nothing but rounding on machines that differ
+            reestimate_batch_norm(self.net, self.trained, self.data.train, order)
+            self.world.average_buffers(self.trained)  # nothing but rounding on machines that differ
             accuracy = evaluate(self.net, self.data.validation, self.world)
             estimated = copy.deepcopy(self.net.state_dict())
             candidates.append((accuracy, f"{name} with batch norm re-estimated", estimated))

@@ -34,7 +34,7 @@ def evaluate(net: nn.Module, data: Dataset, world: World) -> float:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(net: nn.Module, data: Dataset, order: NDArray[np.intp]) -> None:
+def reestimate_batch_norm(net: nn.Module, part: nn.Module, data: Dataset, order: NDArray[np.intp]) -> None:
     """Replace the running means and variances by those of the training images as the final weights see them.
 
     While the weights move, the running averages lag behind; in a binary net a threshold that lags is a wrong bit.
@@ -43,15 +43,17 @@ def reestimate_batch_norm(net: nn.Module, data: Dataset, order: NDArray[np.intp]
 
     Args:
         net: left in evaluation mode.
+        part: of the net, whose batch norm it is: the net itself, or what has been trained of it.
         data, order: which images, in random order; a last batch smaller than the others is left out, because every
             batch counts the same.
     """
-    norms = [m for m in net.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    norms = [m for m in part.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
-    net.train()
+    net.eval()
+    part.train()
     for images, _ in batches(data, order[: len(order) // BATCH * BATCH or None], BATCH, _device(net)):
         net(images)
     for norm, momentum in zip(norms, momenta):

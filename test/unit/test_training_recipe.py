@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from bnn_perception.files import replacing  # noqa: E402
 from bnn_perception.tools import execute  # noqa: E402
 from bnn_perception.tools import train as tool  # noqa: E402
 from bnn_perception.training import networks, stages  # noqa: E402
-from bnn_perception.training.batches import count_steps, training_batches  # noqa: E402
+from bnn_perception.training.batches import Example, count_steps, training_batches  # noqa: E402
 from bnn_perception.training.data import Dataset  # noqa: E402
 from bnn_perception.training.distributed import World, join  # noqa: E402
+from bnn_perception.training.head import COPIES, KeptBits, split  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
 from bnn_perception.training.run import load_state, open_run, read_records, save_state  # noqa: E402
 from bnn_perception.training.train import TrainingData, learning_rate, run_stages  # noqa: E402
@@ -122,7 +124,7 @@ def test_without_a_file_activations_become_binary_before_weights() -> None:
     assert (config.activations.epochs, config.binary.epochs) == (20, 80)
     assert config.activations.from_float
     short = configs.override(config, epochs=1, float_epochs=None, seed=None, threads=None)
-    assert (short.activations.epochs, short.binary.epochs) == (1, 1)
+    assert (short.activations.epochs, short.binary.epochs, short.head.epochs) == (1, 1, 0)
     long = configs.override(config, epochs=200, float_epochs=None, seed=None, threads=None)
     assert (long.activations.epochs, long.binary.epochs) == (20, 200)
 
@@ -164,7 +166,7 @@ def test_latent_clipping(clipping: bool) -> None:
 
 def test_stages_hand_their_weights_on() -> None:
     network = config().network
-    twin, activations, binary = (stages.build(stage, network, 2) for stage in configs.STAGES)
+    twin, activations, binary = (stages.build(stage, network, 2) for stage in configs.STAGES[:3])
     x = torch.rand(16, 3, 12, 12)
     stages.initialise(activations, twin)
     for name in ("conv1", "conv2", "dense1", "output"):
@@ -185,7 +187,7 @@ def test_stages_hand_their_weights_on() -> None:
 
 def test_a_thermometer_starts_anew_behind_the_float_twin() -> None:
     network = config(network=[{"kind": "thermometer", "levels": 2}, *THERMOMETER_REST]).network
-    twin, activations, binary = (stages.build(stage, network, 2) for stage in configs.STAGES)
+    twin, activations, binary = (stages.build(stage, network, 2) for stage in configs.STAGES[:3])
     before = activations.conv1.weight.clone()
     stages.initialise(activations, twin)
     assert torch.equal(activations.conv1.weight, before)
@@ -209,6 +211,68 @@ def test_all_stages_run_in_order_and_each_can_be_left_out(tmp_path: Path) -> Non
         "float_twin",
         "binary",
     ]
+
+
+def test_head_stage_trains_the_matrices_alone(tmp_path: Path) -> None:
+    nets = train(config(head={"epochs": 3, "learning_rate": 0.01}), tmp_path)
+    assert list(nets) == ["float_twin", "activations", "binary", "head"]
+    before, after = nets["binary"].state_dict(), nets["head"].state_dict()
+    trunk = [name for name in before if name.startswith("conv")]
+    assert len(trunk) == 12  # two of each: weights, four of the batch norm, and its counter
+    for name in trunk:
+        assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["dense1.weight"], after["dense1.weight"])
+    assert not torch.equal(before["output.weight"], after["output.weight"])
+    assert [record["epoch"] for record in read_records(tmp_path) if record["stage"] == "head"] == [1, 2, 3]
+
+
+def test_an_interrupted_head_stage_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    settings = config(head={"epochs": COPIES + 2, "learning_rate": 0.01, "distillation": 0.5})
+    whole = train(settings, tmp_path)["head"].state_dict()
+    for part in ("head_final.pt", "head.pt"):
+        (tmp_path / part).unlink()
+
+    class Interrupted(Reporter):
+        def line(self, text: str) -> None:
+            if text.startswith(f"head epoch {COPIES}/"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(settings, DATA, tmp_path, Interrupted(), ALONE)
+    assert_equal(train(settings, tmp_path)["head"].state_dict(), whole)
+
+
+def test_kept_bits_are_what_the_trunk_makes_of_augmented_images() -> None:
+    network = config(
+        network=[
+            {"kind": "thermometer", "levels": 1},
+            {"kind": "binary_conv2d", "channels": 3, "pool": 4},
+            {"kind": "output_dense"},
+        ]
+    ).network
+    trunk, _ = split(stages.build("binary", network, 2))  # 27 features: not whole bytes
+    asked = []
+
+    def epoch(number: int) -> Iterator[Example]:
+        asked.append(number)
+        rng = torch.Generator().manual_seed(number)
+        for count in (5, 4):
+            opinion = torch.rand(count, 2, generator=rng)
+            labels = torch.randint(0, 2, (count,), generator=rng)
+            yield Example(torch.rand(count, 3, 12, 12, generator=rng), labels, 1.0, opinion)
+
+    kept = KeptBits(trunk, epoch)
+    for number in (2, 2 + COPIES):
+        first, second = kept.examples(number, 2, np.random.default_rng(number))
+        assert {len(first.labels), len(second.labels)} == {5, 4}
+        order = torch.from_numpy(np.random.default_rng(number).permutation(9))
+        expected = [torch.cat(parts)[order] for parts in zip(*((trunk(x), y, o) for x, y, _, o in epoch(2)))]
+        for got, wanted in zip(
+            ([first.inputs, second.inputs], [first.labels, second.labels], [first.opinion, second.opinion]),
+            expected,
+        ):
+            assert torch.equal(torch.cat(got), wanted)
+    assert asked == [2, 2, 2]  # once by the kept bits, which the second round took again
 
 
 def test_a_finished_stage_is_loaded_as_it_was(tmp_path: Path) -> None:
