@@ -43,7 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers import ImporterError
-from bnn_perception.importers.qonnx_graph import MALFORMED, Walk
+from bnn_perception.importers.qonnx_graph import MALFORMED
+from bnn_perception.importers.qonnx_walk import Walk
 from bnn_perception.importers.quantizers import quant_operators
 from bnn_perception.model import InputSpec, Model, ModelError
 from bnn_perception.preprocess import Frame, prepare_reference
@@ -189,7 +190,7 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
         image = pixels.astype(np.float32) * np.float32(walk.pixel_maximum) / np.float32(255)
         if walk.image_axes == "CHW":
             image = image.transpose(2, 0, 1)
-        batches.append(np.repeat(image[None].astype(walk.image_dtype), walk.batch, axis=0))
+        batches.append(np.repeat(image[None].astype(walk.graph.image_dtype), walk.graph.batch, axis=0))
     try:
         expected = _logits(proto, walk, batches)
     except Exception as error:  # of the evaluator, whose operators raise what they like
@@ -207,7 +208,7 @@ def _logits(proto: onnx.ModelProto, walk: Walk, batches: Iterable[NDArray[Any]])
     evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
     rows = []
     for batch in batches:
-        outputs = evaluator.run([walk.logits], {walk.image: batch})
+        outputs = evaluator.run([walk.graph.logits], {walk.graph.image: batch})
         assert isinstance(outputs, list)
         rows.append(np.asarray(outputs[0])[0].reshape(-1))
     return np.stack(rows)

@@ -24,7 +24,7 @@ from bnn_perception import bits  # noqa: E402
 from bnn_perception.backends import reference  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
 from bnn_perception.importers import qonnx  # noqa: E402
-from bnn_perception.importers.qonnx_graph import Walk  # noqa: E402
+from bnn_perception.importers.qonnx_walk import Walk  # noqa: E402
 from bnn_perception.model import InputStreamConv2d, Model, ResidualConv2d, StreamConv2d, load_model  # noqa: E402
 from bnn_perception.preprocess import Frame  # noqa: E402
 from bnn_perception.tools import execute  # noqa: E402

@@ -1,0 +1,151 @@
+"""Nodes that compare a signal with thresholds, or round pixels to levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from bnn_perception.importers.qonnx_affine import per_channel
+from bnn_perception.importers.qonnx_graph import Node
+from bnn_perception.importers.qonnx_signal import Exact, Signal, constant, exact
+from bnn_perception.importers.quantizers import RefusalError
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold:
+    """What a sign compares with, and gives.
+
+    Attributes:
+        at: (C,) rational numbers; the sign is +1 where ``value >= at``, otherwise -1.
+        scale, offset: (C,) rational numbers; the node gives ``scale * sign + offset``.
+        strict: whether +1 takes ``value > at`` instead.
+    """
+
+    at: Exact
+    scale: Exact
+    offset: Exact
+    strict: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What a quantizer of several bits gives: whole numbers from ``low`` to ``high`` times ``step``."""
+
+    step: Fraction
+    low: int
+    high: int
+
+    def of(self, signal: Signal) -> Signal:
+        """Pixels in these steps."""
+        if any(offset != signal.offset[0] for offset in signal.offset):
+            raise RefusalError("quantizes channels of different offsets")
+        scale, offset = signal.one_scale() / self.step, Fraction(signal.offset[0]) / self.step
+        assert signal.levels is not None
+        levels = []
+        for level in signal.levels.tolist():
+            value = scale * level + offset
+            # The graph computes in float32; closer to a half than this it may round either way.
+            border = abs(abs(value - math.floor(value)) - Fraction(1, 2))
+            if self.low < value < self.high and border < Fraction(1, 10**4):
+                raise RefusalError(f"a pixel of level {level} lies on the border of two quantization steps")
+            levels.append(min(max(math.floor(value + Fraction(1, 2)), self.low), self.high))
+        ones = np.full(len(signal.scale), self.step, dtype=object)
+        return replace(signal, levels=np.asarray(levels, dtype=np.int16), scale=ones, offset=0 * ones)
+
+
+def bipolar(node: Node) -> Threshold:
+    _, magnitude = per_channel(node.signal, node.constant(1))
+    if any(value <= 0 for value in magnitude):
+        raise RefusalError("its scale is not positive")
+    return Threshold(0 * magnitude, magnitude, 0 * magnitude)
+
+
+def sign(node: Node) -> Threshold:
+    if _can_be_zero(node.signal):
+        raise RefusalError("its input can be 0, where Sign gives 0; use a quantizer that gives +1 or -1")
+    one = constant(1, len(node.signal.scale))
+    return Threshold(0 * one, one, 0 * one)
+
+
+def multi_threshold(node: Node) -> Threshold:
+    signal, thresholds = node.signal, node.constant(1)
+    if thresholds.ndim != 2 or thresholds.shape[1] != 1:
+        raise RefusalError(
+            f"has thresholds of shape {list(thresholds.shape)}; one a channel can be expressed"
+        )
+    layout = "HWC" if node.attribute("data_layout", b"") == b"NHWC" else "CHW"
+    if not signal.flat and signal.axes != layout:
+        raise RefusalError("its data layout is another one than its input's")
+    if len(thresholds) not in (1, len(signal.scale)):
+        raise RefusalError(f"has {len(thresholds)} thresholds for {len(signal.scale)} channels")
+    at = exact(np.broadcast_to(thresholds[:, 0], len(signal.scale)))
+    step = Fraction(node.attribute("out_scale", 1.0))
+    if step <= 0:
+        raise RefusalError("its out_scale is not positive")
+    low = np.full(len(at), Fraction(node.attribute("out_bias", 0.0)), dtype=object)
+    return Threshold(at, low * 0 + step / 2, low + step / 2)
+
+
+def quant(node: Node) -> Threshold | Steps:
+    scale, zero_point, bit_width = (node.constant(index) for index in (1, 2, 3))
+    signed, narrow = bool(node.attribute("signed", 1)), bool(node.attribute("narrow", 0))
+    mode = node.attribute("rounding_mode", b"ROUND")
+    if scale.size != 1 or float(scale.item()) <= 0 or np.any(zero_point != 0) or mode.upper() != b"ROUND":
+        raise RefusalError("takes one positive scale, zero point 0 and rounding mode ROUND to be expressed")
+    step = Fraction(float(scale.item()))
+    width = float(bit_width.item()) if bit_width.size == 1 else math.nan
+    if node.signal.kind == "pixels" and width in range(2, 9):
+        half = 2 ** (int(width) - 1)
+        return Steps(step, -half + narrow, half - 1) if signed else Steps(step, 0, 2 * half - 1 - narrow)
+    if width != 1:
+        raise RefusalError(f"quantizes to {width:g} bits; activations must have 1 bit (the image up to 8)")
+    half_step = constant(step / 2, len(node.signal.scale))
+    if signed:  # a sign, see quantize()
+        return Threshold(0 * half_step, 2 * half_step, 0 * half_step)
+    if narrow:
+        raise RefusalError("is narrow, unsigned and of 1 bit, which leaves no number but 0")
+    # 0 and 1, times the scale. ROUND rounds a half to even, here to 0.
+    return Threshold(half_step, half_step, half_step, strict=True)
+
+
+def _can_be_zero(signal: Signal) -> bool:
+    """Whether sums or a stream can be exactly 0 in some channel.
+
+    A stream with a shortcut adds up numbers of many layers. It hits 0 where all of them lie on a coarse grid, as
+    without batch norm; otherwise it practically never does, nor could the source's float32 tell.
+    """
+    stream = signal.stream
+    products = signal.products if stream is None else stream.products
+    if products is None:
+        return False
+    if stream is None:
+        negative = signal.scale if signal.negative is None else signal.negative
+        scale, offset = signal.scale, signal.offset
+    else:
+        scale, negative = signal.scale * stream.scale, signal.scale * stream.negative
+        offset = signal.scale * stream.offset + signal.offset
+    if stream is not None and stream.shortcut != "none":
+        return any(max(value.denominator for value in row) <= 256 for row in zip(scale, negative, offset))
+    for above, factors in ((True, scale), (False, negative)):
+        for factor, shift in zip(factors, offset):
+            if factor == 0:
+                if shift == 0:
+                    return True
+                continue
+            zero = -shift / factor
+            if zero.denominator == 1 and (zero >= 0) == above and products.reaches(int(zero)):
+                return True
+    return False
+
+
+OPERATIONS: dict[str, Callable[[Node], Threshold | Steps]] = {
+    "BipolarQuant": bipolar,
+    "Sign": sign,
+    "MultiThreshold": multi_threshold,
+    "Quant": quant,
+    "IntQuant": quant,
+}
