@@ -13,17 +13,20 @@ fixed point :mod:`bnn_perception.importers.qonnx_layers` chooses.
 ====================================================  =============================================================
 Conv, Gemm, MatMul                                    weights of one magnitude an output: BipolarQuant, Sign or ±c
 BipolarQuant, Sign, Quant of 1 bit, MultiThreshold    one threshold a channel
+Greater, GreaterOrEqual, Less, LessOrEqual            the same, strict or not, with a constant on either side
+Not, Where, Cast of what these give                   Where chooses between two constants
 BatchNormalization, Add, Sub, Mul, Div, Neg           with scalars or one constant a channel
 MaxPool                                               square and unpadded, before or after the sign, any sign of gamma
 Pad, padding of Conv                                  by the value of -1 or 0 (signs), by one level (pixels)
+Conv of the whole map, without padding                a matrix, also as the last layer
 Quant of at most 8 bits on the image                  a table of levels
 Unsqueeze, Sub, sign, Reshape on the image            a thermometer code
 Relu, LeakyRelu, PRelu                                of sums that were only scaled: one slope a channel below 0
-Clip                                                  of sums and streams whose signs are taken (Hardtanh)
+Clip, Relu of others                                  of sums and streams whose signs are taken (Hardtanh)
 Add of two activations                                sums and the stream that their signs come from, in either order
 AveragePool, Concat, Tile                             of a shortcut: 2x2 with stride 2; its channels repeated
 Transpose, Flatten, Reshape, Squeeze                  no arithmetic
-Identity, Dropout, Cast                               none either
+Identity, Dropout, Cast to floats                     none either
 Softmax, LogSoftmax, ArgMax, TopK                     at the end, where they are left out
 ====================================================  =============================================================
 

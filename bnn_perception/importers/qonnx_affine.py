@@ -27,27 +27,26 @@ def per_channel(signal: Signal, values: NDArray[Any]) -> tuple[Signal, Exact]:
     Raises:
         RefusalError: where these numbers are not of channels.
     """
-    if values.size == 1:
-        return signal, np.full(len(signal.scale), exact(values.reshape(()))[()], dtype=object)
     mismatch = f"a constant of shape {list(values.shape)} on an activation of {list(signal.shape)}"
-    if signal.flat:
-        if (
-            values.size != signal.shape[1]
-            or values.shape[-1] != values.size
-            or len(signal.scale) != values.size
-        ):
-            raise RefusalError(f"{mismatch} is not one number a channel")
-        return signal, exact(values.reshape(-1))
-    if values.ndim > len(signal.shape):
-        raise RefusalError(mismatch)
     shape = (1,) * (len(signal.shape) - values.ndim) + values.shape
-    sizes = dict(zip("N" + signal.axes, shape))
-    if sizes["N"] != 1 or sizes["H"] != 1 or sizes["W"] != 1:
-        raise RefusalError(f"{mismatch} is not one number a channel")
-    levels = sizes.get("L", 1)
-    if sizes["C"] not in (1, signal.sizes["C"]) or signal.sizes.get("L", 1) not in (1, levels):
+    spreads = [not signal.flat and axis == "L" and signal.sizes["L"] == 1 for axis in "N" + signal.axes]
+    if len(shape) > len(signal.shape) or any(
+        size not in (1, own) and not spread for size, own, spread in zip(shape, signal.shape, spreads)
+    ):
         raise RefusalError(mismatch)
-    channels = values.reshape(sizes["C"], levels)  # where there is an L, it stands behind C
+    if signal.flat:  # the axes that it had before
+        sizes = [signal.sizes[axis] for axis in signal.axes]
+        shape = (1, *(sizes if shape[-1] > 1 else [1 for _ in sizes]))
+    by_axis = values.reshape(shape)
+    for number, axis in enumerate("N" + signal.axes):
+        if axis in "HW" and shape[number] > 1:  # may be written out for each pixel
+            first = by_axis.take([0], axis=number)
+            if np.any(by_axis != first):
+                raise RefusalError(f"{mismatch} is not one number a channel")
+            by_axis = first
+    # Where there is an L, it stands behind C; otherwise C is the only axis that is left.
+    channels = by_axis.reshape(shape[1 + signal.axes.index("C")], -1)
+    levels = max(channels.shape[1], signal.sizes.get("L", 1))
     if levels > signal.sizes.get("L", 1):
         signal = replace(
             signal,
@@ -107,6 +106,8 @@ def batch_norm(node: Node) -> Signal:
     gamma, beta, mean, variance = (node.constant(index).reshape(-1) for index in (1, 2, 3, 4))
     if not len(gamma) == len(beta) == len(mean) == len(variance) == len(signal.scale):
         raise RefusalError(f"has {len(gamma)} channels, its input {len(signal.scale)}")
+    if len(node.outputs) > 1 and node.opset < 14:
+        raise RefusalError("gives the statistics of a batch; export the net in evaluation mode")
     epsilon = node.attribute("epsilon", 1e-5)
     if np.any(variance.astype(np.float64) + epsilon <= 0):
         raise RefusalError("a variance is not positive")
@@ -125,8 +126,30 @@ def limits(node: Node) -> tuple[Exact, Exact]:
     return found[0], found[1]
 
 
+def negation(node: Node) -> Signal:
+    """Of truth values, 0 and 1."""
+    one = constant(1, len(node.signal.scale))
+    return node.signal.scaled(-one).shifted(one)
+
+
+def where(node: Node) -> Signal:
+    """One of two constants, chosen by truth values."""
+    if node.place != 0:
+        raise RefusalError(
+            "chooses among activations; only constants can be chosen, one for true and one for false"
+        )
+    signal, true = per_channel(node.signal, node.constant(1))
+    signal, false = per_channel(signal, node.constant(2))
+    return replace(signal.scaled(true - false).shifted(false), dtype=node.constant(1).dtype)
+
+
 def relu(node: Node) -> Signal:
-    return node.signal.bent(constant(0, len(node.signal.scale)))
+    """Of sums whose kink the format has, values that can be added; of others, values whose signs can be taken."""
+    signal = node.signal
+    zero = constant(0, len(signal.scale))
+    if signal.kind == "sums" and signal.limits is None and not any(signal.offset):
+        return signal.bent(zero)
+    return signal.clipped(zero, constant(UNLIMITED, len(zero)))
 
 
 def leaky_relu(node: Node) -> Signal:
@@ -148,6 +171,8 @@ OPERATIONS: dict[str, Callable[[Node], Signal]] = {
     "Mul": mul,
     "Div": div,
     "Neg": negate,
+    "Not": negation,
+    "Where": where,
     "BatchNormalization": batch_norm,
     "Relu": relu,
     "LeakyRelu": leaky_relu,

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 UNDEFINED, FLOATS = 0, (1, 10, 11, 16)
 #: What may follow the logits and chooses the same class as they do.
 TAIL = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Identity")
+#: Before it, operators broadcast by attributes, and a batch norm could be in training mode by default.
+OLDEST_OPSET = 7
+#: Nodes that give other numbers each time.
+RANDOM = (
+    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+)
 #: What a graph with damaged attributes or constants can raise.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -36,24 +42,33 @@ class Graph:
         takes_integers: whether these are whole numbers, by their type or by the annotation that QONNX tools write.
         batch: how many images it takes at once; 1 where it leaves that open.
         logits: name of the tensor that is compared to choose a class.
+        needs_matrix: whether what follows the logits takes their last axis for that of the classes.
         nodes: that the logits depend on, in their order.
         uses: how many of them take the numbers of a tensor, by its name.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        from onnx import helper, numpy_helper
+        from onnx import defs, helper, numpy_helper
 
         self.opset = next(
             (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 13
         )
+        if not OLDEST_OPSET <= self.opset <= defs.onnx_opset_version():
+            raise ImporterError(
+                f"its opset is {self.opset}; {OLDEST_OPSET} to {defs.onnx_opset_version()} can be read"
+            )
         self.constants: dict[str, NDArray[Any]] = {}
         for tensor in model.graph.initializer:
+            if tensor.name in self.constants:
+                raise ImporterError(f"the constant '{tensor.name}' is there twice")
             try:
                 self.constants[tensor.name] = numpy_helper.to_array(tensor)
             except MALFORMED as error:
                 raise ImporterError(f"the constant '{tensor.name}' cannot be read: {error}") from None
         inputs = [value for value in model.graph.input if value.name not in self.constants]
-        outputs = sorted({_before_tail(model.graph, output.name) for output in model.graph.output})
+        tails = [_before_tail(model.graph, output.name, self.opset) for output in model.graph.output]
+        outputs = sorted({name for name, _ in tails})
+        self.needs_matrix = any(last for _, last in tails)
         if len(inputs) != 1 or len(outputs) != 1:
             raise ImporterError(
                 f"the graph has {len(inputs)} inputs and {len(outputs)} outputs; it must have one each"
@@ -83,6 +98,7 @@ class Graph:
         """
         if proto.domain not in ("", "ai.onnx", *QUANT_DOMAINS):
             raise RefusalError(f"its domain '{proto.domain}' is unknown")
+        _check_operator(proto, self.opset)
         for name in filter(None, proto.output):
             if name in self.constants or name in signals:
                 raise RefusalError(f"gives '{name}', which is there already")
@@ -98,7 +114,15 @@ class Graph:
         )
 
     def evaluate(self, node: Node) -> None:
-        """Add what a node gives that takes nothing but constants."""
+        """Add what a node gives that takes nothing but constants.
+
+        Raises:
+            RefusalError: where that is not the same each time, or would have to be interpreted.
+        """
+        if node.op in RANDOM:
+            raise RefusalError("gives random numbers")
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
+            raise RefusalError("has a graph of its own, which is not evaluated")
         self.constants.update(zip(node.outputs, evaluate_node(node.proto, node.constants, self.opset)))
 
 
@@ -178,22 +202,54 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
-def _before_tail(graph: onnx.GraphProto, name: str) -> str:
-    """The tensor of which ``name`` is the scores, or the class that has the highest."""
+def _check_operator(node: onnx.NodeProto, opset: int) -> None:
+    """That a node of the standard's operators has inputs and attributes that its opset gives it."""
+    from onnx import defs
+
+    if node.domain in QUANT_DOMAINS or not defs.has(node.op_type):
+        return
+    try:
+        schema = defs.get_schema(node.op_type, opset)
+    except defs.SchemaError:
+        raise RefusalError(f"is no operator of opset {opset}") from None
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        raise RefusalError(f"has {len(node.input)} inputs, which it cannot have in opset {opset}")
+    for index, name in enumerate(node.input[: schema.min_input]):
+        if not name:
+            raise RefusalError(f"input {index + 1} is missing or not a constant")
+    for attribute in node.attribute:
+        if attribute.name not in schema.attributes:
+            raise RefusalError(f"has an attribute '{attribute.name}', which it cannot have in opset {opset}")
+
+
+def _before_tail(graph: onnx.GraphProto, name: str, opset: int) -> tuple[str, bool]:
+    """The tensor of which ``name`` is the scores, or the class that has the highest.
+
+    Returns:
+        Its name; whether its last axis is taken for that of the classes.
+    """
     producers = {output: node for node in graph.node for output in node.output}
-    while name in producers and _keeps_class(producers[name]):
-        name = producers.pop(name).input[0]
-    return name
+    last = False
+    while name in producers and _keeps_class(producers[name], opset):
+        node = producers.pop(name)
+        name, last = node.input[0], last or (node.op_type != "Identity" and _class_axis(node, opset) == -1)
+    return name, last
 
 
-def _keeps_class(node: onnx.NodeProto) -> bool:
+def _keeps_class(node: onnx.NodeProto, opset: int) -> bool:
     """Whether a node, of logits (N, classes), gives their scores, their order or the class of the highest."""
     return (
         node.op_type in TAIL
-        and _attribute(node, "axis", 0 if node.op_type == "ArgMax" else -1) in (1, -1)
+        and len(node.input) > 0
+        and _class_axis(node, opset) in (1, -1)
         and _attribute(node, "largest", 1) == 1
         and _attribute(node, "select_last_index", 0) == 0
     )
+
+
+def _class_axis(node: onnx.NodeProto, opset: int) -> int:
+    default = 0 if node.op_type == "ArgMax" else -1 if opset >= 13 or node.op_type == "TopK" else 1
+    return int(_attribute(node, "axis", default))
 
 
 def _needed(graph: onnx.GraphProto, logits: str) -> list[onnx.NodeProto]:

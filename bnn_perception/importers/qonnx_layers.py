@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from bnn_perception import bits
 from bnn_perception.importers import ImporterError
 from bnn_perception.importers.qonnx_signal import Exact, Products, Stream, exact
+from bnn_perception.importers.quantizers import RefusalError
 from bnn_perception.model import (
     MAX_STREAM,
     BinaryConv2d,
@@ -32,6 +33,7 @@ from bnn_perception.model import (
     OutputDense,
     Pool,
     ResidualConv2d,
+    Thermometer,
 )
 
 #: Most and least binary digits behind the point of a stream.
@@ -46,14 +48,14 @@ class StreamLayer:
         name: of the layer.
         stream: what its values are.
         scale, offset: (C,) rational numbers.
-        strict: whether the sign is +1 only where ``scale * value + offset > 0``.
+        strict: (C,) whether the sign is +1 only where ``scale * value + offset > 0``.
     """
 
     name: str
     stream: Stream
     scale: Exact
     offset: Exact
-    strict: bool
+    strict: NDArray[np.bool_]
 
     @property
     def max_dot(self) -> int:
@@ -183,17 +185,34 @@ def floats(values: Exact) -> NDArray[np.float32]:
     return values.astype(np.float64).astype(np.float32)
 
 
-def fold(scale: Exact, offset: Exact, strict: bool) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def fold(
+    scale: Exact, offset: Exact, strict: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Threshold and flip of ``scale * x + offset >= 0``, or ``> 0`` where strict, of an integer x."""
-    if strict:  # v > 0 is not(-v >= 0)
-        threshold, flip = fold(-scale, -offset, strict=False)
-        return threshold, ~flip
+    # v > 0 is not(-v >= 0)
+    scale, offset = np.where(strict, -scale, scale), np.where(strict, -offset, offset)
     # Only the sign of the scale matters once it is known where zero is crossed. Beyond 2**40 no sum can reach.
     sign = np.array([(value > 0) - (value < 0) for value in scale], dtype=np.float64)
     crossing = [-o / s if s != 0 else Fraction(0) for s, o in zip(scale, offset)]
     mean = np.array([float(min(max(value, Fraction(-(2**40))), Fraction(2**40))) for value in crossing])
     beta = np.array([float((o > 0) - (o < 0)) if s == 0 else 0.0 for s, o in zip(scale, offset)])
-    return bits.fold_batch_norm(sign, beta, mean, np.ones(len(mean)))
+    threshold, flip = bits.fold_batch_norm(sign, beta, mean, np.ones(len(mean)))
+    return threshold, flip ^ strict
+
+
+def turned(layer: Layer | StreamLayer, channels: NDArray[np.bool_]) -> Layer | StreamLayer:
+    """The layer whose bits are the opposite in some channels.
+
+    Raises:
+        RefusalError: where the format has no such layer.
+    """
+    if isinstance(layer, StreamLayer):  # not(v >= 0) is -v > 0
+        sign = np.where(channels, -1, 1)
+        scale, offset = layer.scale * sign, layer.offset * sign
+        return replace(layer, scale=scale, offset=offset, strict=layer.strict ^ channels)
+    if isinstance(layer, Thermometer):
+        raise RefusalError("takes signs that are -1 where a pixel reaches its threshold")
+    return replace(layer, flip=layer.flip ^ channels)
 
 
 def pool_after_sign(layer: InputConv2d | BinaryConv2d, pool: Pool) -> InputConv2d | BinaryConv2d:

@@ -28,7 +28,11 @@ def conv(node: Node) -> Signal:
     if weights.shape[1] != signal.sizes["C"]:
         raise RefusalError(f"takes {weights.shape[1]} channels, its input has {signal.sizes['C']}")
     kernel = weights.shape[2:]
+    if tuple(node.attribute("kernel_shape", kernel)) != kernel:
+        raise RefusalError(f"its kernel_shape is another one than its weights', {list(kernel)}")
     stride = tuple(node.attribute("strides", [1, 1]))
+    if len(stride) != 2:
+        raise RefusalError(f"has {len(stride)} strides")
     padding, value = _padding(signal, _pads(node, kernel, stride))
     outside, levels, offset = _outside(signal, padding, value)
     height, width = (
@@ -37,10 +41,13 @@ def conv(node: Node) -> Signal:
     )
     if height < 1 or width < 1:
         raise RefusalError("its kernel is larger than its input")
-    ordered = weights.transpose(0, 2, 3, 1)
-    products = Products(ordered, False, signal.place, stride, padding, outside, None, levels)
-    result = _sums(replace(signal, offset=offset), products, magnitude)
     bias = exact(node.option(2, np.zeros(len(weights))))
+    if bias.shape != (len(weights),):
+        raise RefusalError(f"has a bias of shape {list(bias.shape)} for {len(weights)} outputs")
+    is_matrix = padding == (0, 0) and levels is None and kernel == (signal.sizes["H"], signal.sizes["W"])
+    ordered = weights.transpose(0, 2, 3, 1)
+    products = Products(ordered, is_matrix, signal.place, stride, padding, outside, None, levels)
+    result = _sums(replace(signal, offset=offset), products, magnitude)
     return replace(result, sizes={**result.sizes, "H": height, "W": width}).shifted(bias)
 
 
@@ -51,12 +58,12 @@ def gemm(node: Node) -> Signal:
     if not node.attribute("transB", 0):
         matrix = matrix.T
     bias = node.option(2, np.zeros(1))
+    if bias.size not in (1, len(matrix)) or bias.shape[-1:] not in ((), (bias.size,)):
+        raise RefusalError(f"has a bias of shape {list(bias.shape)} for {len(matrix)} outputs")
     return _dense(node.signal, matrix * node.attribute("alpha", 1.0), bias * node.attribute("beta", 1.0))
 
 
 def matmul(node: Node) -> Signal:
-    if node.place != 0:
-        raise RefusalError("multiplies from the left")
     return _dense(node.signal, node.constant(1).T, np.zeros(1))
 
 
@@ -68,7 +75,7 @@ def _dense(signal: Signal, matrix: NDArray[Any], bias: NDArray[Any]) -> Signal:
     weights, magnitude = _signs(matrix)
     ordered = weights.reshape(len(weights), *(signal.sizes[axis] for axis in signal.axes))
     ordered = ordered.transpose(0, *(1 + signal.axes.index(axis) for axis in "HWC"))
-    result = _sums(signal, Products(ordered, True, signal.place), magnitude)
+    result = replace(_sums(signal, Products(ordered, True, signal.place), magnitude), flat=True)
     return result.shifted(exact(np.broadcast_to(bias.reshape(-1), len(weights))))
 
 
@@ -99,7 +106,6 @@ def _sums(signal: Signal, products: Products, magnitude: Exact) -> Signal:
         sizes={"C": len(magnitude), "H": 1, "W": 1},
         scale=magnitude * signal.one_scale(),
         offset=magnitude * (taps * signal.offset).sum(axis=1),
-        flat=products.dense,
         levels=None,
         products=products,
         pad=None,
@@ -129,6 +135,8 @@ def _padding(signal: Signal, pads: Sequence[int]) -> tuple[tuple[int, int], Frac
     """What a Pad before and the Conv itself add: (y, x) and the value there."""
     if list(pads[:2]) != list(pads[2:]):
         raise RefusalError(f"pads {list(pads)} are not symmetric")
+    if len(pads) != 4:
+        raise RefusalError(f"has {len(pads)} pads")
     if signal.pad is None:
         return (pads[0], pads[1]), Fraction(0)
     if any(pads):
@@ -165,7 +173,7 @@ def pool_of(node: Node) -> tuple[Pool, dict[str, int]]:
     """The window of a MaxPool, and the sizes of what it gives."""
     signal = node.signal
     kernel, strides = node.attribute("kernel_shape", []), node.attribute("strides", [1, 1])
-    square = len(kernel) == 2 and kernel[0] == kernel[1] and strides[0] == strides[1]
+    square = len(kernel) == len(strides) == 2 and kernel[0] == kernel[1] and strides[0] == strides[1]
     if not square or not is_plain(node):
         raise RefusalError("only square windows without padding and dilation can be expressed")
     if signal.flat or signal.axes != "CHW":

@@ -1,16 +1,15 @@
-"""Nodes that move, average or repeat the numbers of a signal, or leave them as they are."""
+"""Nodes that move, pad, average or repeat the numbers of a signal, or leave them as they are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 
-from bnn_perception.importers.qonnx_graph import FLOATS, Node
-from bnn_perception.importers.qonnx_signal import Signal
+from bnn_perception.importers.qonnx_graph import Node
+from bnn_perception.importers.qonnx_signal import Signal, exact
 from bnn_perception.importers.quantizers import RefusalError
 from bnn_perception.model import MAX_CHANNELS
 
@@ -28,12 +27,6 @@ def keep(node: Node) -> Signal:
     return node.signal
 
 
-def cast(node: Node) -> Signal:
-    if node.attribute("to", 1) not in FLOATS:
-        raise RefusalError("casts to integers")
-    return node.signal
-
-
 def dropout(node: Node) -> Signal:
     if np.any(node.option(2, np.zeros(()))):
         raise RefusalError("is in training mode; export the net in evaluation mode")
@@ -45,17 +38,22 @@ def pad(node: Node) -> Signal:
     if node.opset < 11:
         pads, value = list(node.attribute("pads", [])), np.asarray(node.attribute("value", 0.0))
     else:
-        pads = [int(p) for p in node.constant(1).reshape(-1)]
-        value = node.option(2, np.zeros(()))
-    if node.attribute("mode", b"constant") != b"constant" or (len(node.inputs) > 3 and node.inputs[3]):
-        raise RefusalError("only constant padding of all axes can be expressed")
+        pads, value = [int(p) for p in node.constant(1).reshape(-1)], node.option(2, np.zeros(()))
+    if node.attribute("mode", b"constant") != b"constant":
+        raise RefusalError("only constant padding can be expressed")
+    rank = len(signal.shape)
+    axes = _normalized(node.option(3, np.arange(rank)).reshape(-1).tolist(), rank)
+    if len(pads) != 2 * len(axes):
+        raise RefusalError(f"has {len(pads)} pads for {len(axes)} axes")
     if not any(pads):
         return signal
-    if len(pads) != 8 or signal.axes != "CHW" or any(pads[i] for i in (0, 1, 4, 5)) or pads[2:4] != pads[6:8]:
+    around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
+    rows, columns = around.pop(2, (0, 0)), around.pop(3, (0, 0))
+    if not signal.is_map or any(map(any, around.values())) or rows[0] != rows[1] or columns[0] != columns[1]:
         raise RefusalError(f"pads {pads} are not symmetric in height and width alone")
     if min(pads) < 0 or signal.kind in ("sums", "stream"):
         raise RefusalError("crops, or pads what is not binary")
-    return replace(signal, pad=(pads[2], pads[3], Fraction(float(value.item()))))
+    return replace(signal, pad=(rows[0], columns[0], exact(value).item()))
 
 
 # -- the axes
@@ -64,6 +62,8 @@ def pad(node: Node) -> Signal:
 def transpose(node: Node) -> Signal:
     signal = node.signal
     permutation = node.attribute("perm", list(range(len(signal.shape)))[::-1])
+    if sorted(permutation) != list(range(len(signal.shape))):
+        raise RefusalError(f"its permutation {list(permutation)} is not one of {len(signal.shape)} axes")
     if signal.flat or permutation[0] != 0 or "L" in signal.axes:
         raise RefusalError("moves the batch axis, or transposes a matrix of activations")
     return replace(signal, axes="".join(signal.axes[axis - 1] for axis in permutation[1:]))
@@ -77,7 +77,7 @@ def flatten(node: Node) -> Signal:
 
 def squeeze(node: Node) -> Signal:
     shape = node.signal.shape
-    axes = {axis % len(shape) for axis in _axes(node)}
+    axes = _axes(node, len(shape))
     if 0 in axes or len(axes) != len(shape) - 2 or any(shape[axis] != 1 for axis in axes):
         raise RefusalError(f"squeezes axes {sorted(axes)} of {list(shape)} to what is not (N, features)")
     return _flat(node.signal)
@@ -86,6 +86,8 @@ def squeeze(node: Node) -> Signal:
 def reshape(node: Node) -> Signal:
     signal = node.signal
     asked = [int(size) for size in node.constant(1).reshape(-1)]
+    if node.attribute("allowzero", 0) and 0 in asked:
+        raise RefusalError("makes a tensor without numbers")
     if asked and asked[0] == node.batch:
         asked[0] = 1
     kept = [signal.shape[i] if size == 0 and i < len(signal.shape) else size for i, size in enumerate(asked)]
@@ -105,16 +107,25 @@ def reshape(node: Node) -> Signal:
 
 def unsqueeze(node: Node) -> Signal:
     signal = node.signal
-    if signal.kind != "pixels" or signal.axes != "CHW" or _axes(node) != [2]:
+    if signal.kind != "pixels" or signal.axes != "CHW" or _axes(node, 5) != [2]:
         raise RefusalError(
             "only the axis of a thermometer's levels, behind the channels of the image, can be added"
         )
     return replace(signal, axes="CLHW", sizes={**signal.sizes, "L": 1})
 
 
-def _axes(node: Node) -> list[int]:
+def _axes(node: Node, rank: int) -> list[int]:
     """Of Squeeze and Unsqueeze: an input since opset 13, before that an attribute."""
-    return list(node.constant(1).tolist() if len(node.inputs) > 1 else node.attribute("axes", []))
+    axes = node.constant(1).reshape(-1).tolist() if len(node.inputs) > 1 else node.attribute("axes", [])
+    return _normalized(axes, rank)
+
+
+def _normalized(axes: Sequence[int], rank: int) -> list[int]:
+    """Axes counted from the front."""
+    counted = [axis + rank if axis < 0 else axis for axis in axes]
+    if len(set(counted)) < len(counted) or any(not 0 <= axis < rank for axis in counted):
+        raise RefusalError(f"its axes {list(axes)} are not different ones of {rank}")
+    return counted
 
 
 def _flat(signal: Signal) -> Signal:
@@ -183,7 +194,6 @@ def _repeat(signal: Signal, times: int) -> Signal:
 OPERATIONS: dict[str, Callable[[Node], Signal]] = {
     "Identity": keep,
     "Dropout": dropout,
-    "Cast": cast,
     "Pad": pad,
     "Transpose": transpose,
     "Flatten": flatten,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -23,6 +23,7 @@ class Products:
 
     Attributes:
         weights: (out, height, width, in) int8, ±1.
+        dense: whether each output takes all of the input, as that of a matrix does.
         place: which layer of the model it becomes, from 0.
         outside: the integer that a convolution's padding counts as.
         levels: (256,) int16, of a convolution of pixels; None for one of signs.
@@ -72,6 +73,7 @@ class Signal:
         scale, offset: (C * L,) rational numbers.
         place: how many layers lie behind it.
         flat: whether the axes were flattened, in their order, to one.
+        dtype: of its numbers in the graph.
         levels: (256,) int16, the integers that pixels stand for.
         products: of sums.
         negative: the scale of sums below 0, where another one holds there (behind ReLU or PReLU).
@@ -87,6 +89,7 @@ class Signal:
     offset: Exact
     place: int = 0
     flat: bool = False
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     levels: NDArray[np.int16] | None = None
     products: Products | None = None
     negative: Exact | None = None
@@ -106,6 +109,10 @@ class Signal:
     def is_map(self) -> bool:
         """Whether its axes are those of a feature map, (N, channels, height, width)."""
         return not self.flat and self.axes == "CHW"
+
+    def extremes(self) -> tuple[int, int]:
+        """Lowest and highest integer of pixels and signs."""
+        return (-1, 1) if self.levels is None else (int(self.levels.min()), int(self.levels.max()))
 
     def scaled(self, factor: Exact) -> Signal:
         """Every value times that of its channel."""
@@ -133,12 +140,36 @@ class Signal:
         if self.kind in ("sums", "stream"):
             limits = self.limits if self.limits is not None else (low, high)
             return replace(self, limits=(limits[0].clip(low, high), limits[1].clip(low, high)))
-        levels = (-1, 1) if self.levels is None else (int(self.levels.min()), int(self.levels.max()))
-        for level in levels:
+        for level in self.extremes():
             values = self.scale * level + self.offset
             if any(values < low) or any(values > high):
                 raise RefusalError(f"changes {self.kind}")
         return self
+
+    def decided(self, strict: bool) -> Signal:
+        """Sums and streams without limits, which have the same signs; constant where a limit decides them.
+
+        Args:
+            strict: whether a sign is +1 only where its value is > 0, instead of >= 0.
+
+        Raises:
+            RefusalError: where no channel is left that depends on the image.
+        """
+        if self.limits is None:
+            return self
+        low, high = self.limits
+        above, below = (low > 0, high <= 0) if strict else (low >= 0, high < 0)
+        if all(above | below):
+            raise RefusalError(
+                "takes signs of values that a Clip or ReLU has left on one side of the threshold in every channel"
+            )
+        signs = np.where(above, Fraction(1), Fraction(-1))
+        scale, offset = (
+            np.where(above | below, constants, values)
+            for constants, values in ((0 * signs, self.scale), (signs, self.offset))
+        )
+        negative = None if self.negative is None else np.where(above | below, 0 * signs, self.negative)
+        return replace(self, limits=None, scale=scale, offset=offset, negative=negative)
 
     def bent(self, slope: Exact) -> Signal:
         """Sums behind PReLU: values below 0 times the slope of their channel.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +21,19 @@ class Threshold:
     """What a sign compares with, and gives.
 
     Attributes:
+        signal: what is compared.
         at: (C,) rational numbers; the sign is +1 where ``value >= at``, otherwise -1.
         scale, offset: (C,) rational numbers; the node gives ``scale * sign + offset``.
         strict: whether +1 takes ``value > at`` instead.
+        dtype: of what it gives.
     """
 
+    signal: Signal
     at: Exact
     scale: Exact
     offset: Exact
     strict: bool = False
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +63,30 @@ class Steps:
 
 
 def bipolar(node: Node) -> Threshold:
-    _, magnitude = per_channel(node.signal, node.constant(1))
+    signal, magnitude = per_channel(node.signal, node.constant(1))
     if any(value <= 0 for value in magnitude):
         raise RefusalError("its scale is not positive")
-    return Threshold(0 * magnitude, magnitude, 0 * magnitude)
+    return Threshold(signal, 0 * magnitude, magnitude, 0 * magnitude)
 
 
 def sign(node: Node) -> Threshold:
-    if _can_be_zero(node.signal):
+    signal = node.signal
+    one = constant(1, len(signal.scale))
+    if _is_rectified(signal):  # 0 and +1
+        return Threshold(signal, 0 * one, one / 2, one / 2, strict=True)
+    if _can_be_zero(signal):
         raise RefusalError("its input can be 0, where Sign gives 0; use a quantizer that gives +1 or -1")
-    one = constant(1, len(node.signal.scale))
-    return Threshold(0 * one, one, 0 * one)
+    return Threshold(signal, 0 * one, one, 0 * one)
+
+
+def comparison(node: Node) -> Threshold:
+    """0 and 1; of a comparison that holds for small values, the opposite of one that holds for large values."""
+    signal, at = per_channel(node.signal, node.constant(1 - node.place))
+    holds_above = node.op.startswith("Greater") == (node.place == 0)
+    holds_at = node.op.endswith("OrEqual")
+    half = constant(Fraction(1, 2), len(at))
+    strict = holds_above != holds_at
+    return Threshold(signal, at, half if holds_above else -half, half, strict, np.dtype(np.bool_))
 
 
 def multi_threshold(node: Node) -> Threshold:
@@ -87,7 +105,7 @@ def multi_threshold(node: Node) -> Threshold:
     if step <= 0:
         raise RefusalError("its out_scale is not positive")
     low = np.full(len(at), Fraction(node.attribute("out_bias", 0.0)), dtype=object)
-    return Threshold(at, low * 0 + step / 2, low + step / 2)
+    return Threshold(signal, at, low * 0 + step / 2, low + step / 2)
 
 
 def quant(node: Node) -> Threshold | Steps:
@@ -105,11 +123,22 @@ def quant(node: Node) -> Threshold | Steps:
         raise RefusalError(f"quantizes to {width:g} bits; activations must have 1 bit (the image up to 8)")
     half_step = constant(step / 2, len(node.signal.scale))
     if signed:  # a sign, see quantize()
-        return Threshold(0 * half_step, 2 * half_step, 0 * half_step)
+        return Threshold(node.signal, 0 * half_step, 2 * half_step, 0 * half_step)
     if narrow:
         raise RefusalError("is narrow, unsigned and of 1 bit, which leaves no number but 0")
     # 0 and 1, times the scale. ROUND rounds a half to even, here to 0.
-    return Threshold(half_step, half_step, half_step, strict=True)
+    return Threshold(node.signal, half_step, half_step, half_step, strict=True)
+
+
+def _is_rectified(signal: Signal) -> bool:
+    """Whether a ReLU has left 0 of what lay below."""
+    if signal.limits is not None:
+        return all(signal.limits[0] == 0)
+    return (
+        signal.negative is not None
+        and not any(signal.offset)
+        and all((signal.scale >= 0) & (signal.negative <= 0))
+    )
 
 
 def _can_be_zero(signal: Signal) -> bool:
@@ -118,6 +147,8 @@ def _can_be_zero(signal: Signal) -> bool:
     A stream with a shortcut adds up numbers of many layers. It hits 0 where all of them lie on a coarse grid, as
     without batch norm; otherwise it practically never does, nor could the source's float32 tell.
     """
+    if signal.limits is not None and any(0 in limit for limit in signal.limits):
+        return True
     stream = signal.stream
     products = signal.products if stream is None else stream.products
     if products is None:
@@ -143,6 +174,10 @@ def _can_be_zero(signal: Signal) -> bool:
 
 
 OPERATIONS: dict[str, Callable[[Node], Threshold | Steps]] = {
+    "Greater": comparison,
+    "GreaterOrEqual": comparison,
+    "Less": comparison,
+    "LessOrEqual": comparison,
     "BipolarQuant": bipolar,
     "Sign": sign,
     "MultiThreshold": multi_threshold,

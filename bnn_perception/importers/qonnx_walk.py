@@ -19,9 +19,11 @@ from bnn_perception.importers.qonnx_layers import (
     plain_layer,
     pool_after_sign,
     stream_units,
+    turned,
 )
 from bnn_perception.importers.qonnx_signal import Exact, Products, Signal, constant
 from bnn_perception.importers.qonnx_signs import Steps, Threshold
+from bnn_perception.importers.qonnx_types import cast, check_input, check_range
 from bnn_perception.importers.quantizers import RefusalError
 from bnn_perception.model import (
     BinaryConv2d,
@@ -41,11 +43,24 @@ if TYPE_CHECKING:
 LARGE_PIXEL = 16
 #: Nodes that can combine two signals.
 JOINS = ("Add", "Sum", "Concat")
-#: What may stand between a Clip and the signs that are taken of its values.
+#: Nodes whose signal may be any of their inputs.
+EITHER_SIDE = (
+    *JOINS,
+    "Sub",
+    "Mul",
+    "Div",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "PRelu",
+    "Where",
+)
+#: What may stand between a Clip or ReLU and the signs that are taken of its values.
 BEFORE_SIGNS = (
     *qonnx_signs.OPERATIONS,
     *("Add", "BatchNormalization", "Clip", "Div", "MaxPool", "Mul", "Neg", "Sub"),
-    *("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"),
+    *("Relu", "Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"),
 )
 
 
@@ -86,7 +101,12 @@ class Walk:
                 "(N, height, width, channels) with 1 or 3 channels and a fixed height and width"
             )
         scale = constant(Fraction(self.pixel_maximum) / 255, sizes["C"])
-        return Signal("pixels", axes, sizes, scale, 0 * scale, levels=np.arange(256, dtype=np.int16))
+        levels, dtype = np.arange(256, dtype=np.int16), self.graph.image_dtype
+        image = Signal("pixels", axes, sizes, scale, 0 * scale, dtype=dtype, levels=levels)
+        try:
+            return check_range(image)
+        except RefusalError as error:
+            raise ImporterError(f"input '{self.graph.image}' {error}") from None
 
     def run(self) -> None:
         for proto in self.graph.nodes:
@@ -120,12 +140,17 @@ class Walk:
             return
         if len(node.taken) > 1 and node.op not in JOINS:
             raise RefusalError("combines two activations; only Add and Concat can")
+        if node.place != 0 and node.op not in EITHER_SIDE:
+            raise RefusalError(f"takes the activation as its input {node.place + 1}")
+        check_input(node)
         if any(signal.pad is not None for signal in node.taken) and node.op != "Conv":
             raise RefusalError("stands between a Pad and its Conv")
         limited = any(signal.limits is not None for signal in node.taken)
         if limited and (len(node.taken) > 1 or node.op not in BEFORE_SIGNS):
-            raise RefusalError("takes values that a Clip has limited, of which only signs can be expressed")
-        result = self._apply(node)
+            raise RefusalError(
+                "takes values that a Clip or ReLU has limited, of which only signs can be expressed"
+            )
+        result = check_range(self._apply(node))
         if result.kind == "sums" and result.is_map and self.graph.uses[node.outputs[0]] > 1:
             if result.limits is not None:
                 raise RefusalError(
@@ -139,6 +164,8 @@ class Walk:
         for operations in (qonnx_affine.OPERATIONS, qonnx_shapes.OPERATIONS):
             if node.op in operations:
                 return operations[node.op](node)
+        if node.op == "Cast":
+            return cast(node)
         if node.op == "Clip":
             low, high = qonnx_affine.limits(node)
             return self._settled(node.signal, high).clipped(low, high)
@@ -157,7 +184,11 @@ class Walk:
         """The last layer."""
         last = self._closed[-1] if self._closed else None
         if signal.limits is not None:
-            raise ImporterError(f"the output '{self.graph.logits}' is limited by a Clip")
+            raise ImporterError(f"the output '{self.graph.logits}' is limited by a Clip or ReLU")
+        if signal.negative is not None:
+            raise ImporterError(f"the output '{self.graph.logits}' is bent by a ReLU or PReLU")
+        if self.graph.needs_matrix and not signal.flat:
+            raise ImporterError(f"the last axis of '{self.graph.logits}' is taken for that of the classes")
         if signal.kind == "sums" and signal.products is not None and signal.products.dense:
             self._check_order(signal.products)
             self._closed.append(output_layer(signal.products, signal.scale, signal.offset))
@@ -166,7 +197,9 @@ class Walk:
             shape = last.in_shape, last.out_features, last.weights, last.threshold, last.flip
             self._closed[-1] = OutputBits("output", *shape, scale, bias)
         else:
-            raise ImporterError(f"the output '{self.graph.logits}' does not come from a Gemm or MatMul")
+            raise ImporterError(
+                f"the output '{self.graph.logits}' does not come from a Gemm or MatMul, or from a Conv of the whole map"
+            )
         self.outputs = len(signal.scale)
 
     # -- pixels
@@ -215,7 +248,7 @@ class Walk:
 
     def _products(self, node: Node) -> Signal:
         """Begin a layer."""
-        signal = node.signal
+        signal = self._upright(node.signal)
         if node.op == "Conv":
             signal = self._settled(signal, 0 * signal.scale)
         result = qonnx_products.OPERATIONS[node.op](node.of(signal))
@@ -223,7 +256,7 @@ class Walk:
         return result
 
     def _pool(self, node: Node) -> Signal:
-        signal = node.signal
+        signal = self._upright(node.signal)
         pool, sizes = qonnx_products.pool_of(node)
         if signal.kind == "sums" and signal.products is not None and signal.products.pool is None:
             return signal.pooled(pool, sizes)
@@ -236,24 +269,34 @@ class Walk:
             return replace(signal, sizes=sizes)
         raise RefusalError("pools what is not the output of a convolution, or was pooled already")
 
+    def _upright(self, signal: Signal) -> Signal:
+        """Signs whose scale is not negative: where it is, the layer that gives them is turned over."""
+        falls = (signal.scale < 0).astype(bool)
+        if signal.kind != "signs" or not any(falls) or signal.place != len(self._closed):
+            return signal
+        self._closed[-1] = turned(self._closed[-1], falls)
+        return replace(signal, scale=abs(signal.scale))
+
     def _threshold(self, node: Node, asked: Threshold) -> Signal:
         """Close the layer."""
-        strict = asked.strict
-        signal = self._settled(node.signal, asked.at).shifted(-asked.at)
-        if signal.limits is not None:
-            low, high = signal.limits
-            if not all((low <= 0) & (high > 0) if strict else (low < 0) & (high >= 0)):
-                raise RefusalError("takes signs of values that a Clip has left on one side of its threshold")
-            signal = replace(signal, limits=None)
+        strict = np.full(len(asked.at), asked.strict)
+        signal = self._settled(asked.signal, asked.at).shifted(-asked.at).decided(asked.strict)
         result = Signal(
-            "signs", signal.axes, signal.sizes, asked.scale, asked.offset, signal.place, signal.flat
+            "signs",
+            signal.axes,
+            signal.sizes,
+            asked.scale,
+            asked.offset,
+            signal.place,
+            signal.flat,
+            asked.dtype,
         )
         if signal.kind == "signs":
             high, low = signal.offset + abs(signal.scale), signal.offset - abs(signal.scale)
             if (
                 any(signal.scale <= 0)
                 or not all(low < 0)
-                or not all((high > 0) | ((high == 0) & (not strict)))
+                or not all((high > 0) | ((high == 0) & (not asked.strict)))
             ):
                 raise RefusalError("changes activations that are signs already")
             return result
@@ -264,7 +307,7 @@ class Walk:
             self._closed.append(self._layer(signal, strict))
         return replace(result, place=len(self._closed))
 
-    def _layer(self, signal: Signal, strict: bool) -> Layer | StreamLayer:
+    def _layer(self, signal: Signal, strict: NDArray[np.bool_]) -> Layer | StreamLayer:
         """The layer whose signs are those of ``signal``, sums or a stream."""
         if signal.averaged or signal.repeated:
             raise RefusalError("takes signs of a shortcut; only those of the stream itself can be expressed")
@@ -273,7 +316,8 @@ class Walk:
         products = signal.products if signal.stream is None else signal.stream.products
         assert products is not None
         self._check_order(products)
-        kind, stem = (BinaryDense, "dense") if products.dense else ((Conv2d, StreamLayer), "conv")
+        is_matrix = products.dense and signal.stream is None
+        kind, stem = (BinaryDense, "dense") if is_matrix else ((Conv2d, StreamLayer), "conv")
         name = f"{stem}{sum(isinstance(layer, kind) for layer in self._closed) + 1}"
         if signal.stream is not None:
             return StreamLayer(name, signal.stream, signal.scale, signal.offset, strict)

@@ -393,6 +393,116 @@ def test_hardtanh_before_a_sign_changes_nothing(tmp_path: Path, case: str) -> No
     check(g, tmp_path)
 
 
+ZERO = {"one": 0.0, "a channel": np.asarray([-1, 3, 1, -3, 0.5, 100]).reshape(6, 1, 1)}
+SIGNS: dict[str, tuple[str, bool, float, float]] = {
+    "x >= t": ("GreaterOrEqual", False, 1.0, -1.0),
+    "x > t": ("Greater", False, 1.0, -1.0),
+    "x < t": ("Less", False, -1.0, 1.0),
+    "x <= t": ("LessOrEqual", False, -1.0, 1.0),
+    "t <= x": ("LessOrEqual", True, 1.0, -1.0),
+    "t > x": ("Greater", True, -0.5, 0.5),
+    "falls": ("GreaterOrEqual", False, -1.0, 1.0),
+    "0 or 1": ("Greater", False, 1.0, 0.0),
+}
+
+
+def whole_sums() -> Graph:
+    """Six channels of -3, -1, 1 and 3, which meet whole thresholds exactly."""
+    return with_constant(Graph(), "Sub", 0.5).bipolar().conv(3, 6, kernel=1)
+
+
+def compared(g: Graph, op: str, at: Any, turned: bool = False) -> Graph:
+    if not turned:
+        return with_constant(g, op, at)
+    g.node(op, g.constant(at))
+    inputs = g.nodes[-1].input
+    inputs[0], inputs[1] = inputs[1], inputs[0]
+    return g
+
+
+def chosen(g: Graph, true: Any, false: Any) -> Graph:
+    return g.node("Where", g.constant(true), g.constant(false))
+
+
+@pytest.mark.parametrize("at", ZERO)
+@pytest.mark.parametrize("case", SIGNS)
+def test_signs_written_as_comparisons(tmp_path: Path, case: str, at: str) -> None:
+    """The sums of this net are whole, so that they meet their thresholds: strict or not is told apart."""
+    op, turned, true, false = SIGNS[case]
+    g = chosen(compared(whole_sums(), op, ZERO[at], turned), true, false)
+    path = g.node("Flatten").matmul(6 * 80, 3).save(tmp_path / "net.onnx")
+    assert compare(path, import_model(path, tmp_path / "model"), frames(8, 10)).difference == 0
+
+
+CASTS: dict[str, Callable[[Graph], Graph]] = {
+    "floats": lambda g: with_constant(with_constant(g.node("Cast", to=1), "Mul", 2.0), "Sub", 1.0),
+    "integers": lambda g: (
+        g.node("Cast", to=7)
+        .node("Mul", g.constant(2, np.int64))
+        .node("Sub", g.constant(1, np.int64))
+        .node("Cast", to=1)
+    ),
+    "not": lambda g: chosen(g.node("Not"), -1.0, 1.0),
+    "written out": lambda g: chosen(g, np.ones((1, 6, 8, 10)), -np.ones((1, 6, 8, 10))),
+}
+
+
+@pytest.mark.parametrize("case", CASTS)
+def test_truth_values_become_signs(tmp_path: Path, case: str) -> None:
+    g = CASTS[case](with_constant(whole_sums(), "Greater", -1.0))
+    path = g.node("Flatten").matmul(6 * 80, 3).save(tmp_path / "net.onnx")
+    assert compare(path, import_model(path, tmp_path / "model"), frames(8, 10)).difference == 0
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_convolution_of_the_whole_map_is_a_matrix(tmp_path: Path, hidden: bool, flatten: bool) -> None:
+    g = signs()
+    if hidden:
+        g.node("Conv", g.weights(7, 5, 6, 8)).norm(7).bipolar()
+    g.node("Conv", g.weights(3, 7, 1, 1) if hidden else g.weights(3, 5, 6, 8), g.constant([0.5, 0.0, -0.5]))
+    model = check(g.node("Flatten") if flatten else g, tmp_path)
+    assert [type(layer) for layer in model.layers] == [InputConv2d, *[BinaryDense] * hidden, OutputDense]
+
+
+def test_a_convolution_that_leaves_pixels_out_is_no_matrix(tmp_path: Path) -> None:
+    g = signs()  # 6x8
+    g.node("Conv", g.weights(3, 5, 5, 5), strides=[4, 4])
+    with pytest.raises(
+        ImporterError, match="does not come from a Gemm or MatMul, or from a Conv of the whole"
+    ):
+        read(g.save(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize("axes", [None, [2, 3], [-1, -2]])
+@pytest.mark.parametrize("value", [None, -1.0])
+def test_pad_of_some_axes(tmp_path: Path, axes: list[int] | None, value: float | None) -> None:
+    g = signs()
+    g.opset = 18
+    pads = [1, 2] * 2 if axes == [2, 3] else [2, 1] * 2 if axes else [0, 0, 1, 2] * 2
+    inputs = [g.constant(pads, np.int64), "" if value is None else g.constant(value)]
+    g.node("Pad", *inputs, *([] if axes is None else [g.constant(axes, np.int64)]))
+    g.conv(5, 6).norm(6).bipolar().node("Flatten").matmul(6 * 6 * 10, 3)
+    model = check(g, tmp_path)
+    assert model.layers[1].padding == (1, 2)  # type: ignore[union-attr]
+    assert model.layers[1].padding_value == (0 if value is None else -1)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5])
+@pytest.mark.parametrize("case", ["x > t", "x >= t"])
+def test_relu_between_batch_norm_and_sign(tmp_path: Path, case: str, at: float) -> None:
+    """One threshold a channel; constant channels where the ReLU has decided the comparison."""
+    op, turned, true, false = SIGNS[case]
+    g = Graph().conv(3, 6).norm(6).node("Relu")
+    with_constant(g, "Sub", np.asarray([-0.1, 0.0, 0.1, 0.2, 0.0, 0.3]).reshape(6, 1, 1))
+    g = chosen(compared(g, op, at, turned), true, false)
+    check(g.node("Flatten").matmul(6 * 48, 3), tmp_path)
+
+
+def test_sign_behind_relu_gives_0_and_1(tmp_path: Path) -> None:
+    check(first().norm(5).node("Relu").node("Sign").node("Flatten").matmul(5 * 48, 3), tmp_path)
+
+
 def clipped(g: Graph, low: float, high: float) -> Graph:
     return g.node("Clip", g.constant(low), g.constant(high))
 
@@ -900,6 +1010,45 @@ def same_of_even_size() -> Graph:
     return g.node("Conv", g.weights(6, 5, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2])
 
 
+def bytes_image() -> Graph:
+    g = Graph()
+    g.input_type = onnx.TensorProto.UINT8
+    return g
+
+
+def wrapping() -> Graph:
+    g = bytes_image()
+    return g.node("Sub", g.constant(128, np.uint8))
+
+
+def of_opset_11() -> Graph:
+    g = first()
+    g.opset = 11
+    return with_constant(g, "GreaterOrEqual", 0.0)
+
+
+def swapped() -> Graph:
+    g = signs().node("Flatten").matmul(240, 3)
+    inputs = g.nodes[-1].input
+    inputs[0], inputs[1] = inputs[1], inputs[0]
+    return g
+
+
+def biased(g: Graph) -> Graph:
+    return g.node("Conv", g.weights(6, 5, 3, 3), g.constant([0.5]))
+
+
+def random_weights() -> Graph:
+    g = signs()
+    g.nodes.append(onnx.helper.make_node("RandomNormal", [], ["noise"], "noise", shape=[5, 5, 3, 3]))
+    return g.node("Conv", "noise")
+
+
+def whole_map() -> Graph:
+    g = signs()
+    return g.node("Conv", g.weights(3, 5, 6, 8))
+
+
 THREE = np.asarray([0.2, 0.3, 0.4]).reshape(3, 1, 1)
 REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "ternary weights": (ternary, r"node 'first' \(Conv\): its weights are not \+c and -c"),
@@ -912,7 +1061,56 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         r"node 'second' \(Conv\): takes 't\d+', which another layer takes",
     ),
     "two signs": (two_signs, r"node 'second' \(BipolarQuant\): is a second sign of the same values"),
-    "ReLU after batch norm": (bent_after_norm, r"node 'bend' \(Relu\): bends channel \d+"),
+    "ReLU after batch norm": (bent_after_norm, r"the output 't\d+' is limited by a Clip or ReLU"),
+    "ReLU behind the last layer": (
+        lambda: signs().node("Flatten").matmul(240, 3).node("Relu"),
+        r"the output 't\d+' is bent by a ReLU",
+    ),
+    "ReLU before a convolution": (
+        lambda: first().norm(5).node("Relu").conv(5, 5),
+        r"\(Conv\): takes values that a Clip or ReLU has limited",
+    ),
+    "ReLU before >= 0": (
+        lambda: chosen(with_constant(first().norm(5).node("Relu"), "GreaterOrEqual", 0.0), 1.0, -1.0),
+        r"\(GreaterOrEqual\): takes signs of values .* in every channel",
+    ),
+    "truth values": (
+        lambda: with_constant(whole_sums(), "Less", 0.0).conv(6, 3),
+        r"\(Conv\): takes truth values; a Cast or a Where must stand before it",
+    ),
+    "bytes that wrap around": (
+        wrapping,
+        r"\(Sub\): leaves the range of uint8",
+    ),
+    "bytes that are not cast": (
+        lambda: bytes_image().conv(3, 5),
+        r"\(Conv\): takes uint8; a Cast to floats",
+    ),
+    "an operator of a later opset": (
+        of_opset_11,
+        r"\(GreaterOrEqual\): is no operator of opset 11",
+    ),
+    "an attribute that there is not": (
+        lambda: first().node("Relu", slope=1.0),
+        r"\(Relu\): has an attribute 'slope'",
+    ),
+    "too many inputs": (lambda: with_constant(first(), "Neg", 0.0), r"\(Neg\): has 2 inputs"),
+    "swapped inputs": (
+        swapped,
+        r"\(MatMul\): takes the activation as its input 2",
+    ),
+    "a bias of another length": (
+        lambda: biased(first().norm(5).bipolar()),
+        r"\(Conv\): has a bias of shape \[1\] for 6 outputs",
+    ),
+    "random numbers": (
+        random_weights,
+        r"\(RandomNormal\): gives random numbers",
+    ),
+    "softmax of another axis": (
+        lambda: whole_map().node("Softmax", axis=-1),
+        r"the last axis of 't\d+' is taken for that of the classes",
+    ),
     "PReLU of a stream": (bent_stream, r"node 'bend' \(PRelu\): bends stream; only the sums"),
     "pool of a negative slope": (folded_pool, r"\(MaxPool\): pools values that both rise and fall"),
     "two streams joined": (joined_streams, r"node 'join' \(Concat\): joins different tensors"),
@@ -950,11 +1148,11 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),
     "Clip below a threshold": (
         lambda: clipped(first(), -1.0, -0.5).bipolar(),
-        r"\(BipolarQuant\): takes signs of values that a Clip has left on one side",
+        r"\(BipolarQuant\): takes signs of values that a Clip has or ReLU has left on one side",
     ),
     "Clip before ReLU": (
-        lambda: clipped(first(), -1.0, 1.0).node("Relu", name="bend"),
-        r"node 'bend' \(Relu\): takes values that a Clip has limited",
+        lambda: clipped(first(), -1.0, 1.0).node("LeakyRelu", name="bend"),
+        r"node 'bend' \(LeakyRelu\): takes values that a Clip or ReLU has limited",
     ),
     "Clip of pixels": (
         lambda: clipped(Graph(), 0.1, 1.0).conv(3, 5),
@@ -991,7 +1189,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         r"\(MultiThreshold\): has thresholds of shape \[5, 3\]; one a channel",
     ),
     "a constant for each pixel": (
-        lambda: with_constant(first(), "Add", np.zeros((1, 5, 6, 8))),
+        lambda: with_constant(first(), "Add", np.arange(240.0).reshape(1, 5, 6, 8)),
         r"\(Add\): a constant of shape \[1, 5, 6, 8\] .* is not one number a channel",
     ),
     "NaN": (lambda: with_constant(first(), "Mul", np.nan), r"\(Mul\): a constant is not finite"),
