@@ -7,7 +7,7 @@ import os
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +141,7 @@ def train_float_twin(config: Config, root: str | None, run_folder: Path, reporte
     from bnn_perception.training.distributed import join
     from bnn_perception.training.train import run_stage
 
-    with join() as world:
-        data = _open(config, root, run_folder, reporter, world)
+    with join() as world, _open(config, root, run_folder, reporter, world) as data:
         run_stage("float_twin", config, data, run_folder, reporter, world)
 
 
@@ -175,25 +174,25 @@ def train(
         with join() as alone:
             return train(config, root, run_folder, out, reporter, command, alone)
     test = resolve_data(config.data.test, root) if config.data.test else run_folder / "validation.npz"
-    data = _open(config, root, run_folder, reporter, world)
-    if config.data.test:  # an error there must not wait for hours of training
-        _check_test_set(test, data.train.names, config, reporter)
-    nets = run_stages(config, data, run_folder, reporter, world)
-    if not world.is_main:
-        return {}
-    net = next(reversed(nets.values()))
-    model = publish(config, net, nets["float_twin"], data, run_folder, out, {"command": command})
-    named = Path("DATA") / config.data.test if config.data.test else test
-    evaluation = (
-        f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
-    )
-    accuracy = {
-        **measure(model, test, config, reporter),
-        "part": "test" if config.data.test else "validation",
-        "command": evaluation,
-    }
-    update_info(out, accuracy=accuracy)
-    return accuracy
+    with _open(config, root, run_folder, reporter, world) as data:
+        if config.data.test:  # an error there must not wait for hours of training
+            _check_test_set(test, data.train.names, config, reporter)
+        nets = run_stages(config, data, run_folder, reporter, world)
+        if not world.is_main:
+            return {}
+        net = next(reversed(nets.values()))
+        model = publish(config, net, nets["float_twin"], data, run_folder, out, {"command": command})
+        named = Path("DATA") / config.data.test if config.data.test else test
+        evaluation = (
+            f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
+        )
+        accuracy = {
+            **measure(model, test, config, reporter),
+            "part": "test" if config.data.test else "validation",
+            "command": evaluation,
+        }
+        update_info(out, accuracy=accuracy)
+        return accuracy
 
 
 def _check_test_set(test: Path, labels: Sequence[str], config: Config, reporter: Reporter) -> None:
@@ -205,20 +204,25 @@ def _check_test_set(test: Path, labels: Sequence[str], config: Config, reporter:
         )
 
 
+@contextmanager
 def _open(
     config: Config, root: str | None, run_folder: Path, reporter: Reporter, world: World
-) -> TrainingData:
+) -> Iterator[TrainingData]:
+    """What a run trains on; its folder belongs to this process, or these, until the end of the block."""
     import torch
 
-    from bnn_perception.training.run import open_run
+    from bnn_perception.training.run import locked, open_run
     from bnn_perception.training.train import load_data
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    with world.main_first():
-        open_run(run_folder, config)
-    reporter.line(f"trains on: {world.describe(config.precision)}")
-    return load_data(config, root, run_folder, reporter, world)
+    with ExitStack() as stack:
+        with world.main_first():
+            if world.is_main:
+                stack.enter_context(locked(run_folder))
+            open_run(run_folder, config)
+        reporter.line(f"trains on: {world.describe(config.precision)}")
+        yield load_data(config, root, run_folder, reporter, world)
 
 
 def measure(model: Model, test: Path, config: Config, reporter: Reporter) -> dict[str, float]:

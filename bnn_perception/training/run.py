@@ -11,6 +11,7 @@
     data.sha256          of the names and sizes of all images; only the same ones resume the run
     binary.onnx          the binary net as QONNX
     curves.png           drawn from the records
+    lock                 held by the process that trains
 
 Files are replaced by :func:`bnn_perception.files.replacing`: whenever the process ends, and whatever ends it, each is
 either the old one or the new one.
@@ -18,10 +19,14 @@ either the old one or the new one.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import pickle
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,34 @@ import yaml
 
 from bnn_perception.files import naming, replacing
 from bnn_perception.training.config import Config, ConfigError, load_config, to_mapping
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep every other process out of the run folder, which is made where it does not exist.
+
+    The system takes the lock back when this process ends, whatever ends it.
+
+    Raises:
+        ConfigError: where another process has the lock.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{run}: another process is training in it; let that one end, or name another folder with --run"
+            ) from None
+        except OSError as error:  # a network file system, say
+            reason = error.strerror or error
+            warnings.warn(
+                f"{run}: cannot be locked ({reason}); see to it that no other process trains in it",
+                stacklevel=1,
+            )
+        for partial in run.glob(".*.partial"):  # of a process that was killed
+            partial.unlink()
+        yield
 
 
 def open_run(run: Path, config: Config) -> None:
@@ -52,8 +85,6 @@ def open_run(run: Path, config: Config) -> None:
         raise ConfigError(
             f"{run}: holds a run with another '{differing[0]}' (see {path.name}); name another folder with --run"
         )
-    for partial in run.glob(".*.partial"):  # of a process that was killed
-        partial.unlink()
 
 
 def is_new(run: Path) -> bool:

@@ -31,7 +31,7 @@ from bnn_perception.training.data import Dataset  # noqa: E402
 from bnn_perception.training.distributed import World, join  # noqa: E402
 from bnn_perception.training.head import COPIES, KeptBits, split  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
-from bnn_perception.training.run import load_state, open_run, read_records, save_state  # noqa: E402
+from bnn_perception.training.run import load_state, locked, open_run, read_records, save_state  # noqa: E402
 from bnn_perception.training.train import TrainingData, learning_rate, run_stages  # noqa: E402
 from bnn_perception.training.validation import evaluate  # noqa: E402
 
@@ -469,10 +469,39 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    open_run(tmp_path, config())
     (tmp_path / ".binary.pt.partial").write_bytes(b"cut sh")
-    open_run(tmp_path, config())
-    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
+    with locked(tmp_path):
+        assert [file.name for file in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_run_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        with locked(run):
+            os.write(writer, b"!")
+            signal.pause()
+    try:
+        os.read(reader, 1)
+        (run / ".binary.pt.partial").write_bytes(b"not yet wh")
+        with pytest.raises(ConfigError, match=r"run: another process is training in it; .* --run"):
+            locked(run).__enter__()
+        assert (run / ".binary.pt.partial").exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with locked(run):
+        pass
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\)"), locked(tmp_path):
+        pass
 
 
 def test_a_run_of_a_version_with_fewer_fields_goes_on(tmp_path: Path) -> None:
