@@ -171,10 +171,11 @@ def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -
     if (own / RESULT).exists():
         return
     with _log(own):
-        twin = own / "float_twin_final.pt"
-        if not twin.exists():
-            with replacing(twin) as partial:
-                shutil.copyfile(folder / owner.folder / twin.name, partial)
+        twin = "float_twin_final.pt"
+        if not (own / twin).exists():
+            for name in ("data.sha256", twin):  # the images that it was trained on belong to it
+                with replacing(own / name) as partial:
+                    shutil.copyfile(folder / owner.folder / name, partial)
         config = replace(run.config, threads=threads)
         accuracy = train(config, data, own, own / "model", Reporter(), command="study")
     model = load_model(own / "model")

@@ -106,6 +106,11 @@ def keep_digest(run: Path, digest: str, source: str) -> None:
     """
     path = run / "data.sha256"
     if is_new(run) or not path.exists():
+        if not is_new(run):  # by a version that kept no digest; to refuse it would throw hours away
+            warnings.warn(
+                f"{run}: does not say which images it was trained on; those in {source} are taken for the same",
+                stacklevel=2,
+            )
         with replacing(path) as partial:
             partial.write_text(digest + "\n", encoding="utf-8")
     elif path.read_text(encoding="utf-8").strip() != digest:

@@ -186,6 +186,12 @@ def test_study_command_trains_records_and_goes_on(tmp_path: Path, capsys: pytest
     with pytest.raises(ToolError, match="has no variant 'other'"):
         run_tool([*argv, "--only", "other"])
 
+    # Images that change between the twin and the net: the net would be measured on some that its teacher has seen.
+    np.savez(tmp_path / "set.npz", x=images[::-1].astype(np.uint8), y=labels[::-1])
+    runs = {run.folder: run for run in load_study(config).runs}
+    with pytest.raises(ConfigError, match="longer-1: holds a run with other images"):
+        tool._train(runs["longer-1"], runs["plain-1"], str(tmp_path), tmp_path / "runs", 1)
+
 
 def test_a_study_takes_one_process_or_more(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="--jobs 0: it takes 1 or more"):

@@ -398,6 +398,10 @@ def test_a_run_belongs_to_its_images(tmp_path: Path) -> None:
     (tmp_path / "moved" / "b" / "more" / "new" / "0.png").unlink()
     with pytest.raises(ConfigError, match="run: holds a run with other images than there are now"):
         load_tiny(tmp_path / "moved", run)
+    (run / "data.sha256").unlink()  # as a version left it that did not keep it
+    with pytest.warns(UserWarning, match="run: does not say which images it was trained on"):
+        load_tiny(tmp_path / "moved", run)
+    load_tiny(tmp_path / "moved", run)
 
 
 def test_images_of_an_npz_are_told_apart(tmp_path: Path) -> None:
