@@ -22,6 +22,9 @@ from bnn_perception.tools import ToolError, add_backend_arguments, pictures
 #: Of a column of labels: what a terminal of 80 columns leaves beside the figures.
 LABEL_WIDTH = 40
 
+#: Of a label in a sentence: two of them fit into 80 columns.
+LABEL_IN_TEXT = 30
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("evaluate", help="accuracy and confusion matrix on labelled images")
@@ -107,6 +110,7 @@ def as_json(backend: Backend, result: Evaluation) -> dict[str, Any]:
 def print_classes(labels: Sequence[str], result: Evaluation) -> None:
     """The per-class table and the commonest confusions."""
     confusion = result.confusion()
+    short = [pictures.shorten(label, LABEL_IN_TEXT) for label in labels]
     names = _column("class", labels)
     print(f"{names[0]}  images  recall  precision")
     for index, name in enumerate(names[1:]):
@@ -125,12 +129,13 @@ def print_classes(labels: Sequence[str], result: Evaluation) -> None:
     if pairs:
         print("commonest mistakes:")
         for truth, answer in pairs:
-            print(f"  {wrong[truth, answer]:5d}  {labels[truth]} taken for {labels[answer]}")
+            print(f"  {wrong[truth, answer]:5d}  {short[truth]} taken for {short[answer]}")
 
 
 def print_comparison(labels: Sequence[str], names: Sequence[str], comparison: Comparison) -> None:
     """The per-class table of both, and where they differ."""
     first, second = names
+    short = [pictures.shorten(label, LABEL_IN_TEXT) for label in labels]
     tables = comparison.first.confusion(), comparison.second.confusion()
     names_column = _column("class", labels)
     print(f"{names_column[0]}  images  {first:>9}  {second:>9}  points")
@@ -146,8 +151,8 @@ def print_comparison(labels: Sequence[str], names: Sequence[str], comparison: Co
     if found:
         print(f"{sum(d.images for d in found)} images are answered differently, most often:")
         for d in found[:5]:
-            answers = f"{first} says {labels[d.first]}, {second} {labels[d.second]}"
-            print(f"  {d.images:5d}  {labels[d.truth]}: {answers}")
+            answers = f"{first} says {short[d.first]}, {second} {short[d.second]}"
+            print(f"  {d.images:5d}  {short[d.truth]}: {answers}")
     print(
         f"only {first} is right on {comparison.only_first} images, only {second} on {comparison.only_second}: "
         f"{comparison.points:+.2f} points, exact McNemar p = {comparison.p_value:.2g}"

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from bnn_perception.evaluation import Evaluation
 
 INK = "#1b2733"
-ACCENT = "#b3261e"
+ACCENT = "#7a0c08"
+ACCENT_ON_DARK = "#ffe9e6"
+
+#: Of a confusion matrix, inches: a thousand classes would otherwise take gigabytes.
+MAX_SIDE = 50.0
 
 #: Endings that matplotlib writes without further programs.
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff")
@@ -81,7 +85,8 @@ def confusion_matrices(
     """
     pyplot = _pyplot()
     labels = [shorten(label, 40) for label in labels]
-    side = max(3.0, 0.28 * len(labels))
+    side = min(max(3.0, 0.28 * len(labels)), MAX_SIDE)
+    points = min(7.5, 54 * side / len(labels))  # of a label: three quarters of the height of a row
     beside, below = (0.075 * max(map(len, labels)) + extra for extra in (1.0, 0.8))  # inches of the labels
     figure, grid = pyplot.subplots(
         1,
@@ -92,32 +97,40 @@ def confusion_matrices(
         layout="constrained",
     )
     for axes, confusion, title in zip(grid.flat, confusions, titles):
-        _draw_confusion(axes, confusion, title, labels)
+        _draw_confusion(axes, confusion, title, labels, points)
     images = confusions[0].sum(axis=1)
     grid.flat[0].set_yticks(
-        range(len(labels)), [f"{literal(label)}  ({n})" for label, n in zip(labels, images)], fontsize=7.5
+        range(len(labels)), [f"{literal(label)}  ({n})" for label, n in zip(labels, images)], fontsize=points
     )
     grid.flat[0].set_ylabel("truth (images)", color=INK)
     _save(pyplot, figure, path)
 
 
-def _draw_confusion(axes: Any, confusion: NDArray[np.int64], title: str, labels: Sequence[str]) -> None:
+def cell_colour(percent: float, right: bool) -> str:
+    """Of the figure in a cell, which is the darker the more percent there are."""
+    if percent > 40:
+        return "white" if right else ACCENT_ON_DARK
+    return INK if right else ACCENT
+
+
+def _draw_confusion(
+    axes: Any, confusion: NDArray[np.int64], title: str, labels: Sequence[str], points: float
+) -> None:
     percent = 100.0 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # Square root of the share, so that a mistake of one percent can be seen beside 99 on the diagonal.
     axes.imshow(np.sqrt(percent), cmap="Blues", vmin=0, vmax=10)
     for truth, answer in zip(*np.nonzero(confusion)):
         if len(labels) <= 20 or (truth != answer and percent[truth, answer] >= 1):
-            colour = ACCENT if truth != answer else ("white" if percent[truth, answer] > 40 else INK)
             axes.text(
                 answer,
                 truth,
                 _percent(percent[truth, answer]),
                 ha="center",
                 va="center",
-                fontsize=6.5,
-                color=colour,
+                fontsize=points * 6.5 / 7.5,
+                color=cell_colour(percent[truth, answer], truth == answer),
             )
-    axes.set_xticks(range(len(labels)), [literal(label) for label in labels], rotation=90, fontsize=7.5)
+    axes.set_xticks(range(len(labels)), [literal(label) for label in labels], rotation=90, fontsize=points)
     axes.set_xlabel("answer (cells in % of the row)", color=INK)
     correct, total = int(np.trace(confusion)), int(confusion.sum())
     axes.set_title(

@@ -17,6 +17,7 @@ from bnn_perception import bits
 from bnn_perception.__main__ import main
 from bnn_perception.evaluation import mcnemar
 from bnn_perception.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
+from bnn_perception.tools import pictures as drawing
 
 PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -175,8 +176,37 @@ def test_labels_of_any_kind_are_shown_and_drawn(colours, tmp_path, capsys):
     assert lines[0] == "class".ljust(40) + "  images  recall  precision"
     assert lines[2].startswith("a" * 26 + "…" + " and its end"[-13:].rjust(13, "a") + "       2   50.0%")
     assert lines[3].startswith("標識" + " " * 36 + "       1  100.0%")
+    assert sum("taken for" in line for line in lines) == 1
+    assert all(len(line) <= 80 for line in lines if "taken for" in line)
     assert "Glyph" not in captured.err
     assert all(cv2.imread(str(path)) is not None for path in (picture, sheet))
+
+
+def test_figures_of_a_confusion_matrix_can_be_read():
+    """Against the colour of their cell by the formula of WCAG 2.1, which asks 3 of large letters."""
+    colours = pytest.importorskip("matplotlib.colors")
+    from matplotlib import colormaps
+
+    def luminance(colour):
+        rgb = np.array(colours.to_rgb(colour))
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (
+            0.2126,
+            0.7152,
+            0.0722,
+        )
+
+    for percent in range(1, 101):
+        cell = luminance(colormaps["Blues"](np.sqrt(percent) / 10)[:3])
+        for right in (True, False):
+            low, high = sorted([cell, luminance(drawing.cell_colour(percent, right))])
+            assert (high + 0.05) / (low + 0.05) > 3, (percent, right)
+
+
+def test_a_picture_of_many_classes_has_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "MAX_SIDE", 5.0)  # instead of 50 inches, which take long to draw
+    labels = [f"class {index}" for index in range(40)]
+    drawing.confusion_matrices([np.eye(40, dtype=int)], [""], labels, tmp_path / "a.png")
+    assert max(cv2.imread(str(tmp_path / "a.png")).shape) < 150 * 7  # 5 inches, and the labels
 
 
 @pytest.mark.parametrize(
