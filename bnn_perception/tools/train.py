@@ -17,7 +17,7 @@ from bnn_perception.images import read_dataset
 from bnn_perception.model import DESCRIPTION, Model, update_info
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
-from bnn_perception.training.config import Config, ConfigError
+from bnn_perception.training.config import Config, ConfigError, portable
 from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:
@@ -182,9 +182,10 @@ def train(
             return {}
         net = next(reversed(nets.values()))
         model = publish(config, net, nets["float_twin"], data, run_folder, out, {"command": command})
-        named = Path("DATA") / config.data.test if config.data.test else test
+        named = Path("DATA") / portable(config.data.test) if config.data.test else portable(test)
         evaluation = (
-            f"python -m bnn_perception evaluate {named} --model {out} --backend binary|float --device cpu"
+            f"python -m bnn_perception evaluate {named} --model {portable(out)} "
+            "--backend binary|float --device cpu"
         )
         accuracy = {
             **measure(model, test, config, reporter),
@@ -254,8 +255,8 @@ def _command(args: argparse.Namespace, out: Path) -> str:
     """The command as another machine would give it: without this one's folders."""
     words = ["python", "-m", "bnn_perception", "train"]
     if args.config is not None:
-        words.append(args.config if not Path(args.config).is_absolute() else Path(args.config).name)
-    words += ["--data", "DATA", "--out", str(out) if not out.is_absolute() else out.name]
+        words.append(str(portable(args.config)))
+    words += ["--data", "DATA", "--out", str(portable(out))]
     for option in ("epochs", "float_epochs", "seed"):
         if getattr(args, option) is not None:
             words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]

@@ -498,6 +498,12 @@ def resolve_data(path: str, root: str | None = None) -> Path:
     return resolved
 
 
+def portable(path: str | os.PathLike[str]) -> Path:
+    """A path as another machine would give it: without this one's folders."""
+    path = Path(path)
+    return Path(path.name) if path.is_absolute() else path
+
+
 def _check_ranges(config: Config) -> None:
     for where, value, low, high in (
         ("batch", config.batch, 2, 65536),

@@ -21,7 +21,7 @@ from bnn_perception.images import read_dataset
 from bnn_perception.importers import qonnx
 from bnn_perception.model import Model, StreamConv2d, load_model, save_model
 from bnn_perception.preprocess import CHANNELS, Frame
-from bnn_perception.training.config import STAGES, Config
+from bnn_perception.training.config import STAGES, Config, portable
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.export import export_qonnx, float_twin_onnx
 from bnn_perception.training.run import read_records
@@ -62,9 +62,7 @@ def publish(
     epochs = {stage: count for stage, count in epochs.items() if count}
     devices = sorted({record.get("device", "CPU") for record in records})
     training = {
-        "data": config.data.train
-        if not Path(config.data.train).is_absolute()
-        else Path(config.data.train).name,
+        "data": str(portable(config.data.train)),
         "images": len(data.train) - data.rendered,
         "rendered": data.rendered,
         "validation_images": len(data.validation),

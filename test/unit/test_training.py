@@ -443,7 +443,7 @@ def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.Captu
     assert model.info["training"]["epochs"] == {"float_twin": 4, "binary": 8}
     assert model.info["calibration"]["data"] == "validation.npz"
     assert 1.0 not in (model.temperature, model.float_temperature)
-    assert str(tmp_path) not in json.dumps(model.info["command"])
+    assert str(tmp_path) not in json.dumps(model.info)
     assert (tmp_path / "model" / "curves.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     assert execute(tool, "train", words) == 0  # again: nothing is left to do but to write the folder
