@@ -1148,7 +1148,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),
     "Clip below a threshold": (
         lambda: clipped(first(), -1.0, -0.5).bipolar(),
-        r"\(BipolarQuant\): takes signs of values that a Clip has or ReLU has left on one side",
+        r"\(BipolarQuant\): takes signs of values that a Clip or ReLU has left on one side",
     ),
     "Clip before ReLU": (
         lambda: clipped(first(), -1.0, 1.0).node("LeakyRelu", name="bend"),
@@ -1173,7 +1173,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "damaged attribute": (
         lambda: first().node("Transpose", perm=[0, 9, 1, 2], name="turn"),
-        r"node 'turn' \(Transpose\): its attributes or constants are malformed",
+        r"node 'turn' \(Transpose\): its permutation \[0, 9, 1, 2\] is not one of 4 axes",
     ),
     "name of two lines": (
         lambda: first().node("Tanh", name="two\nlines"),

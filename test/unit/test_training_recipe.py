@@ -610,6 +610,6 @@ def test_a_checkpoint_that_does_not_fit_ends_with_one_line(tmp_path: Path, words
     assert "run/float_twin.pt: File too large; the same command goes on after the last whole epoch" in line
     assert "Traceback" not in done.stderr
     left = sorted(file.name for file in run.iterdir())
-    assert left == ["config.yaml", "data.sha256", "records.jsonl", "validation.npz"]
+    assert left == ["config.yaml", "data.sha256", "lock", "records.jsonl", "validation.npz"]
     assert execute(tool, "train", [*words, str(run)]) == 0
     assert [record["epoch"] for record in read_records(run)] == [1, 2, 1, 2, 1, 2, 3]
