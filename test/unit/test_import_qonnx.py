@@ -1238,6 +1238,63 @@ def test_constants_whose_size_is_not_their_shape(tmp_path: Path) -> None:
         read(path)
 
 
+def reverse(net: Any) -> None:
+    nodes = list(net.graph.node)[::-1]
+    del net.graph.node[:]
+    net.graph.node.extend(nodes)
+
+
+def cycle(net: Any) -> None:
+    net.graph.node[1].input[0] = net.graph.node[-1].output[0]
+
+
+def second_input(net: Any) -> None:
+    net.graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info("more", 1, [1]))
+
+
+BROKEN: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a constant twice": (
+        lambda net: net.graph.initializer.append(net.graph.initializer[0]),
+        r"the constant 'c0' is there twice",
+    ),
+    "a constant that is missing": (
+        lambda net: net.graph.initializer.pop(),
+        r"\(BipolarQuant\): takes 'c\d+', which no node before it gives",
+    ),
+    "a node that is missing": (
+        lambda net: net.graph.node.pop(1),
+        r"takes 't1', which no node before it gives",
+    ),
+    "nodes in another order": (reverse, r"takes 't\d+', which no node before it gives"),
+    "a cycle": (cycle, r"takes 't\d+', which no node before it gives"),
+    "two inputs": (second_input, r"the graph has 2 inputs and 1 outputs"),
+    "an old opset": (
+        lambda net: setattr(net.opset_import[0], "version", 6),
+        r"its opset is 6; 7 to \d+ can be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_graphs_are_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    change, message = BROKEN[case]
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "net.onnx")
+    net = onnx.load(str(path))
+    change(net)
+    onnx.save(net, str(path))
+    with pytest.raises(ImporterError, match=message) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, 1, 50, 400])
+def test_cut_files_are_refused(tmp_path: Path, length: int) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "net.onnx")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ImporterError, match=r"net\.onnx: "):
+        read(path)
+
+
 def test_input_shape_must_be_an_image(tmp_path: Path) -> None:
     g = Graph()
     g.input_shape = ["N", 3, "H", "W"]
