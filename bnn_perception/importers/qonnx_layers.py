@@ -33,6 +33,7 @@ from bnn_perception.model import (
     OutputDense,
     Pool,
     ResidualConv2d,
+    Thermometer,
 )
 
 #: Most and least binary digits behind the point of a stream.
@@ -209,9 +210,7 @@ def turned(layer: Layer | StreamLayer, channels: NDArray[np.bool_]) -> Layer | S
         sign = np.where(channels, -1, 1)
         scale, offset = layer.scale * sign, layer.offset * sign
         return replace(layer, scale=scale, offset=offset, strict=layer.strict ^ channels)
-    if not isinstance(
-        layer, (InputConv2d, BinaryConv2d, BinaryDense)
-    ):  # a thermometer: outputs have no signs
+    if isinstance(layer, (Thermometer, OutputDense)):
         raise RefusalError("takes signs that are -1 where a pixel reaches its threshold")
     return replace(layer, flip=layer.flip ^ channels)
 

@@ -163,7 +163,7 @@ class Signal:
             raise RefusalError(
                 "takes signs of values that a Clip or ReLU has left on one side of the threshold in every channel"
             )
-        signs = np.where(above, 1, -1) * Fraction(1)
+        signs = constant(1, len(above)) * np.where(above, 1, -1)
         scale, offset = (
             np.where(above | below, constants, values)
             for constants, values in ((0 * signs, self.scale), (signs, self.offset))
