@@ -30,6 +30,8 @@ Identity, Dropout, Cast to floats                     none either
 Softmax, LogSoftmax, ArgMax, TopK                     at the end, where they are left out
 ====================================================  =============================================================
 
+Pixels are compared with thresholds as float32 has them, not as the rational numbers that they stand for.
+
 Everything else is refused with the node's name, its op and the reason.
 """
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnn_perception.importers.qonnx_affine import per_channel
 from bnn_perception.importers.qonnx_graph import Node
@@ -128,6 +129,45 @@ def quant(node: Node) -> Threshold | Steps:
         raise RefusalError("is narrow, unsigned and of 1 bit, which leaves no number but 0")
     # 0 and 1, times the scale. ROUND rounds a half to even, here to 0.
     return Threshold(node.signal, half_step, half_step, half_step, strict=True)
+
+
+def at_pixels(
+    signal: Signal, threshold: NDArray[np.int32], strict: bool, unit: Fraction
+) -> NDArray[np.int32]:
+    """Thresholds of pixels as the graph's float32 has them, where one is that of a pixel but for rounding.
+
+    Args:
+        signal: pixels less what they are compared with.
+        threshold: (C,) of the rational numbers.
+        unit: what a pixel of level 1 is where the graph takes it.
+
+    Raises:
+        RefusalError: where the pixel was computed by more than one rounding, so that it may lie on either side.
+    """
+    assert signal.levels is not None
+    result = threshold.copy()
+    for channel, (scale, offset) in enumerate(zip(signal.scale, signal.offset)):
+        if scale == 0:
+            continue
+        level, at = round(-offset / scale), -offset
+        value = scale * level
+        if abs(value - at) > max(abs(value), abs(at)) / 2**20 or level not in signal.levels:
+            continue
+        rounded = Fraction(float(np.float32(float(value))))
+        factor = scale / unit
+        # One rounding: that of the pixel itself, of its division by 255, or none.
+        single = rounded == value or _is_power_of_2(factor) or (unit == 1 and _is_power_of_2(255 * factor))
+        if not single or Fraction(float(np.float32(float(at)))) != at:
+            raise RefusalError(
+                f"a pixel of level {level} lies on its threshold, on either side of which it may round"
+            )
+        result[channel] = level if rounded > at or (rounded == at and not strict) else level + 1
+    return result
+
+
+def _is_power_of_2(value: Fraction) -> bool:
+    one, other = abs(value.numerator), value.denominator
+    return one & (one - 1) == 0 and other & (other - 1) == 0
 
 
 def _is_rectified(signal: Signal) -> bool:

@@ -229,14 +229,15 @@ class Walk:
         highest = constant(steps.high * steps.step, len(node.signal.scale))
         return steps.of(self._settled(node.signal, highest))
 
-    def _thermometer(
-        self, signal: Signal, threshold: NDArray[np.int32], flip: NDArray[np.bool_]
-    ) -> Thermometer:
+    def _thermometer(self, signal: Signal, strict: bool) -> Thermometer:
         assert signal.levels is not None
+        threshold, flip = fold(signal.scale, signal.offset, np.full(len(signal.scale), strict))
         if signal.axes not in ("CHW", "CLHW") or np.any(flip):
             raise RefusalError("a sign of pixels takes channels first and a positive scale")
         if np.any(np.diff(signal.levels) < 0):
             raise RefusalError("a sign of pixels whose levels do not ascend")
+        unit = Fraction(self.pixel_maximum) / 255
+        threshold = qonnx_signs.at_pixels(signal, threshold, strict, unit)
         pixels = np.searchsorted(signal.levels, threshold)  # the first pixel that reaches it
         if np.any(pixels > 255):
             raise RefusalError("no pixel reaches a threshold")
@@ -302,7 +303,7 @@ class Walk:
             return result
         if signal.kind == "pixels":
             self._begin(node, signal)
-            self._closed.append(self._thermometer(signal, *fold(signal.scale, signal.offset, strict)))
+            self._closed.append(self._thermometer(signal, asked.strict))
         else:
             self._closed.append(self._layer(signal, strict))
         return replace(result, place=len(self._closed))

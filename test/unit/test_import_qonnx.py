@@ -474,6 +474,31 @@ def test_a_convolution_that_leaves_pixels_out_is_no_matrix(tmp_path: Path) -> No
         read(g.save(tmp_path / "net.onnx"))
 
 
+@pytest.mark.parametrize("steps", ["compared", "subtracted", "doubled"])
+@pytest.mark.parametrize("op", ["Greater", "GreaterOrEqual"])
+def test_a_threshold_that_is_a_pixel_is_compared_as_float32_does(tmp_path: Path, op: str, steps: str) -> None:
+    """float32(51 / 255) is not 51 / 255, but a pixel of 51 reaches it; about half of all levels are rounded up."""
+    pixels = np.arange(256, dtype=np.float32) / np.float32(255)
+    for level in range(10, 250, 7):
+        at, g = pixels[level], Graph()
+        if steps == "subtracted":
+            with_constant(g, "Sub", at)
+        elif steps == "doubled":
+            with_constant(g, "Mul", 2.0)
+        chosen(with_constant(g, op, {"compared": at, "subtracted": 0.0, "doubled": 2 * at}[steps]), 1.0, -1.0)
+        path = g.node("Flatten").matmul(240, 3).save(tmp_path / "net.onnx")
+        first = level + (op == "Greater")
+        np.testing.assert_array_equal(read(path, 1.0).layers[0].thresholds, [[first]] * 3)  # type: ignore[union-attr]
+
+
+def test_a_threshold_that_is_a_pixel_rounded_twice_is_refused(tmp_path: Path) -> None:
+    g = with_constant(Graph(), "Mul", 1 / 3)
+    with_constant(g, "GreaterOrEqual", np.float32(51 / 255 / 3))
+    path = chosen(g, 1.0, -1.0).node("Flatten").matmul(240, 3).save(tmp_path / "net.onnx")
+    with pytest.raises(ImporterError, match=r"\(GreaterOrEqual\): a pixel of level 51 lies on its threshold"):
+        read(path)
+
+
 @pytest.mark.parametrize("axes", [None, [2, 3], [-1, -2]])
 @pytest.mark.parametrize("value", [None, -1.0])
 def test_pad_of_some_axes(tmp_path: Path, axes: list[int] | None, value: float | None) -> None:
