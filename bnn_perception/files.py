@@ -32,8 +32,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if (
-            error.errno is not None and error.filename is None
-        ):  # without a number the name would hide the message
+        # Without a number the name would hide the message.
+        if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise

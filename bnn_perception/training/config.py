@@ -268,9 +268,9 @@ class StageSpec:
             has no teacher.
         temperature: of the distillation (Hinton et al., arXiv 1503.02531).
         from_float: start from the weights of the stage before, the float twin's or those of ``activations``, instead
-            of random ones.
-        latent_clipping: keep the latent weights of the binary stage in [-1, 1] (Courbariaux et al., arXiv 1602.02830,
-            algorithm 1).
+            of random ones; ``head`` always does.
+        latent_clipping: keep the latent weights of ``binary`` and ``head`` in [-1, 1] (Courbariaux et al., arXiv
+            1602.02830, algorithm 1).
         batch_norm_reestimation: let the validation images choose between the batch norm as training left it and the
             one re-estimated with the final weights
             (:func:`bnn_perception.training.validation.reestimate_batch_norm`).

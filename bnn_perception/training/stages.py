@@ -57,7 +57,7 @@ def initialise(net: nn.Module, source: nn.Module) -> None:
 
 def constrain(net: nn.Module, stage: str, spec: StageSpec) -> None:
     """Bring the weights back, after a step, to where they have to stay (:func:`networks.clip`)."""
-    if stage == "float_twin" or (stage in ("binary", "head") and spec.latent_clipping):
+    if stage == "float_twin" or (networks.is_binary(net) and spec.latent_clipping):
         networks.clip(net)
 
 

@@ -118,7 +118,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def float_key(config: Config) -> str:
     """What the float twin of a run depends on: runs with equal keys have the same twin."""
     values = configs.to_mapping(config)
-    for name in ("name", "description", "threads", "activations", "binary", "head"):
+    for name in ("name", "description", "threads", *configs.STAGES[1:]):
         del values[name]
     twin_network = [layer for layer in config.network.layers if not isinstance(layer, ThermometerSpec)]
     values["network"] = [vars(layer) for layer in twin_network]
