@@ -4,6 +4,7 @@
 // Mapping  A block makes TILE pixels of one row of the output. Down the columns first: each thread takes four bytes of
 //          the source at a time and adds them over the rows under the output row, by their integer weights; then along
 //          the row: four threads a pixel add up those sums, a channel each, and divide. Wide sources come in chunks.
+//          A region of the output's own size is copied instead, THREADS pixels a block; the blocks left over end at once.
 // Grid     (tiles of a row, OUT_HEIGHT, frames).
 #include "bits.cuh"
 
@@ -38,6 +39,12 @@ __device__ __forceinline__ unsigned rounded_mean(unsigned long long total, unsig
   return quotient;
 }
 
+// A pixel of the output.
+__device__ __forceinline__ unsigned packed(unsigned red, unsigned green, unsigned blue) {
+  // ITU-R BT.601 in 1/256: LUMA of bnn_perception/preprocess.py.
+  return OUT_CHANNELS == 3 ? red | green << 8 | blue << 16 : (77 * red + 150 * green + 29 * blue + 128) >> 8;
+}
+
 // upload  frame descriptors, gridDim.z of them, then pixels
 // output  (frames, OUT_HEIGHT, OUT_WIDTH): red | green << 8 | blue << 16, or grey
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -46,6 +53,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const Frame frame = reinterpret_cast<const Frame*>(upload)[blockIdx.z];
   const unsigned* pixels = reinterpret_cast<const unsigned*>(upload + frame.offset);
   const int width = frame.width, height = frame.height, pixel_bytes = frame.pixel_bytes, row_words = frame.step / 4;
+  output += static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH);
+
+  if (width == OUT_WIDTH && height == OUT_HEIGHT) {
+    const int index = (blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
+    if (index < OUT_HEIGHT * OUT_WIDTH) {
+      const unsigned char* pixel = upload + frame.offset + static_cast<size_t>(index / OUT_WIDTH) * frame.step +
+                                   index % OUT_WIDTH * pixel_bytes;
+      output[index] = packed(__ldg(pixel + frame.red), __ldg(pixel + frame.green), __ldg(pixel + frame.blue));
+    }
+    return;
+  }
 
   const int out_y = blockIdx.y, tile_begin = blockIdx.x * TILE, tile_end = min(tile_begin + TILE, OUT_WIDTH);
   const int y_begin = out_y * height / OUT_HEIGHT, y_end = divide_up((out_y + 1) * height, OUT_HEIGHT);
@@ -85,9 +103,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
   const unsigned value = rounded_mean(total, width * height);
   const unsigned green = __shfl_down_sync(FULL_WARP, value, 1, LANES), blue = __shfl_down_sync(FULL_WARP, value, 2, LANES);
-  if (used && lane == 0) {
-    // ITU-R BT.601 in 1/256: LUMA of bnn_perception/preprocess.py.
-    const unsigned pixel = OUT_CHANNELS == 3 ? value | green << 8 | blue << 16 : (77 * value + 150 * green + 29 * blue + 128) >> 8;
-    output[(static_cast<size_t>(blockIdx.z) * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x] = pixel;
-  }
+  if (used && lane == 0) output[out_y * OUT_WIDTH + out_x] = packed(value, green, blue);
 }

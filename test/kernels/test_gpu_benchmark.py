@@ -22,7 +22,7 @@ from bnn_perception.cuda.specs import Target, tiles_of
 from bnn_perception.cuda.tiles import TileTable
 from bnn_perception.model import iter_layers
 from bnn_perception.tools import ToolError
-from bnn_perception.tools.gpu import benchmark, parts, peaks, timing, tune
+from bnn_perception.tools.gpu import benchmark, nets, parts, peaks, timing, tune
 from bnn_perception.tools.gpu.nets import Convolutions, Topology, random_model
 
 pytest.importorskip("onnx", reason="onnx is not installed")
@@ -50,6 +50,9 @@ def world(fake_gpu: Callable[..., FakeCupy], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(parts, "BATCHES", (1, 4))
     monkeypatch.setattr(parts, "ROTATION", 2)
     monkeypatch.setattr(parts, "TUNING_CANDIDATES", 2)
+    monkeypatch.setattr(parts, "CONVOLUTION_FRAMES", 2)
+    monkeypatch.setattr(parts, "CONVOLUTION_TILES", 2)
+    monkeypatch.setattr(nets, "SQUARES", ((6, 33),))
     for name, value in {"MIN_SAMPLES": 2, "MAX_SAMPLES": 2, "KERNEL_REPEATS": 2, "WARM_SECONDS": 0}.items():
         monkeypatch.setattr(timing, name, value)
     measured = peaks.Peaks(1e12, 4e12, 1e11, {"b1 mma m16n8k256 xor": 1e14})
@@ -72,7 +75,11 @@ def test_the_whole_run(world: FakeCupy, tmp_path: Path) -> None:
     # conv2: 6x6 pixels, 3x3 taps of 8 channels, 8 filters, 4 frames.
     assert kernels[2]["binary_macs"] == 36 * 9 * 8 * 8 * 4
     TileTable.load(tmp_path / "shim.tiles.yaml")
+    for popc, mma in zip(*[iter(results["convolutions"]["convolutions"])] * 2):
+        assert (popc["kernel"], mma["kernel"]) == ("bconv2d_popc", "bconv2d_b1mma")
+        assert popc["binary_macs"] == mma["binary_macs"] == 6 * 6 * 9 * 33 * 33 * 2
     text = (tmp_path / "shim.md").read_text()
+    assert "| bconv2d_popc 6x6x33 -> 33, 3x3/1x1+1x1, 2 frames | bconv2d_b1mma |" in text
     assert "| cuda_float fp32, no graph |" in text
     assert "cuda_binary equals the reference" in text
     assert "**failed**" not in text
@@ -92,6 +99,7 @@ def test_a_failing_part_costs_itself_only(
     assert {part["part"]: part["ok"] for part in results["parts"]} == {
         "environment": True,
         "peaks": False,
+        "convolutions": True,
         "small: correctness": True,
         "small: cuda_binary": True,
     }

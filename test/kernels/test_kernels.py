@@ -174,6 +174,20 @@ def test_preprocess_each_encoding(fake_gpu: Callable[..., FakeCupy], encoding: s
     check_preprocess(fake_gpu(), frames, InputSpec(32, 32, channels))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_preprocess_of_the_outputs_own_size(
+    fake_gpu: Callable[..., FakeCupy], encoding: str, channels: int
+) -> None:
+    """Such frames are copied: whole, as a region of a wider one, and beside one that is not of this size."""
+    whole, wider, other = (
+        models.random_frame(RNG(23), height, width, encoding)
+        for height, width in [(33, 21), (44, 63), (34, 21)]
+    )
+    frames = [whole, Frame(wider.pixels, encoding, (1 / 3, 0.25, 1 / 3, 0.75)), other]
+    check_preprocess(fake_gpu(), frames, InputSpec(33, 21, channels))
+
+
 @pytest.mark.parametrize(
     ("height", "width"),
     [(1, 1), (1, 16384), (16384, 1), (3, 16384), (97, 1030), (480, 640)],

@@ -6,7 +6,7 @@ Each comes as a binary model and as a float twin of the same topology.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class Topology:
 
 #: The net of arXiv 1808.00209, section 3.
 PAPER = Topology("khan2018", 96, Convolutions((32, 32), 5), (100, 100, 4))
+#: Binary convolutions as residual nets have them, of 3x3 with as many filters as channels: (side, channels).
+SQUARES = ((56, 64), (28, 128), (14, 256))
 #: The net of config/train/road_signs.yaml.
 ROAD_SIGNS = Topology("road_signs", 32, Convolutions((64, 128, 256), 3), (512, 43))
 
@@ -96,6 +98,24 @@ def random_model(topology: Topology, rng: np.random.Generator) -> Model:
         shape = (1, 1, features)
     labels = tuple(f"class {index}" for index in range(topology.dense[-1]))
     return Model(name=topology.name, labels=labels, input=spec, layers=tuple(layers))
+
+
+def square_convolutions(rng: np.random.Generator) -> Iterator[tuple[BinaryConv2d, Shape]]:
+    """The convolutions of :data:`SQUARES` with random weights, and the shape of each one's input."""
+    for side, channels in SQUARES:
+        layer = BinaryConv2d(
+            name=f"conv{side}",
+            in_channels=channels,
+            out_channels=channels,
+            kernel=(3, 3),
+            stride=(1, 1),
+            padding=(1, 1),
+            pool=None,
+            weights=bits.pack(_random_bits((channels, 3, 3, channels), rng)),
+            threshold=_thresholds(channels, 0.0, np.sqrt(9 * channels), rng),
+            flip=_random_bits((channels,), rng),
+        )
+        yield layer, (side, side, channels)
 
 
 def _random_bits(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:

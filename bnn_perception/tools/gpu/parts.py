@@ -13,28 +13,45 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from bnn_perception.backends.float_twin import Stage, read_float_twin
-from bnn_perception.cuda.backend import CudaBackend
-from bnn_perception.cuda.specs import MAX_FRAMES
-from bnn_perception.cuda.tiles import SHIPPED, TileTable
+from bnn_perception.bits import words_for
+from bnn_perception.cuda.backend import CudaBackend, Launch
+from bnn_perception.cuda.network import layer_step
+from bnn_perception.cuda.specs import MAX_FRAMES, Tile, conv_tiles, convolution, mma_tiles, tile_fields
+from bnn_perception.cuda.tiles import SHIPPED, TileTable, shape_key
 from bnn_perception.files import replacing
-from bnn_perception.model import Model, load_model
+from bnn_perception.model import BinaryConv2d, Model, Shape, load_model
 from bnn_perception.preprocess import Frame, prepare_reference
 from bnn_perception.resources import resource_folder
 from bnn_perception.tools import ToolError
 from bnn_perception.tools.gpu import pytorch
-from bnn_perception.tools.gpu.timing import ROTATION, time_calls, time_kernels, time_network
+from bnn_perception.tools.gpu.nets import square_convolutions
+from bnn_perception.tools.gpu.timing import (
+    ROTATION,
+    Stopwatch,
+    time_calls,
+    time_kernel,
+    time_kernels,
+    time_network,
+)
 from bnn_perception.tools.gpu.work import Work, binary_work, float_work
+
+if TYPE_CHECKING:
+    from bnn_perception.cuda.compile import Kernels
+    from bnn_perception.cuda.device import Gpu
 
 BATCHES = (1, 4, 16, 256)
 #: Tiles that a layer is tried with; `benchmark --tune` takes more time and tries more.
 TUNING_CANDIDATES = 8
+#: Frames of a launch in which single convolutions are timed, enough to fill any GPU, and how many tiles of each kind
+#: are tried.
+CONVOLUTION_FRAMES, CONVOLUTION_TILES = 64, 8
 #: Largest difference of a logit, as a share of the largest logit. Rounding to half precision or TF32 (2**-11 and 2**-11
 #: of a value) happens once a layer to activations and once to weights; in single precision only orders of sums differ.
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2}
@@ -105,6 +122,57 @@ def peaks(_model: Model | None, save: Save) -> None:
     gpu = Gpu()
     with gpu():
         save(asdict(measure_peaks(gpu)))
+
+
+def convolutions(_model: Model | None, save: Save) -> None:
+    """Binary convolutions by popcounts and on tensor cores: for each size the fastest tile of each kind."""
+    from bnn_perception.cuda.compile import Kernels
+    from bnn_perception.cuda.device import Gpu
+
+    rng = np.random.default_rng(0)
+    gpu = Gpu()
+    results: list[Result] = []
+    for layer, shape in square_convolutions(rng):
+        for kind in (conv_tiles, mma_tiles):
+            timed = []
+            for tile in kind(layer, shape, gpu.target)[:CONVOLUTION_TILES]:
+                with gpu():
+                    timed.append((_time_convolution(gpu, Kernels(gpu), layer, shape, tile, rng), tile))
+            if not timed:  # no tensor cores that could
+                continue
+            microseconds, tile = min(timed, key=lambda pair: pair[0])
+            results.append(
+                {
+                    "layer": shape_key(layer, shape),
+                    "kernel": convolution(layer, shape, tile, CONVOLUTION_FRAMES).kernel,
+                    "frames": CONVOLUTION_FRAMES,
+                    "tile": tile_fields(tile),
+                    "tiles": len(timed),
+                    "microseconds": microseconds,
+                    "binary_macs": CONVOLUTION_FRAMES * layer.macs(shape),
+                }
+            )
+            save({"convolutions": results})
+
+
+def _time_convolution(
+    gpu: Gpu, kernels: Kernels, layer: BinaryConv2d, shape: Shape, tile: Tile, rng: np.random.Generator
+) -> float:
+    """Microseconds of one launch on random words. The GPU must be current."""
+    table = TileTable()
+    table.set(layer, shape, gpu.target, tile)
+    step = layer_step(layer, shape, layer.output_shape(shape), gpu.target, table)
+    spec = step.spec(CONVOLUTION_FRAMES)
+    cupy = gpu.cupy
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        words = (CONVOLUTION_FRAMES, *shape[:2], words_for(shape[2]))
+        source = cupy.asarray(rng.integers(0, 1 << 32, words, dtype=np.uint32))
+        output = cupy.zeros((CONVOLUTION_FRAMES, *step.output.shape), step.output.dtype)
+        args = (source, *(cupy.asarray(constant) for constant in step.constants), output)
+        kernel = kernels[spec]
+        launch = Launch(layer.name, spec, lambda: kernel(spec.grid, spec.block, args))
+        return time_kernel(Stopwatch(cupy.cuda, stream), stream, launch).median
 
 
 def correctness(model: Model | None, save: Save) -> None:
@@ -291,7 +359,11 @@ def _part(function: Callable[..., None], *args: str) -> Callable[[Model | None, 
 
 
 #: Parts that are about the GPU, and parts that are about a net, in the order in which they run.
-GPU_PARTS: Mapping[str, Callable[[Model | None, Save], None]] = {"environment": environment, "peaks": peaks}
+GPU_PARTS: Mapping[str, Callable[[Model | None, Save], None]] = {
+    "environment": environment,
+    "peaks": peaks,
+    "convolutions": convolutions,
+}
 NET_PARTS: Mapping[str, Callable[[Model | None, Save], None]] = {
     "correctness": correctness,
     "cuda_binary": cuda_binary,

@@ -148,6 +148,7 @@ class Result:
 def time_variant(stages: Sequence[Stage], variant: Variant, batches: Sequence[NDArray[np.uint8]]) -> Result:
     """Measure a variant on ``batches`` of (N, height, width, channels) uint8, by the rules of the other backends."""
     import torch
+    from cupy.cuda import runtime
 
     torch.backends.cuda.matmul.allow_tf32 = variant.tf32
     torch.backends.cudnn.allow_tf32 = variant.tf32
@@ -174,9 +175,15 @@ def time_variant(stages: Sequence[Stage], variant: Variant, batches: Sequence[ND
         classes = stages[-1].out_channels
         logits = torch.empty((len(batches[0]), classes), dtype=torch.float32).pin_memory()
 
+        def copy(target: torch.Tensor, source: torch.Tensor, kind: int) -> None:
+            # By CUDA itself: PyTorch 2.11 refuses its own copies from page-locked memory while a graph is captured.
+            stream = torch.cuda.current_stream().cuda_stream
+            runtime.memcpyAsync(target.data_ptr(), source.data_ptr(), source.nbytes, kind, stream)
+
         def whole() -> None:
-            on_gpu.copy_(pinned, non_blocking=True)
-            logits.copy_(twin(on_gpu), non_blocking=True)
+            copy(on_gpu, pinned, runtime.memcpyHostToDevice)
+            answers = twin(on_gpu)
+            copy(logits, answers, runtime.memcpyDeviceToHost)
 
         call, _ = _captured(whole)
         host, calls = pinned.numpy(), 0

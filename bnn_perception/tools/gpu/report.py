@@ -19,6 +19,7 @@ def markdown(results: dict[str, Any]) -> str:
     if results.get("tests"):
         lines += ["", f"Tests on this GPU: {results['tests']['summary'].strip('= ')}."]
     lines += _peaks(results)
+    lines += _convolutions(results)
     for net, content in results["nets"].items():
         entries = {name: entry for name, entry in content["entries"].items() if entry}
         lines += ["", f"## {net}", "", f"Weights: {content['origin']}."]
@@ -75,6 +76,37 @@ def _peaks(results: dict[str, Any]) -> list[str]:
         *((name, "", f"{2 * rate / 1e12:.1f}") for name, rate in peaks["binary_mma"].items()),
     ]
     return ["", "## Peaks, measured in the same run", *table(("", "rate", "binary TOPS"), rows)]
+
+
+def _convolutions(results: dict[str, Any]) -> list[str]:
+    measured = (results.get("convolutions") or {}).get("convolutions")
+    if not measured:
+        return []
+    rows = [
+        (
+            f"{item['layer']}, {item['frames']} frames",
+            item["kernel"],
+            f"{item['microseconds']:.2f}",
+            f"{2 * item['binary_macs'] / item['microseconds'] / 1e6:.1f}",
+            _binary_share(item, results.get("peaks")),
+            " ".join(f"{name} {value}" for name, value in item["tile"].items()),
+        )
+        for item in measured
+    ]
+    return [
+        "",
+        "## Binary convolutions, the fastest of the tiles that were tried",
+        *table(("", "kernel", "µs", "binary TOPS", "of binary peak", "tile"), rows),
+    ]
+
+
+def _binary_share(kernel: dict[str, Any], peaks: dict[str, Any] | None) -> str:
+    """Share of the peak of the instruction that counts, empty for a kernel without binary products."""
+    if not peaks or not kernel["binary_macs"]:
+        return ""
+    tensor = kernel["kernel"] == TENSOR_KERNEL
+    peak = peaks["binary_mma"].get(TENSOR_PEAK) if tensor else 32 * peaks["popc"]
+    return f"{kernel['binary_macs'] / kernel['microseconds'] * 1e6 / peak:.1%}" if peak else ""
 
 
 def _time(timing: dict[str, Any] | None) -> str:
@@ -156,9 +188,7 @@ def _kernel_row(kernel: dict[str, Any], peaks: dict[str, Any] | None) -> tuple[s
     )
     if not peaks:
         return (*row, "", "")
-    peak = peaks["binary_mma"].get(TENSOR_PEAK) if kernel["kernel"] == TENSOR_KERNEL else 32 * peaks["popc"]
-    binary = f"{kernel['binary_macs'] / seconds / peak:.1%}" if kernel["binary_macs"] and peak else ""
-    return (*row, binary, f"{kernel['bytes'] / seconds / peaks['copy']:.1%}")
+    return (*row, _binary_share(kernel, peaks), f"{kernel['bytes'] / seconds / peaks['copy']:.1%}")
 
 
 def _parts(results: dict[str, Any]) -> list[str]:

@@ -154,10 +154,12 @@ def time_kernels(backend: CudaBackend, frames: Sequence[Frame]) -> list[tuple[La
         launches = backend.network.launches(upload.device, len(frames))
         watch = Stopwatch(backend.gpu.cupy.cuda, backend.stream)
         sample(lambda: watch.microseconds(lambda: enqueue(launches)), seconds=0)
-        return [(launch, _time_kernel(watch, backend.stream, launch)) for launch in launches]
+        return [(launch, time_kernel(watch, backend.stream, launch)) for launch in launches]
 
 
-def _time_kernel(watch: Stopwatch, stream: Any, launch: Launch) -> Timing:
+def time_kernel(watch: Stopwatch, stream: Any, launch: Launch) -> Timing:
+    """GPU time of one kernel, repeated in one graph. Its stream must be current."""
+    launch.enqueue()  # CUDA loads a kernel at its first launch, which would count
     once = watch.microseconds(launch.enqueue)
     repeats = max(1, min(KERNEL_REPEATS, int(KERNEL_US / once)))
     run = captured(stream, lambda: enqueue([launch] * repeats))
