@@ -191,6 +191,8 @@ class DataSpec:
         train: a folder with a folder for each class; or such a folder in an uncompressed tar file
             (``photos.tar/train``); or an ``.npz`` with ``x`` (N, H, W, 3) uint8, ``y`` (N,) and optionally ``track``
             (N,): images of one track show the same object and stay on one side of the split.
+        also: further such folders or files with images of the same classes. Tracks of one number and class are one,
+            wherever they are stated.
         test: likewise, or empty: accuracy is then measured on the validation part and called so.
         validation: part of the training data that is kept for validation.
         labels: names of the classes; empty: folder names, or class_0, ... for an npz.
@@ -200,6 +202,7 @@ class DataSpec:
     """
 
     train: str = ""
+    also: tuple[str, ...] = ()
     test: str = ""
     validation: float = 0.15
     labels: tuple[str, ...] = ()

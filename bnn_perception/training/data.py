@@ -50,6 +50,7 @@ class Dataset:
         labels: (N,) int64.
         tracks: (N,) int64; images of one track show one object. Where nothing is known each image is its own.
         names: of the classes.
+        tracked: whether ``tracks`` was stated with the images.
         digest: of what was read, the same wherever it lies: of the names and sizes of the files, or of the arrays of
             an npz. Empty where it was not read, or where it is a part of that.
     """
@@ -59,6 +60,7 @@ class Dataset:
     tracks: NDArray[np.int64]
     names: tuple[str, ...]
     digest: str = ""
+    tracked: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,7 +162,8 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as archive:
             x, y = archive["x"], archive["y"]
-            tracks = archive["track"] if "track" in archive.files else np.arange(len(y))
+            tracked = "track" in archive.files
+            tracks = archive["track"] if tracked else np.arange(len(y))
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}; it takes x (N, H, W, 3) uint8 and y (N,)") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
@@ -187,7 +190,7 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
     if x.shape[1:] != spec.shape:
         encoding = "rgb8" if x.shape[3] == 3 else "mono8"
         x = np.stack([prepare(Frame(image, encoding), spec) for image in x])
-    return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names, digest.hexdigest())
+    return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names, digest.hexdigest(), tracked)
 
 
 def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -245,14 +248,18 @@ def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
 
 
 def concatenate(first: Dataset, second: Dataset) -> Dataset:
-    """The images of both, in order; class ids must mean the same."""
+    """The images of both, in order; class ids must mean the same. Tracks that both state stay as they are numbered."""
     if len(second.names) > len(first.names):
         raise DataError(f"{len(second.names)} classes cannot be added to {len(first.names)}")
+    tracked = first.tracked and second.tracked
+    tracks = second.tracks if tracked else second.tracks + first.tracks.max() + 1
     return Dataset(
         np.concatenate([first.images, second.images]),
         np.concatenate([first.labels, second.labels]),
-        np.concatenate([first.tracks, second.tracks + first.tracks.max() + 1]),
+        np.concatenate([first.tracks, tracks]),
         first.names,
+        hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest() if second.digest else "",
+        tracked,
     )
 
 

@@ -62,7 +62,7 @@ def publish(
     epochs = {stage: count for stage, count in epochs.items() if count}
     devices = sorted({record.get("device", "CPU") for record in records})
     training = {
-        "data": str(portable(config.data.train)),
+        "data": ", ".join(str(portable(path)) for path in (config.data.train, *config.data.also)),
         "images": len(data.train) - data.rendered,
         "rendered": data.rendered,
         "validation_images": len(data.validation),

@@ -64,9 +64,12 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
     """Read and split the data, render what is to be rendered (once a run)."""
     if not config.data.train:
         raise ConfigError("data.train: names no folder or .npz file to train on")
-    everything = datasets.load(
-        resolve_data(config.data.train, root), config.input, config.data.labels, config.data.ignore
+    everything, *others = (
+        datasets.load(resolve_data(path, root), config.input, config.data.labels, config.data.ignore)
+        for path in (config.data.train, *config.data.also)
     )
+    for other in others:
+        everything = datasets.concatenate(everything, other)
     train, validation = datasets.split(everything, config.data.validation, config.seed)
     text = (
         f"data: {len(train)} images of {len(train.names)} classes to train on, {len(validation)} to validate"
