@@ -1,7 +1,7 @@
 """The command line: ``python -m bnn_perception COMMAND``, also installed as the script ``bnn_perception``.
 
 Each command is a module, imported when it is asked for, so that a command needs only the dependencies of its own.
-Those under ``tools`` are run by :func:`bnn_perception.tools.execute`, the others have ``main(argv) -> exit code``.
+Those under ``cli`` are run by :func:`bnn_perception.cli.execute`, the others have ``main(argv) -> exit code``.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "classify": Command("tools.classify", "label image files", "standalone"),
+    "classify": Command("cli.classify", "label image files", "standalone"),
     "evaluate": Command(
-        "tools.evaluate",
+        "cli.evaluate",
         "accuracy and confusion matrix on a labelled set; float against binary",
         "standalone",
     ),
     "calibrate": Command(
-        "tools.calibrate", "fit a model's temperatures, so that scores mean something", "standalone"
+        "cli.calibrate", "fit a model's temperatures, so that scores mean something", "standalone"
     ),
-    "inspect": Command("tools.inspect_", "the layers of a model", "standalone"),
-    "benchmark": Command("tools.benchmark", "time the backends layer by layer", "standalone"),
-    "train": Command("tools.train", "train a model from a configuration file", "train"),
-    "study": Command("tools.study", "train variants of a configuration and compare them", "train"),
-    "import": Command("tools.import_", "make a model folder from a network of another tool", "train"),
+    "inspect": Command("cli.inspect_", "the layers of a model", "standalone"),
+    "benchmark": Command("cli.benchmark", "time the backends layer by layer", "standalone"),
+    "train": Command("cli.train", "train a model from a configuration file", "train"),
+    "study": Command("cli.study", "train variants of a configuration and compare them", "train"),
+    "import": Command("cli.import_", "make a model folder from a network of another tool", "train"),
     "demo": Command("ros.demo", "the node and a camera on this machine, with a live table", "ros"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),
     "camera_node": Command(
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"bnn_perception.{command.module}")
         if command.is_node:
             return module.main(arguments[1:])
-        return importlib.import_module("bnn_perception.tools").execute(module, name, arguments[1:])
+        return importlib.import_module("bnn_perception.cli").execute(module, name, arguments[1:])
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "bnn_perception":
             raise

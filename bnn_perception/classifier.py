@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends import Backend
-from bnn_perception.model import Model
-from bnn_perception.preprocess import Frame
+from bnn_perception.frames.preprocess import Frame
+from bnn_perception.net.model import Model
 
 
 class Prediction(NamedTuple):

@@ -43,7 +43,7 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-from bnn_perception.preprocess import LUMA
+from bnn_perception.frames.preprocess import LUMA
 
 # numba's annotations do not know that these are called from compiled code.
 intrinsic: Any = extending.intrinsic
@@ -1000,7 +1000,7 @@ def resize(
     red: int,
     blue: int,
 ) -> None:
-    """Area average and colour, as :mod:`bnn_perception.preprocess` defines them.
+    """Area average and colour, as :mod:`bnn_perception.frames.preprocess` defines them.
 
     Source pixels are summed whole; then the parts of the first and the last that lie outside the destination pixel
     are taken off. All sums fit: down a column at most 255 * (height + 2 * out_height), in all 2**37.

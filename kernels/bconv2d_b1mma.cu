@@ -1,7 +1,7 @@
 // Binary convolution on one-bit tensor cores (SM 8.0 to 9.0), an implicit matrix product:
 //     dot = FAN_IN - 2 * (ones(a) + ones(w) - 2 * ones(a & w))
 // ones(w) has been taken from the threshold; ones(a) comes from the same instruction with a matrix B full of ones.
-// The geometry (block, grid, shared memory, macros) is stated by bconv2d_b1mma() in bnn_perception/cuda/specs.py.
+// The geometry (block, grid, shared memory, macros) is stated by bconv2d_b1mma() in bnn_perception/backends/cuda/specs.py.
 //
 // Mapping  A warp has 32 filters (four matrices B) and GROUPS groups of 8 outputs, each GROUP_COLUMNS wide, one below the
 //          other. A row of A is one pixel of the convolution. Half a matrix A, rows g or g + 8, is a slot: the pixels of
@@ -15,10 +15,10 @@
 #if !defined(IN_HEIGHT) || !defined(IN_WIDTH) || !defined(IN_WORDS) || !defined(TAPS_Y) || !defined(TAPS_X) || \
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_Y) || !defined(PADDING_X) || !defined(POOL_SIZE) || \
     !defined(POOL_STRIDE) || !defined(OUT_HEIGHT) || !defined(OUT_WIDTH) || !defined(OUT_WORDS)
-#error "a layer's shape is not stated; see bnn_perception/cuda/specs.py"
+#error "a layer's shape is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #if !defined(GROUPS) || !defined(GROUP_COLUMNS) || !defined(TILE_ROWS) || !defined(TILE_PATCHES) || !defined(TILE_FILTERS)
-#error "a layer's tile is not stated; see bnn_perception/cuda/specs.py"
+#error "a layer's tile is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 
 #define WARPS (TILE_ROWS * TILE_PATCHES * TILE_FILTERS)

@@ -1,9 +1,9 @@
 // Binary convolution by XOR and POPC: dot = FAN_IN - 2 * disagreements, what lies outside the input being -1.
-// The geometry (block, grid, shared memory, macros) is stated by bconv2d() in bnn_perception/cuda/specs.py.
+// The geometry (block, grid, shared memory, macros) is stated by bconv2d() in bnn_perception/backends/cuda/specs.py.
 #include "conv2d.cuh"
 
 #if !defined(FAN_IN) || !defined(BORDER_COLUMNS)
-#error "FAN_IN or BORDER_COLUMNS is not stated; see bnn_perception/cuda/specs.py"
+#error "FAN_IN or BORDER_COLUMNS is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #define IN_WORDS (CHUNKS * CHUNK_WORDS)
 

@@ -1,4 +1,4 @@
-// Arithmetic that the kernels share. Bit 1 stands for +1 and bit 0 for -1, 32 channels a word; see bnn_perception/bits.py.
+// Arithmetic that the kernels share. Bit 1 stands for +1 and bit 0 for -1, 32 channels a word; see bnn_perception/net/bits.py.
 #pragma once
 
 #define FULL_WARP 0xffffffffu

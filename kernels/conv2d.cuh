@@ -23,11 +23,11 @@
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_Y) || !defined(PADDING_X) || !defined(POOL_SIZE) || \
     !defined(POOL_STRIDE) || !defined(CONV_HEIGHT) || !defined(CONV_WIDTH) || !defined(OUT_HEIGHT) || \
     !defined(OUT_WIDTH) || !defined(OUT_WORDS)
-#error "a layer's shape is not stated; see bnn_perception/cuda/specs.py"
+#error "a layer's shape is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #if !defined(CHUNKS) || !defined(CHUNK_WORDS) || !defined(STAGE_CHUNKS) || !defined(STAGE_ROWS) || !defined(STEP_TAPS) || \
     !defined(POSITIONS) || !defined(PATCH) || !defined(TILE_ROWS) || !defined(TILE_PATCHES) || !defined(TILE_FILTERS)
-#error "a layer's tile is not stated; see bnn_perception/cuda/specs.py"
+#error "a layer's tile is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 
 #define WARPS (TILE_ROWS * TILE_PATCHES * TILE_FILTERS)

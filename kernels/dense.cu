@@ -2,7 +2,7 @@
 //   BITS          bit = (dot >= threshold) ^ flip, packed
 //   LOGITS        scale * dot + bias
 //   BIT_LOGITS    high where the bit is 1, low where it is 0
-// The geometry (block, grid, shared memory, macros) is stated by dense() in bnn_perception/cuda/specs.py.
+// The geometry (block, grid, shared memory, macros) is stated by dense() in bnn_perception/backends/cuda/specs.py.
 //
 // Mapping  A lane is an output: 32 outputs make a warp, whose bits, gathered by a ballot, are one word. The words of the
 //          input are cut into SPLITS * WARPS slices: each warp of a block takes one, for FRAMES frames at once, so that a
@@ -13,10 +13,10 @@
 #include "bits.cuh"
 
 #if !defined(IN_WORDS) || !defined(OUT_FEATURES) || !defined(FAN_IN) || !defined(RESULT)
-#error "a layer's shape is not stated; see bnn_perception/cuda/specs.py"
+#error "a layer's shape is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #if !defined(FRAMES) || !defined(WARPS) || !defined(SPLITS) || !defined(SLICE) || !defined(STEP)
-#error "a layer's tile is not stated; see bnn_perception/cuda/specs.py"
+#error "a layer's tile is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #define BITS 0
 #define LOGITS 1

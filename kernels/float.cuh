@@ -2,7 +2,7 @@
 #pragma once
 
 #if !defined(HALF)
-#error "HALF is not stated; see bnn_perception/cuda/float_specs.py"
+#error "HALF is not stated; see bnn_perception/backends/cuda/float_specs.py"
 #endif
 
 // PTX instead of cuda_fp16.h, so that NVRTC needs no headers. The tests' shim brings its own.

@@ -1,6 +1,6 @@
 // What follows a matrix product of the float twin: max pool, scale and shift, a residual net's shortcut, clip, and the next
 // product's rows.
-// The geometry (block, grid, macros) is stated by epilogue() in bnn_perception/cuda/float_specs.py.
+// The geometry (block, grid, macros) is stated by epilogue() in bnn_perception/backends/cuda/float_specs.py.
 //
 // Mapping  A thread makes VECTOR channels of one output pixel and writes them wherever one row of the next kernel reads
 //          them: im2col as a scatter. Entries of the next matrix that lie in the padding are nobody's; they are 0 from
@@ -13,12 +13,12 @@
 
 #if !defined(CONV_HEIGHT) || !defined(CONV_WIDTH) || !defined(CHANNELS) || !defined(POOL_SIZE) || \
     !defined(POOL_STRIDE) || !defined(OUT_HEIGHT) || !defined(OUT_WIDTH) || !defined(LOGITS) || !defined(THREADS)
-#error "a layer's shape is not stated; see bnn_perception/cuda/float_specs.py"
+#error "a layer's shape is not stated; see bnn_perception/backends/cuda/float_specs.py"
 #endif
 #if !LOGITS
 #if !defined(NEXT_TAPS_Y) || !defined(NEXT_TAPS_X) || !defined(NEXT_STRIDE_Y) || !defined(NEXT_STRIDE_X) || \
     !defined(NEXT_PADDING_TOP) || !defined(NEXT_PADDING_LEFT) || !defined(NEXT_HEIGHT) || !defined(NEXT_WIDTH)
-#error "the next layer's shape is not stated; see bnn_perception/cuda/float_specs.py"
+#error "the next layer's shape is not stated; see bnn_perception/backends/cuda/float_specs.py"
 #endif
 #define TAPS_Y NEXT_TAPS_Y
 #else
@@ -27,7 +27,7 @@
 #ifdef SHORTCUT
 #if !defined(SHORTCUT_HEIGHT) || !defined(SHORTCUT_WIDTH) || !defined(SHORTCUT_CHANNELS) || !defined(SHORTCUT_PITCH) || \
     !defined(SHORTCUT_REPEATS)
-#error "the shortcut's shape is not stated; see bnn_perception/cuda/float_specs.py"
+#error "the shortcut's shape is not stated; see bnn_perception/backends/cuda/float_specs.py"
 #endif
 
 // What `frame`, the stream of the layer before, has for VECTOR channels of the output (y, x).

@@ -1,5 +1,5 @@
 // The float twin's input: pixels -> p / 255, gathered into the rows of the first convolution's matrix product.
-// The geometry (block, grid, macros) is stated by im2col() in bnn_perception/cuda/float_specs.py.
+// The geometry (block, grid, macros) is stated by im2col() in bnn_perception/backends/cuda/float_specs.py.
 //
 // Mapping  A thread writes 16 bytes of a row: VECTOR of its (tap_y, tap_x, channel). Grid: (blocks of rows, 1, frames).
 #include "float.cuh"
@@ -7,7 +7,7 @@
 #if !defined(IN_HEIGHT) || !defined(IN_WIDTH) || !defined(CHANNELS) || !defined(TAPS_Y) || !defined(TAPS_X) || \
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_TOP) || !defined(PADDING_LEFT) || \
     !defined(CONV_HEIGHT) || !defined(CONV_WIDTH) || !defined(COLUMNS) || !defined(THREADS)
-#error "a layer's shape is not stated; see bnn_perception/cuda/float_specs.py"
+#error "a layer's shape is not stated; see bnn_perception/backends/cuda/float_specs.py"
 #endif
 
 // input   (frames, IN_HEIGHT, IN_WIDTH): one word a pixel, as preprocess.cu writes it

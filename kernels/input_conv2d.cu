@@ -1,5 +1,5 @@
 // Convolution of 8-bit pixels with +-1 weights, four products a DP4A.
-// The geometry (block, grid, shared memory, macros) is stated by input_conv2d() in bnn_perception/cuda/specs.py.
+// The geometry (block, grid, shared memory, macros) is stated by input_conv2d() in bnn_perception/backends/cuda/specs.py.
 //
 // A word of the tile is four signed bytes: red, green, blue and nothing of one pixel, or four grey pixels side by side
 // (then TAP_STEP is 4). Levels in 0..255 are staged less 128 so that they fit a signed byte; 128 times the sum of a
@@ -7,7 +7,7 @@
 #include "conv2d.cuh"
 
 #if !defined(CHANNELS) || !defined(LEVEL_OFFSET) || !defined(IDENTITY_LEVELS)
-#error "CHANNELS, LEVEL_OFFSET or IDENTITY_LEVELS is not stated; see bnn_perception/cuda/specs.py"
+#error "CHANNELS, LEVEL_OFFSET or IDENTITY_LEVELS is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #define OUTSIDE static_cast<unsigned>(-(LEVEL_OFFSET) & 0xff)  // the byte that stands for level 0
 

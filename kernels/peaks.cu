@@ -4,7 +4,7 @@
 // of each other to hide the instruction's latency; the host counts. Results go to memory under a condition that never
 // holds, which the compiler cannot see.
 #if !defined(THREADS) || !defined(UNROLL) || !defined(CHAINS)
-#error "THREADS, UNROLL or CHAINS is not stated; see bnn_perception/tools/gpu/peaks.py"
+#error "THREADS, UNROLL or CHAINS is not stated; see benchmark/gpu/peaks.py"
 #endif
 
 // A value that differs from thread to thread.

@@ -1,5 +1,5 @@
-// Region of a camera frame -> model input, exactly as bnn_perception/preprocess.py defines it.
-// The geometry (block, grid, shared memory, macros) is stated by preprocess() in bnn_perception/cuda/specs.py.
+// Region of a camera frame -> model input, exactly as bnn_perception/frames/preprocess.py defines it.
+// The geometry (block, grid, shared memory, macros) is stated by preprocess() in bnn_perception/backends/cuda/specs.py.
 //
 // Mapping  A block makes TILE pixels of one row of the output. Down the columns first: each thread takes four bytes of
 //          the source at a time and adds them over the rows under the output row, by their integer weights; then along
@@ -9,12 +9,12 @@
 #include "bits.cuh"
 
 #if !defined(OUT_HEIGHT) || !defined(OUT_WIDTH) || !defined(OUT_CHANNELS) || !defined(TILE) || !defined(WARPS)
-#error "OUT_HEIGHT, OUT_WIDTH, OUT_CHANNELS, TILE or WARPS is not stated; see bnn_perception/cuda/specs.py"
+#error "OUT_HEIGHT, OUT_WIDTH, OUT_CHANNELS, TILE or WARPS is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #define THREADS (WARPS * WARP)
 #define LANES 4  // threads that share an output pixel: red, green, blue and one idle
 
-// A frame's region as it lies in the upload buffer; the twin of FRAME in bnn_perception/cuda/specs.py.
+// A frame's region as it lies in the upload buffer; the twin of FRAME in bnn_perception/backends/cuda/specs.py.
 struct Frame {
   unsigned long long offset;  // of the region's first pixel from the buffer's start, bytes, a multiple of 4
   unsigned step;              // from one row to the next, bytes, a multiple of 4
@@ -41,7 +41,7 @@ __device__ __forceinline__ unsigned rounded_mean(unsigned long long total, unsig
 
 // A pixel of the output.
 __device__ __forceinline__ unsigned packed(unsigned red, unsigned green, unsigned blue) {
-  // ITU-R BT.601 in 1/256: LUMA of bnn_perception/preprocess.py.
+  // ITU-R BT.601 in 1/256: LUMA of bnn_perception/frames/preprocess.py.
   return OUT_CHANNELS == 3 ? red | green << 8 | blue << 16 : (77 * red + 150 * green + 29 * blue + 128) >> 8;
 }
 

@@ -1,4 +1,4 @@
-// What stands between a convolution's integers and its bits: nothing, or a stream (StreamConv2d in bnn_perception/model.py),
+// What stands between a convolution's integers and its bits: nothing, or a stream (StreamConv2d in bnn_perception/net/model.py),
 //     value = m * dot + offset + shortcut,   m = multiplier where dot >= 0, else negative multiplier,
 //     bit   = (value >= threshold) ^ flip.
 //
@@ -15,7 +15,7 @@
 #if !defined(STREAM) || \
     (STREAM && (!defined(SHORTCUT) || !defined(STREAM_STORED) || !defined(OUT_CHANNELS))) || \
     (STREAM && SHORTCUT && !defined(SHORTCUT_CHANNELS))
-#error "whether a layer has a stream, or what it adds to it, is not stated; see bnn_perception/cuda/specs.py"
+#error "whether a layer has a stream, or what it adds to it, is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 
 // A kernel's parameters for it, before and behind its output, and the Stream that they make.

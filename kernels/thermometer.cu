@@ -1,12 +1,12 @@
 // Thermometer code: bit c * LEVELS + l of a pixel is p[c] >= thresholds[c, l].
-// The geometry (block, grid, macros) is stated by thermometer() in bnn_perception/cuda/specs.py.
+// The geometry (block, grid, macros) is stated by thermometer() in bnn_perception/backends/cuda/specs.py.
 //
 // Mapping  A warp encodes 32 pixels for one word of the code. A lane is a bit: it keeps its threshold, and the pixels go
 //          round by shuffle. Grid: (blocks of WARPS * 32 pixels, words, frames).
 #include "bits.cuh"
 
 #if !defined(PIXELS) || !defined(CHANNELS) || !defined(LEVELS) || !defined(WARPS)
-#error "PIXELS, CHANNELS, LEVELS or WARPS is not stated; see bnn_perception/cuda/specs.py"
+#error "PIXELS, CHANNELS, LEVELS or WARPS is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 #define THREADS (WARPS * WARP)
 #define CODE_BITS (CHANNELS * LEVELS)

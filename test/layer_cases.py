@@ -8,11 +8,12 @@ import models
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception import bits
 from bnn_perception.backends import Backend, reference
-from bnn_perception.cuda import specs
-from bnn_perception.cuda.specs import Target
-from bnn_perception.model import (
+from bnn_perception.backends.cuda import specs
+from bnn_perception.backends.cuda.specs import Target
+from bnn_perception.frames.preprocess import Frame
+from bnn_perception.net import bits
+from bnn_perception.net.model import (
     Conv2d,
     InputConv2d,
     InputSpec,
@@ -26,7 +27,6 @@ from bnn_perception.model import (
     Thermometer,
     reads_stream,
 )
-from bnn_perception.preprocess import Frame
 
 #: AGX Orin.
 ORIN = Target(87, 16)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bnn_perception import bits
-from bnn_perception.model import (
+from bnn_perception.frames.preprocess import CHANNELS, Frame
+from bnn_perception.net import bits
+from bnn_perception.net.model import (
     BinaryConv2d,
     BinaryDense,
     InputConv2d,
@@ -28,7 +29,6 @@ from bnn_perception.model import (
     StreamConv2d,
     Thermometer,
 )
-from bnn_perception.preprocess import CHANNELS, Frame
 
 #: Around multiples of a byte, a word and a vector of filters.
 CHANNEL_COUNTS = (1, 3, 16, 31, 32, 33, 63, 64, 65, 96, 128)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.model import Model
-from bnn_perception.preprocess import Frame
+from bnn_perception.frames.preprocess import Frame
+from bnn_perception.net.model import Model
 
 BACKENDS = ("binary", "float", "reference")
 DEVICES = ("auto", "cpu", "cuda")
@@ -114,22 +114,22 @@ def make_backend(model: Model, backend: str = "binary", device: str = "auto", th
         return ReferenceBackend(model)
     if device == "cuda" or (device == "auto" and _cuda_is_usable()):
         if backend == "binary":
-            from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+            from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 
             return CudaBinaryBackend(model)
-        from bnn_perception.backends.cuda_float import CudaFloatBackend
+        from bnn_perception.backends.cuda.float import CudaFloatBackend
 
         return CudaFloatBackend(model)
     if backend == "binary":
-        from bnn_perception.backends.cpu_binary import CpuBinaryBackend
+        from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 
         return CpuBinaryBackend(model, threads)
-    from bnn_perception.backends.cpu_float import CpuFloatBackend
+    from bnn_perception.backends.cpu.float import CpuFloatBackend
 
     return CpuFloatBackend(model, threads)
 
 
 def _cuda_is_usable() -> bool:
-    from bnn_perception.cuda.device import why_unusable
+    from bnn_perception.backends.cuda.device import why_unusable
 
     return why_unusable() is None

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from bnn_perception import bits
 from bnn_perception.backends import StageTimer
-from bnn_perception.model import (
+from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.net import bits
+from bnn_perception.net.model import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
@@ -30,7 +31,6 @@ from bnn_perception.model import (
     StreamConv2d,
     Thermometer,
 )
-from bnn_perception.preprocess import Frame, prepare_reference
 
 
 class Streamed(NamedTuple):

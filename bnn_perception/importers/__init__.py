@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bnn_perception.model import Model, ModelError, save_model
+from bnn_perception.net.model import Model, ModelError, save_model
 
 
 class ImporterError(ModelError):
@@ -32,7 +32,7 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
 
         return bnn_pynq.read(source)
     if source.suffix.lower() == ".onnx" and source.is_file():
-        from bnn_perception.importers import qonnx
+        from bnn_perception.importers.onnx import read as qonnx
 
         return qonnx.read(source, pixel_maximum)
     found = "is neither" if source.exists() else "no such file or folder"

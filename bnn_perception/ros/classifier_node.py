@@ -24,10 +24,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Classification, LabelInfo, ObjectHypothesis, VisionClass
 
 from bnn_perception.backends import BackendError, check_choice
+from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.classifier import Prediction
-from bnn_perception.cuda.device import why_unusable
-from bnn_perception.model import ModelError, load_model
-from bnn_perception.preprocess import Frame
+from bnn_perception.frames.preprocess import Frame
+from bnn_perception.net.model import ModelError, load_model
 from bnn_perception.resources import find_model
 from bnn_perception.ros import image_msg
 from bnn_perception.ros.diagnostics import ERROR, WARN, Report

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bnn_perception.cli import ToolError, add_backend_arguments
 from bnn_perception.ros.diagnostics import as_mapping
 from bnn_perception.ros.latency import STAGES
 from bnn_perception.ros.process import prepare_process, private_graph
-from bnn_perception.tools import ToolError, add_backend_arguments
 
 if TYPE_CHECKING:
     from diagnostic_msgs.msg import DiagnosticArray
@@ -56,7 +56,7 @@ def region_for(source: str) -> tuple[float, float, float, float] | None:
     """The part of the picture to classify, where the source knows it."""
     if not is_scene(source):
         return None
-    from bnn_perception.scene import Scene
+    from bnn_perception.scenes.drive import Scene
 
     return Scene.region
 

@@ -1,4 +1,4 @@
-"""From a sensor_msgs image to a :class:`~bnn_perception.preprocess.Frame`: no copy where none is needed.
+"""From a sensor_msgs image to a :class:`~bnn_perception.frames.preprocess.Frame`: no copy where none is needed.
 
 A message is untrusted: what disagrees with itself is refused with a reason and costs that frame alone.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.preprocess import CHANNELS, MAX_SIDE, WHOLE, Frame
+from bnn_perception.frames.preprocess import CHANNELS, MAX_SIDE, WHOLE, Frame
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image

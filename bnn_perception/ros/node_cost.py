@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.tools import ToolError
+from bnn_perception.cli import ToolError
 
 #: Frames that are measured after some that are not, at the pace of a fast camera.
 FRAMES, UNCOUNTED, PERIOD = 600, 60, 0.01

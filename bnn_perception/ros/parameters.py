@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import BACKENDS, DEVICES
-from bnn_perception.preprocess import check_region
+from bnn_perception.frames.preprocess import check_region
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from bnn_perception.model import MAX_LABEL, InputSpec
+from bnn_perception.net.model import MAX_LABEL, InputSpec
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"

@@ -1,7 +1,7 @@
 """Images and labels: reading them, splitting them, and augmentation.
 
 Images are brought to the network's input size once, by the same preprocessing that the robot runs
-(:mod:`bnn_perception.preprocess`), and kept in memory as uint8. Augmentation then works on whole
+(:mod:`bnn_perception.frames.preprocess`), and kept in memory as uint8. Augmentation then works on whole
 batches.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bnn_perception.images import (
+from bnn_perception.frames.images import (
     SUFFIXES,
     ImageError,
     ImageFile,
@@ -29,8 +29,8 @@ from bnn_perception.images import (
     match_label,
     read_image,
 )
-from bnn_perception.model import InputSpec
-from bnn_perception.preprocess import Frame, prepare
+from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.net.model import InputSpec
 from bnn_perception.training.config import AugmentationSpec, is_label
 
 #: Names of folders that hold a part of the images each, not a class.
@@ -76,7 +76,7 @@ def load(path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequenc
     A file that cannot be read costs that file only: it is left out with a warning.
 
     Args:
-        path: as :func:`bnn_perception.images.class_folders` takes it, or the ``.npz``.
+        path: as :func:`bnn_perception.frames.images.class_folders` takes it, or the ``.npz``.
         spec: size that the images are brought to.
         names: the classes, in order; a folder's classes are then looked up by name. Empty: the folders' names in
             alphabetical order; of an npz, class_0 and so on.
@@ -222,7 +222,7 @@ def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
 
     Labels are class ids of GTSRB. Signs that cannot be drawn do not occur.
     """
-    from bnn_perception import scene
+    from bnn_perception.scenes import drive as scene
 
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.resize(scene.RENDERED_CLASSES, count - count // 2))

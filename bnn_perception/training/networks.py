@@ -1,7 +1,7 @@
 """One topology, built three times: the float twin, the binary net, the binary net in Brevitas.
 
 Every hidden layer is ``convolution or matrix -> [max pool] -> batch norm -> sign`` (the float twin: ReLU), so that
-batch norm and sign fold into one integer threshold (:mod:`bnn_perception.bits`). The weights are binarized by
+batch norm and sign fold into one integer threshold (:mod:`bnn_perception.net.bits`). The weights are binarized by
 ``sign`` too; training keeps *latent* real weights in [-1, 1] and lets gradients pass where the argument of the sign
 lies in [-1, 1] (the clipped straight-through estimator of Hubara et al., "Binarized Neural Networks", NIPS 2016).
 

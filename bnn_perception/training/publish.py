@@ -15,12 +15,12 @@ import numpy as np
 from torch import nn
 
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.calibration import CalibrationError
-from bnn_perception.evaluation import calibrate
-from bnn_perception.images import read_dataset
-from bnn_perception.importers import qonnx
-from bnn_perception.model import Model, StreamConv2d, load_model, save_model
-from bnn_perception.preprocess import CHANNELS, Frame
+from bnn_perception.evaluation.calibration import CalibrationError
+from bnn_perception.evaluation.evaluate import calibrate
+from bnn_perception.frames.images import read_dataset
+from bnn_perception.frames.preprocess import CHANNELS, Frame
+from bnn_perception.importers.onnx import read as qonnx
+from bnn_perception.net.model import Model, StreamConv2d, load_model, save_model
 from bnn_perception.training.config import STAGES, Config, portable
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.export import export_qonnx, float_twin_onnx
@@ -90,7 +90,7 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
 
     The thresholds are exact, while PyTorch rounds: a batch norm that lands on 0 to within float32 may differ by a
     bit. More than one image in :data:`CHECKED` that changes its class cannot come from that. In a residual net the
-    streams are rounded to fixed point too (:mod:`bnn_perception.importers.qonnx_layers`): in quicknet_tiny that
+    streams are rounded to fixed point too (:mod:`bnn_perception.importers.onnx.layers`): in quicknet_tiny that
     changed the logits of 78 of 500 test images and the class of none, in a smaller net of its kind the class of 2, so
     that three in :data:`CHECKED` may.
     """

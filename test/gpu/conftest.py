@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bnn_perception.cuda.device import why_unusable
+from bnn_perception.backends.cuda.device import why_unusable
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ import pytest
 from layer_cases import RNG, check_activations, frames_of, paper_model, thermometer_model
 
 from bnn_perception.backends import BackendError, make_backend
-from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.model import InputSpec, Model, load_model
+from bnn_perception.net.model import InputSpec, Model, load_model
 from bnn_perception.resources import resource_folder
 
 NETS: dict[str, Callable[[], Model]] = {
@@ -121,7 +121,7 @@ import sys
 sys.path.insert(0, {test!r})
 import cupy, models, numpy as np
 from bnn_perception.backends import BackendError
-from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 
 backend = CudaBinaryBackend(models.random_model(np.random.default_rng(0)))
 frames = [models.random_frame(np.random.default_rng(1), 40, 50)]

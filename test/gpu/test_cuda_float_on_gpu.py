@@ -6,11 +6,11 @@ import models
 import numpy as np
 import pytest
 
-from bnn_perception.backends.cuda_float import CudaFloatBackend
-from bnn_perception.model import Model, save_model
-from bnn_perception.preprocess import Frame, prepare_reference
-from bnn_perception.tools.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_net
-from bnn_perception.tools.gpu.parts import TOLERANCE
+from benchmark.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_net
+from benchmark.gpu.parts import TOLERANCE
+from bnn_perception.backends.cuda.float import CudaFloatBackend
+from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.net.model import Model, save_model
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

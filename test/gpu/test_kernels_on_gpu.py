@@ -27,14 +27,14 @@ from layer_cases import (
 )
 from numpy.typing import NDArray
 
-from bnn_perception.cuda import specs
-from bnn_perception.cuda.compile import Kernels
-from bnn_perception.cuda.device import Gpu
-from bnn_perception.cuda.network import Array, Step, layer_step
-from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.cuda.upload import FrameUpload
-from bnn_perception.model import InputSpec, Layer, Pool, Shape, StreamConv2d, Thermometer
-from bnn_perception.preprocess import CHANNELS, Frame, prepare_reference
+from bnn_perception.backends.cuda import specs
+from bnn_perception.backends.cuda.compile import Kernels
+from bnn_perception.backends.cuda.device import Gpu
+from bnn_perception.backends.cuda.network import Array, Step, layer_step
+from bnn_perception.backends.cuda.tiles import TileTable
+from bnn_perception.backends.cuda.upload import FrameUpload
+from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
+from bnn_perception.net.model import InputSpec, Layer, Pool, Shape, StreamConv2d, Thermometer
 
 
 class Runner:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bnn_perception.cuda.device import Gpu
-from bnn_perception.tools.gpu.peaks import measure_peaks
+from benchmark.gpu.peaks import measure_peaks
+from bnn_perception.backends.cuda.device import Gpu
 
 
 def test_peaks_are_plausible() -> None:

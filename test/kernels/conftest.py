@@ -14,7 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import host_module  # noqa: E402
 from fake_cupy import FakeCupy, FakeDriver  # noqa: E402
 
-from bnn_perception.cuda import graph  # noqa: E402
+from bnn_perception.backends.cuda import graph  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

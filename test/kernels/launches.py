@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, settings
 from layer_cases import ORIN, evaluate, pixel_words, random_input, random_stream
 from numpy.typing import NDArray
 
-from bnn_perception.cuda.network import Step, layer_step
-from bnn_perception.cuda.sources import kernel_source
-from bnn_perception.cuda.specs import Tile
-from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import Layer, Shape, StreamConv2d, Thermometer
+from bnn_perception.backends.cuda.network import Step, layer_step
+from bnn_perception.backends.cuda.sources import kernel_source
+from bnn_perception.backends.cuda.specs import Tile
+from bnn_perception.backends.cuda.tiles import TileTable
+from bnn_perception.net.model import Layer, Shape, StreamConv2d, Thermometer
 
 
 def same_examples(count: int) -> settings:

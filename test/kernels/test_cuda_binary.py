@@ -16,13 +16,13 @@ from launches import same_examples
 from layer_cases import RESIDUAL, RNG, check_activations, conv, frames_of, paper_model
 
 from bnn_perception.backends import BackendError, make_backend
-from bnn_perception.backends.cuda_binary import CudaBinaryBackend
+from bnn_perception.backends.cuda import backend as cuda_backend
+from bnn_perception.backends.cuda import device, graph, specs
+from bnn_perception.backends.cuda.binary import CudaBinaryBackend
+from bnn_perception.backends.cuda.tiles import TileTable, user_table
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.cuda import backend as cuda_backend
-from bnn_perception.cuda import device, graph, specs
-from bnn_perception.cuda.tiles import TileTable, user_table
-from bnn_perception.model import BinaryConv2d, Model, iter_layers, load_model
-from bnn_perception.preprocess import Frame
+from bnn_perception.frames.preprocess import Frame
+from bnn_perception.net.model import BinaryConv2d, Model, iter_layers, load_model
 from bnn_perception.resources import resource_folder
 
 MakeGpu = Callable[..., FakeCupy]

@@ -11,12 +11,12 @@ import pytest
 from fake_cublas import FakeCublas
 from fake_cupy import CUDARuntimeError, FakeCupy
 
+from benchmark.gpu.nets import Convolutions, Topology, random_net
 from bnn_perception.backends import BackendError
-from bnn_perception.backends.cuda_float import CudaFloatBackend
-from bnn_perception.cuda import cublas
-from bnn_perception.model import Model, save_model
-from bnn_perception.preprocess import Frame, prepare_reference
-from bnn_perception.tools.gpu.nets import Convolutions, Topology, random_net
+from bnn_perception.backends.cuda import cublas
+from bnn_perception.backends.cuda.float import CudaFloatBackend
+from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.net.model import Model, save_model
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

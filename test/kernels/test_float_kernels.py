@@ -13,10 +13,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from test_nvrtc_matrix import need, usage_of
 
-from bnn_perception.backends.float_twin import Stage
-from bnn_perception.cuda import float_specs
-from bnn_perception.cuda.sources import kernel_source
-from bnn_perception.model import Pool
+from bnn_perception.backends.cuda import float_specs
+from bnn_perception.backends.cuda.sources import kernel_source
+from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.net.model import Pool
 
 pytestmark = pytest.mark.skipif(host_module.why_not() is not None, reason=str(host_module.why_not()))
 

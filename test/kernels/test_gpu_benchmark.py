@@ -15,15 +15,15 @@ import pytest
 from fake_cublas import FakeCublas
 from fake_cupy import CUDARuntimeError, FakeCupy
 
-from bnn_perception.backends.cuda_binary import CudaBinaryBackend
-from bnn_perception.cuda import cublas
-from bnn_perception.cuda.backend import Launch
-from bnn_perception.cuda.specs import Target, tiles_of
-from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import iter_layers
-from bnn_perception.tools import ToolError
-from bnn_perception.tools.gpu import benchmark, nets, parts, peaks, timing, tune
-from bnn_perception.tools.gpu.nets import Convolutions, Topology, random_model
+from benchmark.gpu import benchmark, nets, parts, peaks
+from benchmark.gpu.nets import Convolutions, Topology, random_model
+from bnn_perception.backends.cuda import cublas, timing, tune
+from bnn_perception.backends.cuda.backend import Launch
+from bnn_perception.backends.cuda.binary import CudaBinaryBackend
+from bnn_perception.backends.cuda.specs import Target, tiles_of
+from bnn_perception.backends.cuda.tiles import TileTable
+from bnn_perception.cli import ToolError
+from bnn_perception.net.model import iter_layers
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

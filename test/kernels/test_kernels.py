@@ -27,14 +27,14 @@ from layer_cases import (
     tiles_to_test,
 )
 
-from bnn_perception import bits
-from bnn_perception.cuda import specs
-from bnn_perception.cuda.device import Gpu
-from bnn_perception.cuda.network import Array, Step
-from bnn_perception.cuda.sources import kernel_source
-from bnn_perception.cuda.upload import FrameUpload
-from bnn_perception.model import InputSpec, Model, ModelError, Shape, iter_layers
-from bnn_perception.preprocess import CHANNELS, Frame, prepare_reference
+from bnn_perception.backends.cuda import specs
+from bnn_perception.backends.cuda.device import Gpu
+from bnn_perception.backends.cuda.network import Array, Step
+from bnn_perception.backends.cuda.sources import kernel_source
+from bnn_perception.backends.cuda.upload import FrameUpload
+from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
+from bnn_perception.net import bits
+from bnn_perception.net.model import InputSpec, Model, ModelError, Shape, iter_layers
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

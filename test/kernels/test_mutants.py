@@ -11,8 +11,8 @@ from host_module import LaunchError
 from launches import check_layer
 from layer_cases import DENSE, MMA, RESIDUAL, conv
 
-from bnn_perception.cuda import specs
-from bnn_perception.model import Layer, Pool, Shape
+from bnn_perception.backends.cuda import specs
+from bnn_perception.net.model import Layer, Pool, Shape
 
 
 class Mutant(NamedTuple):

@@ -1,4 +1,4 @@
-"""Every kernel compiles for every SM, without spills, within the registers stated in bnn_perception/cuda/specs.py.
+"""Every kernel compiles for every SM, without spills, within the registers that cuda/specs.py states.
 
 python -m pytest test/kernels/test_nvrtc_matrix.py -s      prints the table
 """
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, paper_model, residual, thermometer_model
 
-from bnn_perception.cuda import network, specs
-from bnn_perception.cuda.sources import kernel_source
-from bnn_perception.cuda.specs import KernelSpec, Target
-from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Pool, Shape, StreamConv2d
-from bnn_perception.tools.gpu import nvrtc
+from benchmark.gpu import nvrtc
+from bnn_perception.backends.cuda import network, specs
+from bnn_perception.backends.cuda.sources import kernel_source
+from bnn_perception.backends.cuda.specs import KernelSpec, Target
+from bnn_perception.backends.cuda.tiles import TileTable
+from bnn_perception.net.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Pool, Shape, StreamConv2d
 
 #: Compute capability times ten, with SMs of a typical board (Nano, TX2, Xavier, T4, A100, A40, AGX Orin, L4, H100,
 #: B200, RTX 5080), and the CUDA that compiles for it. CUDA 13 begins at 7.5 and brings 11.0 (Thor).

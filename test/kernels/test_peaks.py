@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bnn_perception.cuda.sources import kernel_source
-from bnn_perception.tools import ToolError
-from bnn_perception.tools.gpu import nvrtc, sass
-from bnn_perception.tools.gpu.peaks import CHAINS, PRODUCTS, THREADS, UNROLL
+from benchmark.gpu import nvrtc, sass
+from benchmark.gpu.peaks import CHAINS, PRODUCTS, THREADS, UNROLL
+from bnn_perception.backends.cuda.sources import kernel_source
+from bnn_perception.cli import ToolError
 
 
 def loops(sm: int) -> dict[str, list[dict[str, int]]]:

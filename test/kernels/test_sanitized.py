@@ -8,11 +8,11 @@ import pytest
 from launches import check_layer, launch_step
 from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, conv, input_conv
 
-from bnn_perception.cuda import specs
-from bnn_perception.cuda.network import Array, Step
-from bnn_perception.cuda.specs import FRAME
-from bnn_perception.model import InputSpec, Pool
-from bnn_perception.preprocess import CHANNELS, ENCODINGS, Frame, prepare_reference
+from bnn_perception.backends.cuda import specs
+from bnn_perception.backends.cuda.network import Array, Step
+from bnn_perception.backends.cuda.specs import FRAME
+from bnn_perception.frames.preprocess import CHANNELS, ENCODINGS, Frame, prepare_reference
+from bnn_perception.net.model import InputSpec, Pool
 
 # Small layers that reach every part of the kernels: the sanitizers make them some fifty times slower.
 SMALL = {

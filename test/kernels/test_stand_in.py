@@ -14,7 +14,7 @@ from fake_cublas import FakeCublas
 from fake_cupy import Array, Event, FakeCupy, Graph, Stream
 
 from bnn_perception.backends import BackendError
-from bnn_perception.cuda import cublas
+from bnn_perception.backends.cuda import cublas
 
 
 def names(namespace: Any, path: str) -> Iterator[str]:
@@ -68,6 +68,6 @@ def test_cublas_is_found_and_has_every_function(real: Any) -> None:
 
 def test_importing_the_backends_does_not_import_cupy() -> None:
     """In a process of its own, for other tests may have imported it."""
-    modules = "bnn_perception.backends.cuda_float", "bnn_perception.backends.cuda_binary"
+    modules = "bnn_perception.backends.cuda.float", "bnn_perception.backends.cuda.binary"
     code = f"import sys, {', '.join(modules)}; sys.exit('cupy' in sys.modules or 'onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

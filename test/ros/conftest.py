@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnn_perception import bits
-from bnn_perception.model import InputSpec, Model, OutputDense, Thermometer, save_model
+from bnn_perception.net import bits
+from bnn_perception.net.model import InputSpec, Model, OutputDense, Thermometer, save_model
 
 
 @pytest.fixture

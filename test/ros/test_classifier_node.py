@@ -23,7 +23,7 @@ from nodes import (
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from vision_msgs.msg import Classification, LabelInfo
 
-from bnn_perception.cuda.device import why_unusable
+from bnn_perception.backends.cuda.device import why_unusable
 
 NODE = "/bnn/classifier"
 

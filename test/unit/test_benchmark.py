@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from models import binary_conv, make_model, output_dense, random_float_twin, random_model, thermometer
 
-from bnn_perception.model import InputSpec, save_model
+from bnn_perception.cli import benchmark, execute, timing
+from bnn_perception.cli.timing import Timing, compare
+from bnn_perception.net.model import InputSpec, save_model
 from bnn_perception.ros import node_cost
-from bnn_perception.tools import benchmark, execute, timing
-from bnn_perception.tools.timing import Timing, compare
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnn_perception import bits
+from bnn_perception.net import bits
 
 WIDTHS = (1, 3, 16, 31, 32, 33, 63, 64, 65, 96, 128)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnn_perception.calibration import (
+from bnn_perception.evaluation.calibration import (
     CalibrationError,
     expected_calibration_error,
     fit_temperature,

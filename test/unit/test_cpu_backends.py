@@ -33,12 +33,12 @@ from models import (
     thermometer,
 )
 
-from bnn_perception import bits
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
-from bnn_perception.backends.cpu_binary import CpuBinaryBackend
+from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.model import InputSpec, Layer, Model, Pool, load_model, reads_stream, save_model
-from bnn_perception.preprocess import Frame, prepare, prepare_reference
+from bnn_perception.frames.preprocess import Frame, prepare, prepare_reference
+from bnn_perception.net import bits
+from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_stream, save_model
 from bnn_perception.resources import find_model
 
 
@@ -264,7 +264,7 @@ def run_python(code: str, **environment: str) -> tuple[int, str, str]:
 def test_an_interpreter_ends_without_close() -> None:
     code = (
         "import numpy as np, sys; from models import random_model;"
-        "from bnn_perception.backends.cpu_binary import CpuBinaryBackend;"
+        "from bnn_perception.backends.cpu.binary import CpuBinaryBackend;"
         "backend = CpuBinaryBackend(random_model(np.random.default_rng(0)), 3); print('made')"
     )
     assert run_python(code) == (0, "made\n", "")
@@ -317,7 +317,7 @@ def test_processors_without_the_table_instruction() -> None:
         "from numba.core.registry import cpu_target\n"
         "from models import random_frame, random_model, residual_model\n"
         "from bnn_perception import native\n"
-        "from bnn_perception.backends.cpu_binary import CpuBinaryBackend\n"
+        "from bnn_perception.backends.cpu.binary import CpuBinaryBackend\n"
         "from bnn_perception.backends.reference import ReferenceBackend\n"
         "assert not native._table_lookup(cpu_target.target_context)\n"
         "rng = np.random.default_rng(0)\n"
@@ -337,8 +337,8 @@ def test_without_a_place_for_the_cache() -> None:
         "for locator in caching.CacheImpl._locator_classes: locator.ensure_cache_path = refuse\n"
         "import numpy as np\n"
         "from models import random_frame\n"
-        "from bnn_perception.model import InputSpec\n"
-        "from bnn_perception.preprocess import prepare, prepare_reference\n"
+        "from bnn_perception.net.model import InputSpec\n"
+        "from bnn_perception.frames.preprocess import prepare, prepare_reference\n"
         "frame, spec = random_frame(np.random.default_rng(0), 20, 30), InputSpec(8, 8)\n"
         "assert np.array_equal(prepare(frame, spec), prepare_reference(frame, spec))\n"
     )

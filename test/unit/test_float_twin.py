@@ -14,8 +14,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from bnn_perception.backends import BackendError
-from bnn_perception.backends.float_twin import Stage, read_float_twin
-from bnn_perception.model import InputSpec
+from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
+from bnn_perception.net.model import InputSpec
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

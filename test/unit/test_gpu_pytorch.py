@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_float_twin import evaluate_all
 
-from bnn_perception.backends.float_twin import Stage, read_float_twin
-from bnn_perception.tools.gpu import pytorch
-from bnn_perception.tools.gpu.nets import Convolutions, Topology, random_net
+from benchmark.gpu import pytorch
+from benchmark.gpu.nets import Convolutions, Topology, random_net
+from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnn_perception.preprocess import CHANNELS
+from bnn_perception.frames.preprocess import CHANNELS
 from bnn_perception.ros.image_msg import REASONS, RefusedFrame, decode, view
 
 MAX_PIXELS = 1_000_000

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.images import ImageError, find_images, match_label, read_dataset, read_image
+from bnn_perception.frames.images import ImageError, find_images, match_label, read_dataset, read_image
 
 LABELS = ("stop", "speed limit 50", "Löwe")
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bnn_perception import bits
 from bnn_perception.backends.reference import ReferenceBackend
+from bnn_perception.cli import execute, import_
+from bnn_perception.frames.preprocess import Frame
 from bnn_perception.importers import ImporterError, import_model
-from bnn_perception.importers.qonnx import Parity, compare, read
-from bnn_perception.importers.quantizers import quant_operators, quantize
-from bnn_perception.model import (
+from bnn_perception.importers.onnx.quantizers import quant_operators, quantize
+from bnn_perception.importers.onnx.read import Parity, compare, read
+from bnn_perception.net import bits
+from bnn_perception.net.model import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
@@ -29,8 +31,6 @@ from bnn_perception.model import (
     Thermometer,
     load_model,
 )
-from bnn_perception.preprocess import Frame
-from bnn_perception.tools import execute, import_
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
 ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator

@@ -35,9 +35,9 @@ from models import (
 )
 from numpy.typing import NDArray
 
-from bnn_perception import bits
 from bnn_perception.backends.reference import convolution
-from bnn_perception.model import (
+from bnn_perception.net import bits
+from bnn_perception.net.model import (
     BINARY,
     DESCRIPTION,
     FLOAT_TWIN,
@@ -594,9 +594,9 @@ def test_an_array_that_ends_early(folder: Path) -> None:
 
 def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(value.nbytes for value in arrays(folder).values())
-    monkeypatch.setattr("bnn_perception.model.MAX_ARRAY_BYTES", total)
+    monkeypatch.setattr("bnn_perception.net.model.MAX_ARRAY_BYTES", total)
     load_model(folder)
-    monkeypatch.setattr("bnn_perception.model.MAX_ARRAY_BYTES", total - 1)
+    monkeypatch.setattr("bnn_perception.net.model.MAX_ARRAY_BYTES", total - 1)
     assert_refused(folder, BINARY, "at most")
 
 

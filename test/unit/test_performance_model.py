@@ -9,16 +9,16 @@ import models
 import numpy as np
 import pytest
 
-from bnn_perception.cuda.float_specs import aligned
-from bnn_perception.cuda.network import network
-from bnn_perception.cuda.specs import KernelSpec, Target
-from bnn_perception.cuda.tiles import TileTable
-from bnn_perception.model import InputSpec
-from bnn_perception.tools import ToolError
-from bnn_perception.tools.gpu import nvrtc, performance, sass
-from bnn_perception.tools.gpu.model import BOARDS, Board, Code, floor, popcounts, predict, take_apart
-from bnn_perception.tools.gpu.nets import PAPER, ROAD_SIGNS, random_model
-from bnn_perception.tools.gpu.work import Work, binary_work
+from benchmark.gpu import nvrtc, performance, sass
+from benchmark.gpu.model import BOARDS, Board, Code, floor, popcounts, predict, take_apart
+from benchmark.gpu.nets import PAPER, ROAD_SIGNS, random_model
+from benchmark.gpu.work import Work, binary_work
+from bnn_perception.backends.cuda.float_specs import aligned
+from bnn_perception.backends.cuda.network import network
+from bnn_perception.backends.cuda.specs import KernelSpec, Target
+from bnn_perception.backends.cuda.tiles import TileTable
+from bnn_perception.cli import ToolError
+from bnn_perception.net.model import InputSpec
 
 #: One SM at 1 MHz: a cycle is a microsecond. Memory of 1 MB/s: a byte is one too.
 SIMPLE = Board("simple", 87, 1, 1e6, 1e6, 16, 16384, 0.0, 0.0)

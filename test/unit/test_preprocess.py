@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from models import random_frame
 from numpy.typing import NDArray
 
-from bnn_perception.model import InputSpec
-from bnn_perception.preprocess import (
+from bnn_perception.frames.preprocess import (
     CHANNELS,
     ENCODINGS,
     LUMA,
@@ -21,6 +20,7 @@ from bnn_perception.preprocess import (
     prepare_reference,
     source_rect,
 )
+from bnn_perception.net.model import InputSpec
 
 sides = st.one_of(st.integers(1, 12), st.integers(1, 90))
 

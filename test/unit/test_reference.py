@@ -24,12 +24,12 @@ from models import (
 )
 from numpy.typing import NDArray
 
-from bnn_perception import bits
 from bnn_perception.backends import reference
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.classifier import Classifier
-from bnn_perception.model import Conv2d, InputSpec, Pool, ResidualConv2d
-from bnn_perception.preprocess import Frame
+from bnn_perception.frames.preprocess import Frame
+from bnn_perception.net import bits
+from bnn_perception.net.model import Conv2d, InputSpec, Pool, ResidualConv2d
 
 
 @pytest.fixture

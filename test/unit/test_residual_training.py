@@ -20,15 +20,15 @@ from training_cases import (  # noqa: E402
     to_tensor,
 )
 
-from bnn_perception import bits  # noqa: E402
 from bnn_perception.backends import reference  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
-from bnn_perception.importers import qonnx  # noqa: E402
-from bnn_perception.importers.qonnx_walk import Walk  # noqa: E402
-from bnn_perception.model import InputStreamConv2d, Model, ResidualConv2d, StreamConv2d, load_model  # noqa: E402
-from bnn_perception.preprocess import Frame  # noqa: E402
-from bnn_perception.tools import execute  # noqa: E402
-from bnn_perception.tools import train as tool  # noqa: E402
+from bnn_perception.cli import execute  # noqa: E402
+from bnn_perception.cli import train as tool  # noqa: E402
+from bnn_perception.frames.preprocess import Frame  # noqa: E402
+from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
+from bnn_perception.importers.onnx.walk import Walk  # noqa: E402
+from bnn_perception.net import bits  # noqa: E402
+from bnn_perception.net.model import InputStreamConv2d, Model, ResidualConv2d, StreamConv2d, load_model  # noqa: E402
 from bnn_perception.training import networks  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.scene import RENDERED_CLASSES, ROAD_SIGNS, Scene, draw_sign, random_crop_image
+from bnn_perception.scenes.drive import RENDERED_CLASSES, ROAD_SIGNS, Scene, draw_sign, random_crop_image
 
 
 def test_names_are_those_of_the_benchmark():

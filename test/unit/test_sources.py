@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.scene import ROAD_SIGNS, Scene
-from bnn_perception.sources import CompressedImage, RawImage, SourceError, open_source
+from bnn_perception.frames.sources import CompressedImage, RawImage, SourceError, open_source
+from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 import bnn_perception
-from bnn_perception.tools import ToolError, accuracy
-from bnn_perception.tools import study as tool
+from benchmark.accuracy import page as accuracy
+from bnn_perception.cli import ToolError
+from bnn_perception.cli import study as tool
 from bnn_perception.training.config import ConfigError
 from bnn_perception.training.progress import short_warnings
 from bnn_perception.training.study import float_key, load_study, merged
@@ -202,7 +203,7 @@ def test_a_study_takes_one_process_or_more(tmp_path: Path) -> None:
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from bnn_perception.tools.study import _pool
+from bnn_perception.cli.study import _pool
 
 def live(folder):
     while True:

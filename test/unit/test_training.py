@@ -23,13 +23,13 @@ from training_cases import (  # noqa: E402
     to_tensor,
 )
 
-from bnn_perception import bits  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
-from bnn_perception.importers import qonnx  # noqa: E402
-from bnn_perception.model import load_model  # noqa: E402
-from bnn_perception.preprocess import Frame  # noqa: E402
-from bnn_perception.tools import execute  # noqa: E402
-from bnn_perception.tools import train as tool  # noqa: E402
+from bnn_perception.cli import execute  # noqa: E402
+from bnn_perception.cli import train as tool  # noqa: E402
+from bnn_perception.frames.preprocess import Frame  # noqa: E402
+from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
+from bnn_perception.net import bits  # noqa: E402
+from bnn_perception.net.model import load_model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training import networks, train  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402

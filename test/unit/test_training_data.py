@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (extra [opencv])")
 
-from bnn_perception.model import InputSpec  # noqa: E402
-from bnn_perception.tools import execute  # noqa: E402
-from bnn_perception.tools import train as tool  # noqa: E402
+from bnn_perception.cli import execute  # noqa: E402
+from bnn_perception.cli import train as tool  # noqa: E402
+from bnn_perception.net.model import InputSpec  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training.data import DataError  # noqa: E402
 
@@ -106,7 +106,7 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> 
     (tmp_path / "large.png").write_bytes(large_png(16000, 12000))
     script = (
         "import re, sys\n"
-        "from bnn_perception.images import ImageError, read_image\n"
+        "from bnn_perception.frames.images import ImageError, read_image\n"
         "try:\n    read_image(sys.argv[1])\n"
         "except ImageError as error:\n    print(error)\n"
         "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])\n"

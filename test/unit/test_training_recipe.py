@@ -22,9 +22,9 @@ from bnn_perception.training.config import Config, ConfigError, StageSpec
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 
+from bnn_perception.cli import execute  # noqa: E402
+from bnn_perception.cli import train as tool  # noqa: E402
 from bnn_perception.files import replacing  # noqa: E402
-from bnn_perception.tools import execute  # noqa: E402
-from bnn_perception.tools import train as tool  # noqa: E402
 from bnn_perception.training import networks, stages  # noqa: E402
 from bnn_perception.training.batches import Example, count_steps, training_batches  # noqa: E402
 from bnn_perception.training.data import Dataset  # noqa: E402

@@ -1,0 +1,123 @@
+"""How much there is to do: multiply-accumulates and bytes of every kernel of a net.
+
+Bytes are the least that must move: every input, weight and output once, as if caches were perfect. A kernel that reads
+something twice from memory reaches a smaller share of the bandwidth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bnn_perception.backends.cuda import float_specs
+from bnn_perception.backends.cuda.float_specs import aligned, columns
+from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.net.bits import words_for
+from bnn_perception.net.model import (
+    InputConv2d,
+    Model,
+    OutputBits,
+    OutputDense,
+    Shape,
+    Thermometer,
+    iter_layers,
+    reads_stream,
+)
+
+#: Bytes of a frame's description and of a model input's pixel, as the preprocessing passes them.
+_DESCRIPTION, _PIXEL = 48, 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one kernel, for a batch.
+
+    Attributes:
+        layer: its name.
+        binary_macs: of bits with bits; each is two binary operations (XOR, count).
+        byte_macs: of 8-bit pixels with +-1.
+        float_macs: of floats.
+        bytes: read and written.
+    """
+
+    layer: str
+    bytes: int
+    binary_macs: int = 0
+    byte_macs: int = 0
+    float_macs: int = 0
+
+
+def binary_work(model: Model, frames: int, frame_bytes: int) -> list[Work]:
+    """Of each kernel of a binary net, in the order in which they run.
+
+    Args:
+        model: the net.
+        frames: of a batch.
+        frame_bytes: of one camera frame's region of interest.
+    """
+    height, width, _ = model.input.shape
+    pixels = height * width * _PIXEL
+    work = [Work("input", frames * (frame_bytes + _DESCRIPTION + pixels))]
+    for (layer, before, after), following in zip(iter_layers(model), (*model.layers[1:], None)):
+        source = pixels if isinstance(layer, (InputConv2d, Thermometer)) else _activation_bytes(before)
+        target = 4 * after[2] if isinstance(layer, (OutputDense, OutputBits)) else _activation_bytes(after)
+        if reads_stream(layer):
+            source += 4 * math.prod(before)
+        if reads_stream(following):
+            target += 4 * math.prod(after)
+        constants = sum(getattr(layer, name).nbytes for name in layer.array_specs())
+        macs = frames * layer.macs(before)
+        work.append(
+            Work(
+                layer.name,
+                frames * (source + target) + constants,
+                binary_macs=0 if isinstance(layer, InputConv2d) else macs,
+                byte_macs=macs if isinstance(layer, InputConv2d) else 0,
+            )
+        )
+    return work
+
+
+def _activation_bytes(shape: Shape) -> int:
+    return shape[0] * shape[1] * words_for(shape[2]) * 4
+
+
+def float_work(
+    model: Model, stages: Sequence[Stage], half: bool, frames: int, frame_bytes: int
+) -> list[Work]:
+    """Of each kernel of a float twin, as :func:`binary_work`; products count without their padding."""
+    height, width, _ = model.input.shape
+    pixels = height * width * _PIXEL
+    size = 2 if half else 4
+    matrix = frames * _rows(stages[0]) * columns(stages[0], first=True) * size
+    work = [
+        Work("input", frames * (frame_bytes + _DESCRIPTION + pixels)),
+        Work(stages[0].name, frames * pixels + matrix),
+    ]
+    for index, stage in enumerate(stages):
+        filters = aligned(stage.out_channels)
+        product = frames * _rows(stage) * filters * size
+        weights = filters * columns(stage, first=index == 0) * size
+        work.append(Work(stage.name, matrix + weights + product, float_macs=frames * stage.macs))
+        following = stages[index + 1] if index + 1 < len(stages) else None
+        if following is not None:
+            matrix = frames * _rows(following) * columns(following, first=False) * size
+            target = matrix
+        else:
+            target = frames * stage.out_channels * 4
+        streams = 0
+        if float_specs.reads_stream(stage):
+            streams += _stream_bytes(stage.input_shape)
+        if float_specs.reads_stream(following):
+            streams += _stream_bytes(stage.output_shape)
+        work.append(Work(stage.name, product + 2 * 4 * filters + target + frames * streams))
+    return work
+
+
+def _stream_bytes(shape: Shape) -> int:
+    return shape[0] * shape[1] * aligned(shape[2]) * 4
+
+
+def _rows(stage: Stage) -> int:
+    return stage.conv_shape[0] * stage.conv_shape[1]

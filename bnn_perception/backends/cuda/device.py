@@ -1,0 +1,100 @@
+"""The GPU: whether there is a usable one, what it is, and what its failures are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bnn_perception.backends import BackendError
+from bnn_perception.backends.cuda.specs import Target
+
+INSTALL = "pip install cupy-cuda12x (cupy-cuda13x for CUDA 13; on JetPack 6: 'cupy-cuda12x<14' 'numpy<2')"
+
+
+def why_unusable() -> str | None:
+    """Why CUDA cannot be used on this machine, with the remedy; None where it can."""
+    try:
+        import cupy
+    except ImportError as error:
+        if error.name == "cupy":
+            return f"CuPy is not installed: {INSTALL}"
+        return f"CuPy cannot be imported ({_one_line(error)}); install it again: {INSTALL}"
+    except Exception as error:  # a CuPy built for another NumPy or CUDA raises what its parts raise
+        return f"CuPy cannot be imported ({_one_line(error)}); install it again: {INSTALL}"
+    try:
+        # Not cupy.cuda.is_available(): some versions raise in it, and it hides the reason.
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return f"no usable NVIDIA driver ({_one_line(error)}); install the driver of your GPU"
+    return None if count > 0 else "no NVIDIA GPU was found"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+class Gpu:
+    """One GPU as a backend uses it: entered for every use, it turns the failures of CUDA into a :class:`BackendError`.
+
+    After the first failure it is unusable: an error of a kernel stays with the process's CUDA context, and results
+    of what ran before it cannot be trusted.
+
+    Attributes:
+        cupy: the module.
+        name: of the GPU.
+        target: what tiles are chosen for.
+        integrated: whether CPU and GPU share one memory (Jetson).
+
+    Raises:
+        BackendError: where CUDA cannot be used, with the remedy.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        reason = why_unusable()
+        if reason is not None:
+            raise BackendError(f"device cuda cannot be used: {reason}")
+        import cupy
+
+        self.cupy: Any = cupy
+        self._failure: str | None = None
+        self.name = f"GPU {index}"
+        with self.failures():
+            self._device = cupy.cuda.Device(index)
+            attributes = self._device.attributes
+            self.name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+            self.target = Target(int(self._device.compute_capability), int(attributes["MultiProcessorCount"]))
+            self.integrated = bool(attributes["Integrated"]) and bool(attributes["CanMapHostMemory"])
+        self.index = index
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Make this the current GPU of the thread.
+
+        Raises:
+            BackendError: where CUDA fails inside, or has failed before.
+        """
+        if self._failure is not None:
+            raise BackendError(f"{self.name} cannot be used: {self._failure}; make the backend anew")
+        with self.failures(), self._device:
+            yield
+
+    def close(self) -> None:
+        """Refuse any further use."""
+        self._failure = self._failure or "the backend is closed"
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turns failures of CUDA into a :class:`BackendError`."""
+        cuda = self.cupy.cuda
+        try:
+            yield
+        except (
+            cuda.runtime.CUDARuntimeError,
+            cuda.driver.CUDADriverError,
+            cuda.memory.OutOfMemoryError,
+            cuda.compiler.CompileException,
+            cuda.nvrtc.NVRTCError,
+        ) as error:
+            self._failure = _one_line(error)
+            raise BackendError(f"{self.name} failed ({self._failure}); make the backend anew") from error

@@ -1,0 +1,610 @@
+"""The geometry of every kernel, stated once: the ``-D`` options, the block, the grid and the shared memory.
+
+A spec function takes a layer (or what the kernel needs of it), the shape of its input, a tile and the number of
+frames, and returns a :class:`KernelSpec`. The tile functions list the tiles that a layer can run with, best guess
+first; :mod:`bnn_perception.backends.cuda.tiles` holds those that were measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import product, zip_longest
+from typing import TypeAlias
+
+import numpy as np
+
+from bnn_perception.net.bits import words_for
+from bnn_perception.net.model import (
+    BinaryConv2d,
+    BinaryDense,
+    Conv2d,
+    InputConv2d,
+    InputSpec,
+    OutputBits,
+    OutputDense,
+    ResidualConv2d,
+    Shape,
+    StreamConv2d,
+    Thermometer,
+)
+
+WARP = 32
+#: Frames that one launch evaluates at most. A robot has 1 to 16 cameras; data sets are evaluated in larger batches.
+MAX_FRAMES = 256
+#: Static shared memory of a block, bytes; every SM has it without asking.
+MAX_SHARED_BYTES = 48 * 1024
+#: Registers of a thread at most, by kernel: with blocks of 256 threads (128 for preprocess and thermometer) an SM of
+#: 65,536 registers then holds at least 16 warps. Checked for every SM by test/kernels/test_nvrtc_matrix.py.
+MAX_REGISTERS = {
+    "preprocess": 64,
+    "thermometer": 64,
+    "input_conv2d": 128,
+    "bconv2d_popc": 128,
+    "bconv2d_b1mma": 128,
+    "dense": 128,
+}
+
+#: One frame of the upload buffer, the twin of ``struct Frame`` in kernels/preprocess.cu.
+FRAME = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("step", "<u4"),
+        ("pixel_bytes", "<u4"),
+        ("red", "<u4"),
+        ("green", "<u4"),
+        ("blue", "<u4"),
+        ("height", "<u4"),
+        ("width", "<u4"),
+        ("unused", "<u4"),
+    ]
+)
+
+Dim3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The GPU that a tile is chosen for.
+
+    Attributes:
+        sm: compute capability times ten, 87 say.
+        multiprocessors: how many SMs it has.
+    """
+
+    sm: int
+    multiprocessors: int
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One kernel as it is compiled and launched.
+
+    Attributes:
+        kernel: its name, and that of its source, ``kernels/<kernel>.cu``.
+        defines: the macros of its geometry.
+        block: threads, all in x.
+        grid: blocks; z goes over the frames.
+        shared_bytes: static shared memory of a block.
+    """
+
+    kernel: str
+    defines: Mapping[str, int]
+    block: Dim3
+    grid: Dim3
+    shared_bytes: int
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The macros as compiler options."""
+        return tuple(f"-D{name}={value}" for name, value in self.defines.items())
+
+
+@dataclass(frozen=True)
+class ConvTile:
+    """How a convolution is cut; see kernels/conv2d.cuh.
+
+    Attributes:
+        patch: outputs of a row that one warp computes.
+        rows, patches, filters: rows, patches of a row and filter words (32 filters each) of a block: its warps.
+        positions: rows and columns of the pool's window that are summed at once, all or 1.
+        chunk_words: words of a pixel that are held in registers at once.
+    """
+
+    patch: int = 1
+    rows: int = 1
+    patches: int = 1
+    filters: int = 1
+    positions: int = 1
+    chunk_words: int = 1
+
+    @property
+    def warps(self) -> int:
+        return self.rows * self.patches * self.filters
+
+
+@dataclass(frozen=True)
+class MmaTile:
+    """How a binary convolution on tensor cores is cut; see kernels/bconv2d_b1mma.cu.
+
+    Attributes:
+        columns: width of a group of 8 outputs: 1, 2, 4 or 8.
+        rows, patches, filters: rows and columns of groups, and filter words, of a block: its warps.
+    """
+
+    columns: int
+    rows: int
+    patches: int
+    filters: int
+
+    @property
+    def warps(self) -> int:
+        return self.rows * self.patches * self.filters
+
+
+@dataclass(frozen=True)
+class DenseTile:
+    """How a dense layer is cut; see kernels/dense.cu.
+
+    Attributes:
+        warps: of a block, each of which takes a slice of the input's words.
+        splits: blocks that share one output word.
+    """
+
+    warps: int = 1
+    splits: int = 1
+
+
+Tile: TypeAlias = "ConvTile | MmaTile | DenseTile"
+Dense: TypeAlias = "BinaryDense | OutputDense | OutputBits"
+
+#: RESULT of kernels/dense.cu.
+RESULTS: dict[type, int] = {BinaryDense: 0, OutputDense: 1, OutputBits: 2}
+
+
+def divide_up(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def divisors(n: int, largest: int) -> list[int]:
+    """Divisors of ``n`` up to ``largest``, the largest first."""
+    return [d for d in range(min(n, largest), 0, -1) if n % d == 0]
+
+
+# ---------------------------------------------------------------------------------------------------- preprocess
+
+
+def preprocess(spec: InputSpec, frames: int) -> KernelSpec:
+    """Four warps make 8 or 16 pixels of a row: under them lie about as many 4-byte words of a camera's row as the block
+    has threads, and a small output still makes a hundred blocks."""
+    tile, warps = min(8 if spec.width < 64 else 16, spec.width), 4
+    return KernelSpec(
+        "preprocess",
+        {
+            "OUT_HEIGHT": spec.height,
+            "OUT_WIDTH": spec.width,
+            "OUT_CHANNELS": spec.channels,
+            "TILE": tile,
+            "WARPS": warps,
+        },
+        block=(warps * WARP, 1, 1),
+        grid=(divide_up(spec.width, tile), spec.height, frames),
+        shared_bytes=warps * WARP * 4 * 4,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- thermometer
+
+
+def thermometer(layer: Thermometer, shape: Shape, frames: int) -> KernelSpec:
+    """Four warps of 32 pixels a block."""
+    pixels, warps = shape[0] * shape[1], 4
+    return KernelSpec(
+        "thermometer",
+        {"PIXELS": pixels, "CHANNELS": layer.channels, "LEVELS": layer.levels, "WARPS": warps},
+        block=(warps * WARP, 1, 1),
+        grid=(divide_up(pixels, warps * WARP), words_for(layer.channels * layer.levels), frames),
+        shared_bytes=0,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- convolutions
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """What a convolution multiplies: ``words`` a pixel, ``columns`` of the kernel, ``step`` pixels apart."""
+
+    words: int
+    columns: int
+    step: int
+
+
+def taps(layer: Conv2d) -> _Taps:
+    """How the layer's products are grouped into words.
+
+    A binary convolution takes 32 channels a word. An input convolution takes four signed bytes: the channels of one
+    colour pixel, or four grey pixels side by side.
+    """
+    if isinstance(layer, InputConv2d):
+        return (
+            _Taps(1, layer.kernel[1], 1)
+            if layer.in_channels == 3
+            else _Taps(1, divide_up(layer.kernel[1], 4), 4)
+        )
+    return _Taps(words_for(layer.in_channels), layer.kernel[1], 1)
+
+
+#: Registers that a tile may plan for the sums and for a line of the input; the weights take up to 28 more.
+_MAX_SUMS, _MAX_LINE = 16, 48
+#: Taps of a row that are held in registers at once.
+_MAX_STEP_TAPS = 7
+
+
+#: SHORTCUT of kernels/stream.cuh.
+_SHORTCUTS = {"none": 0, "identity": 1, "average_pool": 2}
+
+
+def stream(layer: Conv2d, stored: bool) -> dict[str, int]:
+    """The macros of kernels/stream.cuh. A stream is stored where the layer that follows reads it."""
+    if not isinstance(layer, StreamConv2d):
+        return {"STREAM": 0}
+    defines = {"STREAM": 1, "STREAM_STORED": int(stored), "OUT_CHANNELS": layer.out_channels, "SHORTCUT": 0}
+    if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
+        defines |= {"SHORTCUT": _SHORTCUTS[layer.shortcut], "SHORTCUT_CHANNELS": layer.in_channels}
+    return defines
+
+
+def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: bool = False) -> KernelSpec:
+    """The kernel of an input or a binary convolution.
+
+    Args:
+        layer, shape: the convolution and the shape of its input.
+        tile: how it is cut.
+        frames: of a launch.
+        stored: whether it stores its stream.
+
+    Raises:
+        ValueError: where the tile does not fit the layer or the shared memory.
+    """
+    conv_height, conv_width, _ = layer.conv_shape(shape)
+    out_height, out_width, out_channels = layer.output_shape(shape)
+    out_words = words_for(out_channels)
+    tap = taps(layer)
+    pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
+    if out_words % tile.filters or tap.words % tile.chunk_words or tile.positions not in (1, pool_size):
+        raise ValueError(f"{layer.name}: {tile} does not divide the layer")
+    if tile.positions < pool_size and tile.patch > 1:
+        raise ValueError(
+            f"{layer.name}: {tile} has more than one output a warp, but not all of its pool's positions"
+        )
+
+    tile_rows = ((tile.rows - 1) * pool_stride + tile.positions - 1) * layer.stride[0] + layer.kernel[0]
+    tile_outputs = tile.patches * tile.patch
+    tile_columns = (
+        ((tile_outputs - 1) * pool_stride + tile.positions - 1) * layer.stride[1]
+        + (tap.columns - 1) * tap.step
+        + 1
+    )
+    tile_words = tile_rows * divide_up(tile_columns * tile.chunk_words, 4) * 4
+    row_weights = tap.columns * tile.chunk_words * WARP
+    chunks = tap.words // tile.chunk_words
+
+    def shared(stage_chunks: int, stage_rows: int) -> int:
+        return 4 * stage_chunks * (tile_words + tile.filters * stage_rows * row_weights)
+
+    # The fewest stages that fit: whole kernels of fewer channels first, then fewer rows of the kernel.
+    stages = [(c, layer.kernel[0]) for c in divisors(chunks, chunks)]
+    stages += [(1, rows) for rows in divisors(layer.kernel[0], layer.kernel[0] - 1)]
+    fitting = [stage for stage in stages if shared(*stage) <= MAX_SHARED_BYTES]
+    if not fitting:
+        raise ValueError(f"{layer.name}: {tile} needs more than {MAX_SHARED_BYTES} bytes of shared memory")
+    stage_chunks, stage_rows = fitting[0]
+
+    defines = {
+        "IN_HEIGHT": shape[0],
+        "IN_WIDTH": shape[1],
+        "TAPS_Y": layer.kernel[0],
+        "TAPS_X": tap.columns,
+        "TAP_STEP": tap.step,
+        "STRIDE_Y": layer.stride[0],
+        "STRIDE_X": layer.stride[1],
+        "PADDING_Y": layer.padding[0],
+        "PADDING_X": layer.padding[1],
+        "POOL_SIZE": pool_size,
+        "POOL_STRIDE": pool_stride,
+        "CONV_HEIGHT": conv_height,
+        "CONV_WIDTH": conv_width,
+        "OUT_HEIGHT": out_height,
+        "OUT_WIDTH": out_width,
+        "OUT_WORDS": out_words,
+        "CHUNKS": chunks,
+        "CHUNK_WORDS": tile.chunk_words,
+        "STAGE_CHUNKS": stage_chunks,
+        "STAGE_ROWS": stage_rows,
+        "STEP_TAPS": divisors(tap.columns, _MAX_STEP_TAPS)[0],
+        "POSITIONS": tile.positions,
+        "PATCH": tile.patch,
+        "TILE_ROWS": tile.rows,
+        "TILE_PATCHES": tile.patches,
+        "TILE_FILTERS": tile.filters,
+    }
+    if isinstance(layer, InputConv2d):
+        kernel = "input_conv2d"
+        defines |= {
+            "CHANNELS": layer.in_channels,
+            "LEVEL_OFFSET": level_offset(layer),
+            "IDENTITY_LEVELS": int(np.array_equal(layer.levels, np.arange(256))),
+        }
+    else:
+        assert isinstance(layer, BinaryConv2d)
+        kernel = "bconv2d_popc"
+        defines |= {"FAN_IN": layer.fan_in, "BORDER_COLUMNS": border_columns(layer, shape)}
+    defines |= stream(layer, stored)
+    tiles = divide_up(out_height, tile.rows) * divide_up(out_width, tile_outputs)
+    return KernelSpec(
+        kernel,
+        defines,
+        block=(tile.warps * WARP, 1, 1),
+        grid=(tiles, out_words // tile.filters, frames),
+        shared_bytes=shared(stage_chunks, stage_rows),
+    )
+
+
+def level_offset(layer: InputConv2d) -> int:
+    """What is subtracted from the levels so that they fit a signed byte."""
+    return 128 if layer.levels.max() > 127 else 0
+
+
+def border_columns(layer: BinaryConv2d, shape: Shape) -> int:
+    """Columns of the table of :meth:`BinaryConv2d.border_correction`, 0 where nothing has to be corrected."""
+    if layer.padding_value == -1 or layer.padding == (0, 0):
+        return 0
+    width = layer.conv_shape(shape)[1]
+    tap = np.arange(width)[:, None] * layer.stride[1] - layer.padding[1] + np.arange(layer.kernel[1])
+    return len(np.unique((tap >= 0) & (tap < shape[1]), axis=0))
+
+
+def conv_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[ConvTile]:
+    """Every tile worth trying, best guess first; never empty."""
+    out_height, out_width, out_channels = layer.output_shape(shape)
+    pool_size = layer.pool.size if layer.pool else 1
+    pool_stride = layer.pool.stride if layer.pool else 1
+    tap = taps(layer)
+    step_taps = divisors(tap.columns, _MAX_STEP_TAPS)[0]
+    candidates: dict[ConvTile, float] = {}
+    for patch, rows, patches, filters in product((1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4)):
+        if not (
+            rows * patches * filters <= 8 and rows < 2 * out_height and (patches - 1) * patch < out_width
+        ):
+            continue
+        if (patch > 1 and patch >= 2 * out_width) or words_for(out_channels) % filters:
+            continue
+        for positions, chunk_words in product({pool_size, 1}, divisors(tap.words, 4)):
+            columns = (patch - 1) * pool_stride + positions
+            line = ((columns - 1) * layer.stride[1] + (step_taps - 1) * tap.step + 1) * chunk_words
+            smallest = patch == positions == chunk_words == 1
+            if (positions * columns > _MAX_SUMS or line > _MAX_LINE) and not smallest:
+                continue
+            tile = ConvTile(patch, rows, patches, filters, positions, chunk_words)
+            try:
+                spec = conv2d(layer, shape, tile, 1)
+            except ValueError:
+                continue
+            candidates[tile] = _conv_cycles(spec, target)
+    return sorted(candidates, key=lambda tile: candidates[tile])
+
+
+def _conv_cycles(spec: KernelSpec, target: Target) -> float:
+    """A guess at the cycles that the busiest SM spends, to order tiles by; only its order has a meaning.
+
+    Each SM has four schedulers. A product of words costs a scheduler about 5 cycles (XOR, carry-save, POPC at a
+    quarter rate; 2 for DP4A), an access to shared memory about 4, since the schedulers share one path to it. A warp
+    alone waits for its own results: it takes about 1.6 times as long as when others fill the gaps.
+    """
+    d = spec.defines
+    columns = (d["PATCH"] - 1) * d["POOL_STRIDE"] + d["POSITIONS"]
+    windows = (d["POOL_SIZE"] // d["POSITIONS"]) ** 2
+    words = d["STEP_TAPS"] * d["CHUNK_WORDS"]
+    line = ((columns - 1) * d["STRIDE_X"] + (d["STEP_TAPS"] - 1) * d["TAP_STEP"] + 1) * d["CHUNK_WORDS"]
+    aligned = d["PATCH"] * d["POOL_STRIDE"] * d["STRIDE_X"] * d["CHUNK_WORDS"]
+    vector = 4 if aligned % 4 == 0 else 2 if aligned % 2 == 0 else 1
+    multiply = 2 if spec.kernel == "input_conv2d" else 5
+    step = d["POSITIONS"] * (columns * words * multiply + 4 * line / vector) + 4 * words
+    steps = d["CHUNKS"] * d["TAPS_Y"] * (d["TAPS_X"] // d["STEP_TAPS"]) * windows
+    stages = (d["CHUNKS"] // d["STAGE_CHUNKS"]) * (d["TAPS_Y"] // d["STAGE_ROWS"]) * windows
+    warps = spec.block[0] // WARP
+    # Staging: each word costs some 20 instructions of indexing and bounds, a stage two trips to L2 of 300 cycles.
+    staging = stages * (spec.shared_bytes / 4 / WARP * 20 / 4 + 600)
+    busy = step * steps * divide_up(warps, 4)
+    blocks = divide_up(spec.grid[0] * spec.grid[1], target.multiprocessors)
+    return blocks * (staging + busy) + 0.6 * step * steps
+
+
+#: SMs on which one-bit matrix products are one instruction. Later ones make many of it.
+MMA_SMS = (80, 86, 87, 89, 90)
+
+
+def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
+    """The kernel of a binary convolution on tensor cores, of one without a stream: there a lane holds up to 32 sums,
+    and as many shortcuts at once would take more than :data:`MAX_REGISTERS`.
+
+    Raises:
+        ValueError: where the tile or the kernel does not fit the layer or the shared memory.
+    """
+    out_height, out_width, out_channels = layer.output_shape(shape)
+    in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
+    pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
+    if isinstance(layer, StreamConv2d):
+        raise ValueError(f"{layer.name}: tensor cores are used for layers without a stream only")
+    if border_columns(layer, shape):
+        raise ValueError(f"{layer.name}: tensor cores are used with padding by -1 only")
+    if out_words % tile.filters or 8 % tile.columns:
+        raise ValueError(f"{layer.name}: {tile} does not divide the layer")
+    # Two slots make a matrix, and two matrices at a time are better than one.
+    groups = {1: 4}.get(pool_size, 1 + pool_size % 2)
+    rows, columns = tile.rows * groups * 8 // tile.columns, tile.patches * tile.columns
+    in_rows = ((rows - 1) * pool_stride + pool_size - 1) * layer.stride[0] + layer.kernel[0]
+    in_columns = ((columns - 1) * pool_stride + pool_size - 1) * layer.stride[1] + layer.kernel[1]
+    shared_bytes = 4 * (in_rows * in_columns * in_words + mma_steps(layer) * 8)
+    if shared_bytes > MAX_SHARED_BYTES:
+        raise ValueError(f"{layer.name}: {tile} needs more than {MAX_SHARED_BYTES} bytes of shared memory")
+    return KernelSpec(
+        "bconv2d_b1mma",
+        {
+            "IN_HEIGHT": shape[0],
+            "IN_WIDTH": shape[1],
+            "IN_WORDS": in_words,
+            "TAPS_Y": layer.kernel[0],
+            "TAPS_X": layer.kernel[1],
+            "STRIDE_Y": layer.stride[0],
+            "STRIDE_X": layer.stride[1],
+            "PADDING_Y": layer.padding[0],
+            "PADDING_X": layer.padding[1],
+            "POOL_SIZE": pool_size,
+            "POOL_STRIDE": pool_stride,
+            "OUT_HEIGHT": out_height,
+            "OUT_WIDTH": out_width,
+            "OUT_WORDS": out_words,
+            "GROUPS": groups,
+            "GROUP_COLUMNS": tile.columns,
+            "TILE_ROWS": tile.rows,
+            "TILE_PATCHES": tile.patches,
+            "TILE_FILTERS": tile.filters,
+        },
+        block=(tile.warps * WARP, 1, 1),
+        grid=(divide_up(out_height, rows) * divide_up(out_width, columns), out_words // tile.filters, frames),
+        shared_bytes=shared_bytes,
+    )
+
+
+def mma_steps(layer: BinaryConv2d) -> int:
+    """Steps of 256 bits that a window takes."""
+    return divide_up(layer.kernel[0] * layer.kernel[1] * words_for(layer.in_channels), 8)
+
+
+def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
+    """Every tile on tensor cores worth trying, best guess first; none where the SM or the layer has no use for it."""
+    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d) or isinstance(layer, StreamConv2d):
+        return []
+    out_height, out_width, out_channels = layer.output_shape(shape)
+    candidates: dict[MmaTile, float] = {}
+    for columns, rows, patches, filters in product((8, 4, 2, 1), (1, 2, 4), (1, 2, 4), (1, 2, 4)):
+        tile = MmaTile(columns, rows, patches, filters)
+        if tile.warps > 8 or words_for(out_channels) % filters or (patches - 1) * columns >= out_width:
+            continue
+        try:
+            spec = bconv2d_b1mma(layer, shape, tile, 1)
+        except ValueError:
+            continue
+        covered = (
+            spec.grid[0]
+            * spec.defines["TILE_ROWS"]
+            * spec.defines["TILE_PATCHES"]
+            * spec.defines["GROUPS"]
+            * 8
+        )
+        blocks = divide_up(spec.grid[0] * spec.grid[1], target.multiprocessors)
+        # Waste first, then waves of blocks; staging is shared by the warps of a block.
+        candidates[tile] = (
+            covered / (out_height * out_width) * blocks * (tile.warps + spec.shared_bytes / 2048)
+        )
+    return sorted(candidates, key=lambda tile: candidates[tile])
+
+
+# ---------------------------------------------------------------------------------------------------- dense
+
+
+def dense_frames(frames: int) -> int:
+    """Frames that one block of a dense layer takes, so that a weight is loaded once for all of them."""
+    return math.gcd(frames, 4)
+
+
+def dense(layer: Dense, tile: DenseTile, frames: int) -> KernelSpec:
+    """The kernel of a dense layer."""
+    in_words = layer.weights.shape[1]
+    block_frames = dense_frames(frames)
+    part = divide_up(in_words, tile.warps * tile.splits)
+    return KernelSpec(
+        "dense",
+        {
+            "IN_WORDS": in_words,
+            "OUT_FEATURES": layer.out_features,
+            "FAN_IN": layer.fan_in,
+            "RESULT": RESULTS[type(layer)],
+            "FRAMES": block_frames,
+            "WARPS": tile.warps,
+            "SPLITS": tile.splits,
+            "SLICE": part,
+            "STEP": _dense_step(part),
+        },
+        block=(tile.warps * WARP, 1, 1),
+        grid=(tile.splits, words_for(layer.out_features), frames // block_frames),
+        # The last word says whether a block was the last one to come; it is left out where it is not used.
+        shared_bytes=4 * tile.warps * block_frames * WARP + (1 if tile.splits > 1 else 0),
+    )
+
+
+def _dense_step(part: int) -> int:
+    """Words that a warp loads at once: a slice of up to 14, or 7, 14 fitting the carry-save tree best."""
+    return part if part <= 14 else max((7, 14), key=lambda step: (-(-part % step), step))
+
+
+def dense_tiles(layer: Dense, target: Target) -> list[DenseTile]:
+    """Every tile worth trying, best guess first; never empty."""
+    in_words = layer.weights.shape[1]
+    out_words = words_for(layer.out_features)
+    tiles = [
+        DenseTile(warps, splits)
+        for warps, splits in product((1, 2, 4, 8), (1, 2, 4, 8, 16, 32))
+        if warps * splits <= in_words
+    ]
+
+    def cycles(tile: DenseTile) -> float:
+        """As :func:`_conv_cycles`: loads first (a trip to memory a step), then counting, then adding up."""
+        part = divide_up(in_words, tile.warps * tile.splits)
+        blocks = divide_up(tile.splits * out_words, target.multiprocessors)
+        step = _dense_step(part)
+        loading = 500 * divide_up(part, step) + blocks * divide_up(tile.warps, 4) * part * (5 + 8)
+        joining = 0 if tile.splits == 1 else 1500 + 20 * tile.splits
+        return loading + 30 * tile.warps + joining
+
+    return sorted(tiles, key=cycles)
+
+
+def tile_fields(tile: Tile) -> dict[str, int]:
+    """A tile as it stands in a table."""
+    return asdict(tile)
+
+
+def best_tile(layer: Conv2d | Dense, shape: Shape, target: Target) -> Tile:
+    """The best guess for a layer. Tensor cores are taken only where they were measured to be faster."""
+    if isinstance(layer, Conv2d):
+        return conv_tiles(layer, shape, target)[0]
+    return dense_tiles(layer, target)[0]
+
+
+def tiles_of(layer: Conv2d | Dense, shape: Shape, target: Target) -> Iterator[Tile]:
+    """Every tile that a tuner may try, best guesses first; those on tensor cores take turns with the others."""
+    if isinstance(layer, Conv2d):
+        mma: list[Tile] = [*mma_tiles(layer, shape, target)]
+        others: list[Tile] = [*conv_tiles(layer, shape, target)]
+        yield from (tile for pair in zip_longest(others, mma) for tile in pair if tile is not None)
+    else:
+        yield from dense_tiles(layer, target)
+
+
+def convolution(
+    layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile, frames: int, stored: bool = False
+) -> KernelSpec:
+    """The kernel of a convolution with either kind of tile; the arguments are those of :func:`conv2d`.
+
+    Raises:
+        ValueError: where the tile does not fit the layer or the shared memory.
+    """
+    if isinstance(tile, ConvTile):
+        return conv2d(layer, shape, tile, frames, stored)
+    if not isinstance(layer, BinaryConv2d):
+        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
+    return bconv2d_b1mma(layer, shape, tile, frames)

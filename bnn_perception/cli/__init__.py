@@ -1,0 +1,78 @@
+"""The command line: one module a command, listed in :mod:`bnn_perception.__main__` and imported when it is called.
+
+A command's module has ``add_parser(subparsers)`` and ``run(args) -> exit code``. Errors that a user can mend
+are raised as exceptions named in :data:`EXPECTED` and printed as one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from bnn_perception.backends import BackendError
+from bnn_perception.frames.images import ImageError
+from bnn_perception.net.model import ModelError
+
+
+class ToolError(Exception):
+    """A command that cannot go on for a reason that its user can mend; the message is one line."""
+
+
+#: What ends a command with one line instead of a traceback.
+EXPECTED = (BackendError, ImageError, ModelError, ToolError)
+
+
+def execute(module: ModuleType, name: str, argv: Sequence[str]) -> int:
+    """Run the command ``name`` of a module.
+
+    Args:
+        module: has ``add_parser`` and ``run``.
+        name: as the user typed it.
+        argv: arguments after the name.
+
+    Returns:
+        The exit code: 0 for success, 1 where the command failed with a message, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="bnn_perception")
+    module.add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args([name, *argv])
+    try:
+        code: int = module.run(args)
+        if sys.stdout is not None:  # as it is where the shell has closed it
+            sys.stdout.flush()
+        return code
+    except EXPECTED as error:
+        print(f"bnn_perception {name}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"bnn_perception {name}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a model and what evaluates it, the same for every command."""
+    from bnn_perception.backends import BACKENDS, DEVICES
+
+    parser.add_argument(
+        "--model",
+        default="road_signs",
+        help="model folder, or the name of one that ships (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="binary", help="what evaluates it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="where (default: auto, the GPU if there is one)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of the CPU backends (default: as many as pay off)"
+    )

@@ -1,0 +1,68 @@
+"""``classify``: label image files, one line an image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from bnn_perception.backends import make_backend
+from bnn_perception.classifier import Classifier
+from bnn_perception.cli import ToolError, add_backend_arguments
+from bnn_perception.frames.images import ImageError, find_images, read_image
+from bnn_perception.frames.preprocess import WHOLE, Frame, check_region
+from bnn_perception.net.model import load_model
+from bnn_perception.resources import find_model
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("classify", help="label image files or folders of them")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image file or folder")
+    add_backend_arguments(parser)
+    parser.add_argument(
+        "--top", type=int, default=1, metavar="K", help="how many classes an image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--region",
+        type=float,
+        nargs=4,
+        default=WHOLE,
+        metavar=("X", "Y", "W", "H"),
+        help="part of the image, as fractions",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.top < 1:
+        raise ToolError(f"--top {args.top}: at least one class is shown")
+    try:
+        region = check_region(args.region)
+    except ValueError as error:
+        raise ToolError(f"--region: {error}") from None
+    model = load_model(find_model(args.model))
+    paths = [file for path in args.paths for file in find_images(path)]
+    classifier = Classifier(model, make_backend(model, args.backend, args.device, args.threads))
+    failures = 0
+    for path in paths:
+        try:
+            frame = Frame(read_image(path), region=region)
+        except ImageError as error:
+            failures += 1
+            print(f"bnn_perception classify: {error}", file=sys.stderr)
+            continue
+        (predictions,) = classifier.classify([frame], args.top)
+        if args.json:
+            results = [
+                {"label": p.label, "index": p.class_id, "score": round(p.score, 6)} for p in predictions
+            ]
+            milliseconds = {stage: round(time, 3) for stage, time in classifier.backend.times.items()}
+            print(json.dumps({"image": str(path), "results": results, "ms": milliseconds}))
+        else:
+            print(f"{path}: " + ", ".join(f"{p.label} {p.score:.3f}" for p in predictions))
+    classifier.backend.close()
+    if failures:
+        print(
+            f"bnn_perception classify: {failures} of {len(paths)} images could not be read", file=sys.stderr
+        )
+    return 1 if failures else 0

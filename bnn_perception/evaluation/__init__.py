@@ -1,0 +1,1 @@
+"""How good a model is: accuracy on labelled images, confusion, calibration, pictures of them."""

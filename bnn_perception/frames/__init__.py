@@ -1,0 +1,1 @@
+"""Camera frames: what they are, how they become the input of a net, and where they come from."""
