@@ -33,7 +33,7 @@ train-demo: $(VENV)/.made-for-training
 # Tests and benchmark on an NVIDIA GPU, into benchmark/results. No environment is made: PYTHON has CuPy for the GPU's
 # driver (and ONNX Runtime, and PyTorch where it is to be compared with); benchmark/results/README.md says what it needs.
 gpu-check:
-	$(PYTHON) -m benchmark.gpu.benchmark --gpu --tests test/gpu $(ARGS)
+	$(PYTHON) -m benchmark.gpu.benchmark --tests test/gpu $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check

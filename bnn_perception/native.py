@@ -43,8 +43,6 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-from bnn_perception.frames.preprocess import LUMA
-
 # numba's annotations do not know that these are called from compiled code.
 intrinsic: Any = extending.intrinsic
 external: Any = types.ExternalFunction
@@ -999,6 +997,7 @@ def resize(
     out_channels: int,
     red: int,
     blue: int,
+    luma: tuple[int, int, int],
 ) -> None:
     """Area average and colour, as :mod:`bnn_perception.frames.preprocess` defines them.
 
@@ -1012,6 +1011,8 @@ def resize(
         out: address of (out_height, out_width, out_channels) uint8, adjacent.
         out_height, out_width, out_channels: 3 channels (RGB) or 1 (grey).
         red, blue: channel index of each; green is half way between.
+        luma: weights of red, green and blue in a grey pixel, in 1/256. An argument and no constant of another module,
+            whose change numba's cache would not notice.
     """
     area = height * width
     # floor(s / area) of a whole s is floor((s + 0.5) / area): the quotient lies at least 0.5 / area, 2**-29, away from
@@ -1036,4 +1037,4 @@ def resize(
                 _write_u8(out, 3 * pixel + 1, np.uint8(g))
                 _write_u8(out, 3 * pixel + 2, np.uint8(b))
             else:
-                _write_u8(out, pixel, np.uint8((LUMA[0] * r + LUMA[1] * g + LUMA[2] * b + 128) >> 8))
+                _write_u8(out, pixel, np.uint8((luma[0] * r + luma[1] * g + luma[2] * b + 128) >> 8))

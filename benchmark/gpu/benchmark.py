@@ -1,4 +1,6 @@
-"""``benchmark --gpu``: the binary nets on the GPU against everything else that could run there, in one run.
+"""The binary nets on the GPU against everything else that could run there, in one run::
+
+    python -m benchmark.gpu.benchmark [--tests test/gpu] [--results benchmark/results] [--minutes 7.5]
 
 Every part runs in a process of its own and may fail by itself: the failure is part of the results, the others go on,
 and the exit code tells. Results go to ``<gpu>.json`` and, as tables, to ``<gpu>.md``.
@@ -22,8 +24,7 @@ import yaml
 
 from benchmark.gpu import parts, pytorch, report
 from benchmark.gpu.nets import PAPER, ROAD_SIGNS, random_net
-from bnn_perception.cli import EXPECTED, ToolError
-from bnn_perception.net.model import load_model
+from bnn_perception.errors import CommandError, Error
 from bnn_perception.resources import find_model
 
 #: Where results are kept, in a checkout.
@@ -37,41 +38,6 @@ TESTS = "tests"
 RunPart = Callable[[str, Path, "Path | None", float], "str | None"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``benchmark`` that are about the GPU."""
-    parser.add_argument(
-        "--gpu", action="store_true", help="measure the GPU: binary against float, kernel by kernel"
-    )
-    parser.add_argument(
-        "--tune", action="store_true", help="find the tiles that suit this GPU, for the node to use"
-    )
-    parser.add_argument(
-        "--table", type=Path, help="file that --tune writes (default: the one that the node reads)"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder of the GPU's results (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--tests", type=Path, help="folder of tests to run first, as a part of the GPU's results"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="end all of it then (default: %(default)g)"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Tune, or measure and write the results; 0 where every part succeeded."""
-    if args.tune:
-        from bnn_perception.backends.cuda.tiles import user_table
-        from bnn_perception.backends.cuda.tune import tune
-
-        with tempfile.TemporaryDirectory() as scratch:
-            models = [load_model(folder) for folder, _ in _nets(Path(scratch)).values()]
-            tune(models, args.table or user_table())
-        return 0
-    return run_benchmark(args.results, args.minutes, run_in_process, args.tests)
-
-
 def run_benchmark(folder: Path, minutes: float, run_part: RunPart, tests: Path | None = None) -> int:
     """The whole benchmark.
 
@@ -83,13 +49,13 @@ def run_benchmark(folder: Path, minutes: float, run_part: RunPart, tests: Path |
         tests: folder of pytest's, run as a part of its own.
 
     Raises:
-        ToolError: where there is no usable GPU: then there is nothing to write.
+        CommandError: where there is no usable GPU: then there is nothing to write.
     """
     from bnn_perception.backends.cuda.device import why_unusable
 
     reason = why_unusable()
     if reason is not None:
-        raise ToolError(f"the GPU benchmark needs a GPU: {reason}")
+        raise CommandError(f"the GPU benchmark needs a GPU: {reason}")
     end = time.monotonic() + 60 * minutes
     done: list[dict[str, Any]] = []
     without_torch = pytorch.why_not()
@@ -201,13 +167,20 @@ def run_in_process(name: str, file: Path, model: Path | None, seconds: float) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m benchmark.gpu.benchmark``: the GPU's part of ``benchmark`` alone, for make gpu-check."""
+    """Run the benchmark, as ``make gpu-check`` does; 0 where every part succeeded."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.gpu.benchmark", description=__doc__)
-    add_arguments(parser)
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument("--tests", type=Path, help="folder of tests to run first, as a part of the results")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="end all of it then (default: %(default)g)"
+    )
+    args = parser.parse_args(argv)
     try:
-        return run(parser.parse_args(argv))
-    except EXPECTED as error:
-        print(f"benchmark --gpu: {error}", file=sys.stderr)
+        return run_benchmark(args.results, args.minutes, run_in_process, args.tests)
+    except Error as error:
+        print(f"benchmark.gpu: {error}", file=sys.stderr)
         return 1
 
 

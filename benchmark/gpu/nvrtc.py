@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 
 INSTALL = "pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-nvdisasm"
 
@@ -54,14 +54,14 @@ def _library(sm: int) -> ctypes.CDLL:
     for major in known:
         if major in libraries():
             return libraries()[major]
-    raise ToolError(f"NVRTC of CUDA {known[0]} was not found; {INSTALL}")
+    raise CommandError(f"NVRTC of CUDA {known[0]} was not found; {INSTALL}")
 
 
 def version(sm: int = 87) -> tuple[int, int]:
     """Of the CUDA that compiles for an SM, (12, 9) say.
 
     Raises:
-        ToolError: where it is not installed.
+        CommandError: where it is not installed.
     """
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library(sm).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
@@ -83,7 +83,7 @@ def compile_with_log(library: ctypes.CDLL, source: str, options: Sequence[str], 
         sm: compute capability times ten.
 
     Raises:
-        ToolError: with the compiler's message.
+        CommandError: with the compiler's message.
     """
     program = ctypes.c_void_p()
     _check(library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None))
@@ -94,7 +94,7 @@ def compile_with_log(library: ctypes.CDLL, source: str, options: Sequence[str], 
         status = library.nvrtcCompileProgram(program, len(every), array)
         log = _text(library, program, "ProgramLog").strip()
         if status != 0:
-            raise ToolError(f"NVRTC refused a kernel for sm_{sm}: {log}")
+            raise CommandError(f"NVRTC refused a kernel for sm_{sm}: {log}")
         return _bytes(library, program, "CUBIN"), log
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
@@ -114,22 +114,22 @@ def _text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
 
 def _check(status: int) -> None:
     if status != 0:
-        raise ToolError(f"NVRTC failed with status {status}")
+        raise CommandError(f"NVRTC failed with status {status}")
 
 
 def disassemble(cubin: bytes) -> str:
     """Machine code as nvdisasm prints it (SM 7.5 and later).
 
     Raises:
-        ToolError: where nvdisasm is not installed or refuses the code.
+        CommandError: where nvdisasm is not installed or refuses the code.
     """
     program = next(_places("bin", "nvdisasm"), None) or shutil.which("nvdisasm")
     if program is None:
-        raise ToolError(f"nvdisasm was not found; {INSTALL}")
+        raise CommandError(f"nvdisasm was not found; {INSTALL}")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         done = subprocess.run([str(program), "-c", file.name], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ToolError(f"nvdisasm refused the machine code: {done.stderr.strip()}")
+        raise CommandError(f"nvdisasm refused the machine code: {done.stderr.strip()}")
     return done.stdout

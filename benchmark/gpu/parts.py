@@ -41,7 +41,7 @@ from bnn_perception.backends.cuda.timing import (
     time_kernels,
     time_network,
 )
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError, one_line
 from bnn_perception.files import replacing
 from bnn_perception.frames.preprocess import Frame, prepare_reference
 from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
@@ -205,10 +205,10 @@ def correctness(model: Model | None, save: Save) -> None:
         expected = dict(reference.activations(frame))
         for name, value in backend.activations(frame):  # streams that no layer reads are not kept
             if not np.array_equal(value, expected[name]):
-                raise ToolError(f"{model.name}, {frame.encoding}: layer {name} differs from the reference")
+                raise CommandError(f"{model.name}, {frame.encoding}: layer {name} differs from the reference")
             words += value.size
     if not np.array_equal(backend.logits(frames * 4), np.concatenate([reference.logits(frames)] * 4)):
-        raise ToolError(
+        raise CommandError(
             f"{model.name}: the logits of {4 * len(frames)} frames at once differ from the reference"
         )
     backend.close()
@@ -241,7 +241,7 @@ def _time_binary(model: Model, table: TileTable, result: Result, save: Save) -> 
     backend = CudaBinaryBackend(model, table)
     frames = _batches(model, 4)[0]
     if not np.array_equal(backend.logits(frames), ReferenceBackend(model).logits(frames)):
-        raise ToolError(f"{model.name}: the logits differ from the reference; no times were taken")
+        raise CommandError(f"{model.name}: the logits differ from the reference; no times were taken")
     for batch in BATCHES:
         _measure(backend, batch, result, lambda frames: binary_work(model, frames, _frame_bytes(model)))
         save(result)
@@ -277,7 +277,7 @@ def cuda_float(precision: str, model: Model | None, save: Save) -> None:
 
 def _stages(model: Model) -> tuple[Stage, ...]:
     if model.float_twin is None:
-        raise ToolError(
+        raise CommandError(
             f"{model.name} has no float twin; random ones need the package onnx: pip install onnx"
         )
     return read_float_twin(model.float_twin, model.input, len(model.labels))
@@ -343,12 +343,12 @@ def _compare_with_onnx_runtime(model: Model, logits: NDArray[np.float32], tolera
     """Check the logits of the first batch of four.
 
     Raises:
-        ToolError: where they differ, or ONNX Runtime is not installed.
+        CommandError: where they differ, or ONNX Runtime is not installed.
     """
     try:
         import onnxruntime
     except ImportError:
-        raise ToolError(
+        raise CommandError(
             "onnxruntime is not installed, the float twin cannot be checked; pip install onnxruntime"
         ) from None
     session = onnxruntime.InferenceSession(str(model.float_twin), providers=["CPUExecutionProvider"])
@@ -356,7 +356,7 @@ def _compare_with_onnx_runtime(model: Model, logits: NDArray[np.float32], tolera
     (expected,) = session.run(None, {session.get_inputs()[0].name: pixels})
     difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
     if not difference <= tolerance:
-        raise ToolError(
+        raise CommandError(
             f"logits differ from ONNX Runtime's by {difference:.1e} of the largest; {tolerance:.0e} is allowed"
         )
 
@@ -401,5 +401,5 @@ if __name__ == "__main__":
         run_part(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
     except Exception as error:
         # One line for the report; every kind of failure is expected here.
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(one_line(error, with_type=True), file=sys.stderr)
         sys.exit(1)

@@ -29,8 +29,8 @@ from bnn_perception.backends.cuda.network import network
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.specs import KernelSpec, Target, mma_tiles
 from bnn_perception.backends.cuda.tiles import SHIPPED, TileTable
-from bnn_perception.cli import ToolError
 from bnn_perception.cli.markdown import table
+from bnn_perception.errors import CommandError
 from bnn_perception.net.model import Conv2d, Model, iter_layers
 from bnn_perception.resources import resource_folder
 
@@ -147,7 +147,7 @@ def _boards() -> list[str]:
         "",
         *_text(
             "Clock (the highest), SMs and memory bandwidth: as NVIDIA publishes them, not read off a device. 16 POPC "
-            "a clock and SM: the CUDA programming guide, from memory; `benchmark --gpu` measures it. Binary TOPS: "
+            "a clock and SM: the CUDA programming guide, from memory; `make gpu-check` measures it. Binary TOPS: "
             "derived, one POPC for 32 multiply-accumulates of two operations. Tensor cores: derived, 16,384 binary "
             "multiply-accumulates a clock and SM as published for the A100, measured neither on an Orin nor on a "
             "Hopper. The two launch times are estimates."
@@ -296,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         text = document(load_runs(args.results))
-    except ToolError as error:
+    except CommandError as error:
         print(f"performance: {error}", file=sys.stderr)
         return 1
     args.out.parent.mkdir(parents=True, exist_ok=True)

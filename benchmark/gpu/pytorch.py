@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends.cuda.timing import Timing, sample
+from bnn_perception.errors import one_line
 from bnn_perception.importers.onnx.float_twin import Stage
 
 
@@ -47,7 +48,7 @@ def why_not() -> str | None:
     except ImportError:
         return "PyTorch is not installed"
     except Exception as error:  # a PyTorch whose libraries do not fit raises what they raise
-        return f"PyTorch cannot be imported ({' '.join(str(error).split())})"
+        return f"PyTorch cannot be imported ({one_line(error)})"
     return None if torch.cuda.is_available() else "PyTorch was built without CUDA or finds no GPU"
 
 

@@ -56,7 +56,7 @@ def _heading(results: dict[str, Any]) -> list[str]:
     return [
         f"# {gpu}",
         "",
-        f"`python -m bnn_perception benchmark --gpu`, {results['date']}, commit {results['commit'] or 'unknown'}.",
+        f"`python -m benchmark.gpu.benchmark`, {results['date']}, commit {results['commit'] or 'unknown'}.",
         f"{facts}.",
         "",
         "Times are microseconds for a batch, median and 99th percentile. *GPU*: uploaded frames to logits, by CUDA",

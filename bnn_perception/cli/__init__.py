@@ -1,7 +1,7 @@
 """The command line: one module a command, listed in :mod:`bnn_perception.__main__` and imported when it is called.
 
 A command's module has ``add_parser(subparsers)`` and ``run(args) -> exit code``. Errors that a user can mend
-are raised as exceptions named in :data:`EXPECTED` and printed as one line.
+are raised as :class:`~bnn_perception.errors.Error` and printed as one line.
 """
 
 from __future__ import annotations
@@ -11,17 +11,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from bnn_perception.backends import BackendError
-from bnn_perception.frames.images import ImageError
-from bnn_perception.net.model import ModelError
-
-
-class ToolError(Exception):
-    """A command that cannot go on for a reason that its user can mend; the message is one line."""
-
-
-#: What ends a command with one line instead of a traceback.
-EXPECTED = (BackendError, ImageError, ModelError, ToolError)
+from bnn_perception.errors import Error
 
 
 def execute(module: ModuleType, name: str, argv: Sequence[str]) -> int:
@@ -43,7 +33,7 @@ def execute(module: ModuleType, name: str, argv: Sequence[str]) -> int:
         if sys.stdout is not None:  # as it is where the shell has closed it
             sys.stdout.flush()
         return code
-    except EXPECTED as error:
+    except Error as error:
         print(f"bnn_perception {name}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.gpu import benchmark as gpu
 from bnn_perception.backends import BackendError
 from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Crew
 from bnn_perception.backends.cpu.float import open_session, to_tensor
@@ -44,14 +43,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="numbers of threads to measure with (default: 1 2)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
-    gpu.add_arguments(parser)
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="find the tiles that suit this GPU for the model, for the node to use",
+    )
+    parser.add_argument(
+        "--table", type=Path, help="file that --tune writes (default: the one that the node reads)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.gpu or args.tune:
-        return gpu.run(args)
     folder = find_model(args.model)
     model = load_model(folder)
+    if args.tune:
+        from bnn_perception.backends.cuda.tiles import user_table
+        from bnn_perception.backends.cuda.tune import tune
+
+        tune([model], args.table or user_table())
+        return 0
     frame = Frame(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
     results: dict[str, Any] = {
         "model": model.name,

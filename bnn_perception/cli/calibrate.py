@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bnn_perception.backends import DEVICES
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 from bnn_perception.evaluation.calibration import CalibrationError
 from bnn_perception.evaluation.evaluate import calibrate
 from bnn_perception.frames.images import read_dataset
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         calibrations = calibrate(model, dataset, Path(args.data).name, args.device, args.threads)
     except CalibrationError as error:
-        raise ToolError(f"{args.data}: {error}") from None
+        raise CommandError(f"{args.data}: {error}") from None
     except OSError as error:
-        raise ToolError(f"{model.folder}: cannot be written: {error.strerror or error}") from None
+        raise CommandError(f"{model.folder}: cannot be written: {error.strerror or error}") from None
     for line in dataset.refused:
         print(f"bnn_perception calibrate: left out: {line}", file=sys.stderr)
     print("precision  temperature       score            calibration error  negative log likelihood")

@@ -8,7 +8,8 @@ import sys
 
 from bnn_perception.backends import make_backend
 from bnn_perception.classifier import Classifier
-from bnn_perception.cli import ToolError, add_backend_arguments
+from bnn_perception.cli import add_backend_arguments
+from bnn_perception.errors import CommandError
 from bnn_perception.frames.images import ImageError, find_images, read_image
 from bnn_perception.frames.preprocess import WHOLE, Frame, check_region
 from bnn_perception.net.model import load_model
@@ -35,11 +36,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     if args.top < 1:
-        raise ToolError(f"--top {args.top}: at least one class is shown")
+        raise CommandError(f"--top {args.top}: at least one class is shown")
     try:
         region = check_region(args.region)
     except ValueError as error:
-        raise ToolError(f"--region: {error}") from None
+        raise CommandError(f"--region: {error}") from None
     model = load_model(find_model(args.model))
     paths = [file for path in args.paths for file in find_images(path)]
     classifier = Classifier(model, make_backend(model, args.backend, args.device, args.threads))

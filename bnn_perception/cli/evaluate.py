@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from bnn_perception.backends import Backend, check_choice, make_backend
-from bnn_perception.cli import ToolError, add_backend_arguments
-from bnn_perception.evaluation.evaluate import Comparison, Evaluation, evaluate_all, pictures
+from bnn_perception.cli import add_backend_arguments
+from bnn_perception.errors import CommandError
+from bnn_perception.evaluation import pictures
+from bnn_perception.evaluation.evaluate import Comparison, Evaluation, evaluate_all
 from bnn_perception.frames.images import read_dataset
 from bnn_perception.net.model import Model, load_model
 from bnn_perception.resources import find_model
@@ -49,7 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     if args.compare and args.backend == "float":
-        raise ToolError("--compare sets a binary backend against the float twin; leave --backend float out")
+        raise CommandError(
+            "--compare sets a binary backend against the float twin; leave --backend float out"
+        )
     for path in filter(None, (args.picture, args.mistakes)):
         pictures.check_path(path)
     model = load_model(find_model(args.model))

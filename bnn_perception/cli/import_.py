@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bnn_perception.cli import ToolError
 from bnn_perception.cli.inspect_ import layer_rows, print_table, totals
+from bnn_perception.errors import CommandError
 from bnn_perception.frames.images import ImageError, find_images, read_image
 from bnn_perception.frames.preprocess import Frame
 from bnn_perception.importers import import_model
@@ -61,13 +61,15 @@ def read_labels(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ToolError(f"{path}: cannot be read: {error}") from None
+        raise CommandError(f"{path}: cannot be read: {error}") from None
 
 
 def print_parity(source: Path, model: Model, images: Path) -> None:
     """Print how the model compares with the graph it came from."""
     if source.is_dir():
-        raise ToolError("--images compares with a QONNX graph; a BNN-PYNQ folder holds none (try evaluate)")
+        raise CommandError(
+            "--images compares with a QONNX graph; a BNN-PYNQ folder holds none (try evaluate)"
+        )
     from bnn_perception.importers.onnx import read as qonnx
 
     frames, left_out = [], 0
@@ -77,7 +79,7 @@ def print_parity(source: Path, model: Model, images: Path) -> None:
         except ImageError:
             left_out += 1
     if not frames:
-        raise ToolError(f"{images}: none of its images can be read")
+        raise CommandError(f"{images}: none of its images can be read")
     parity = qonnx.compare(source, model, frames)
     print(
         f"parity on {parity.images} images ({left_out} left out): same class on {parity.same_class}, largest "

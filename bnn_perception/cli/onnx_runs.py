@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends.cpu.float import open_session
+from bnn_perception.errors import Error
 
 #: Random images that the ranges of the activations are taken from. Accuracy is not measured here, and no operator
 #: takes longer for other ranges.
@@ -21,7 +22,7 @@ PROFILED_CALLS = 200
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
-class MissingPackageError(Exception):
+class MissingPackageError(Error):
     """A package that int8 needs is not installed; the message says which."""
 
 

@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnn_perception.cli import ToolError
 from bnn_perception.cli.inspect_ import layer_rows, totals
 from bnn_perception.cli.train import find_config, resumable, train, train_float_twin
+from bnn_perception.errors import CommandError
 from bnn_perception.files import replacing
 from bnn_perception.net.model import load_model
 from bnn_perception.training.progress import Reporter, short_warnings
@@ -69,12 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
-        raise ToolError(f"--jobs {args.jobs}: it takes 1 or more")
+        raise CommandError(f"--jobs {args.jobs}: it takes 1 or more")
     try:
         with resumable("epochs"):
             _train_all(args)
     except BrokenProcessPool:
-        raise ToolError(
+        raise CommandError(
             "a process that trained was ended from outside, perhaps for want of memory; the same command goes on "
             "after the last whole epochs"
         ) from None
@@ -94,7 +94,7 @@ def _train_all(args: argparse.Namespace) -> None:
     chosen = [each for each in study.runs if not args.only or each.variant in args.only]
     unknown = set(args.only or ()) - {each.variant for each in study.runs}
     if unknown:
-        raise ToolError(f"{path}: has no variant '{unknown.pop()}'")
+        raise CommandError(f"{path}: has no variant '{unknown.pop()}'")
     for place in (folder, record.parent):  # an error there must not wait for hours of training
         place.mkdir(parents=True, exist_ok=True)
     owners: dict[str, Run] = {}

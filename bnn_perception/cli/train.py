@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import make_backend
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 from bnn_perception.evaluation.evaluate import evaluate
 from bnn_perception.frames.images import read_dataset
 from bnn_perception.net.model import DESCRIPTION, Model, update_info
@@ -89,18 +89,18 @@ def resumable(kept: str) -> Iterator[None]:
         kept: what is not lost at an error of the operating system: the last whole epoch, or epochs.
 
     Raises:
-        ToolError: for the errors of a configuration, of data and of the operating system.
+        CommandError: for the errors of a configuration, of data and of the operating system.
     """
     from bnn_perception.training.data import DataError
 
     try:
         yield
     except (ConfigError, DataError) as error:
-        raise ToolError(str(error)) from None
+        raise CommandError(str(error)) from None
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ToolError(
+        raise CommandError(
             f"{error.filename or 'a file'}: {error.strerror or error}; the same command goes on after the last "
             f"whole {kept}"
         ) from None
@@ -115,7 +115,7 @@ def _train(args: argparse.Namespace, reporter: Reporter, world: World) -> int:
         folder = Path(args.data).resolve()
         config, root = configs.default_config(folder.name, str(folder)), None
     else:
-        raise ToolError("name a configuration file, or a folder of images with --data")
+        raise CommandError("name a configuration file, or a folder of images with --data")
     config = configs.override(config, args.epochs, args.float_epochs, args.seed, args.threads)
     out, run_folder = args.out or Path("models") / config.name, args.run or Path("runs") / config.name
     _check_folder("--out", out)
@@ -131,9 +131,9 @@ def _check_folder(option: str, path: Path) -> None:
     """Refuse a folder that could not be written after hours of training."""
     place = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not place.is_dir():
-        raise ToolError(f"{option} {path}: {place} is not a folder")
+        raise CommandError(f"{option} {path}: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ToolError(f"{option} {path}: {place} cannot be written to")
+        raise CommandError(f"{option} {path}: {place} cannot be written to")
 
 
 def train_float_twin(config: Config, root: str | None, run_folder: Path, reporter: Reporter) -> None:

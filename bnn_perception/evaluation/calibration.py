@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.errors import Error
 from bnn_perception.net.model import MAX_TEMPERATURE
 
 #: Of the expected calibration error, as in the paper.
@@ -21,7 +22,7 @@ BINS = 15
 HALVINGS = 32
 
 
-class CalibrationError(ValueError):
+class CalibrationError(Error, ValueError):
     """Logits that no temperature can be fitted to; the message is one line."""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 from bnn_perception.frames.images import Dataset
 
 if TYPE_CHECKING:
@@ -32,19 +32,21 @@ def check_path(path: Path) -> None:
     """Refuse a picture that could not be written once everything is evaluated.
 
     Raises:
-        ToolError: naming the file and the remedy.
+        CommandError: naming the file and the remedy.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ToolError(f"{path}: the ending says which picture it is to be; it can be {', '.join(FORMATS)}")
+        raise CommandError(
+            f"{path}: the ending says which picture it is to be; it can be {', '.join(FORMATS)}"
+        )
     if not path.parent.is_dir():
-        raise ToolError(f"{path}: there is no folder {path.parent}")
+        raise CommandError(f"{path}: there is no folder {path.parent}")
 
 
 def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise ToolError("pictures need matplotlib; install it with: pip install matplotlib") from None
+        raise CommandError("pictures need matplotlib; install it with: pip install matplotlib") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -58,7 +60,7 @@ def _save(pyplot: Any, figure: Any, path: Path) -> None:
             figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ToolError(f"{path}: cannot be written: {reason}") from None
+        raise CommandError(f"{path}: cannot be written: {reason}") from None
     finally:
         pyplot.close(figure)
     if any("missing from" in str(warning.message) for warning in caught):
@@ -81,7 +83,7 @@ def confusion_matrices(
         path: of the picture; its ending is its format.
 
     Raises:
-        ToolError: where matplotlib is missing or the file cannot be written.
+        CommandError: where matplotlib is missing or the file cannot be written.
     """
     pyplot = _pyplot()
     labels = [shorten(label, 40) for label in labels]
@@ -162,7 +164,7 @@ def mistakes(
         How many there are on the sheet.
 
     Raises:
-        ToolError: where matplotlib is missing or the file cannot be written.
+        CommandError: where matplotlib is missing or the file cannot be written.
     """
     pyplot = _pyplot()
     order = chosen[np.argsort(-result.score[chosen], kind="stable")][:most]

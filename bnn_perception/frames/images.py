@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.errors import Error
 from bnn_perception.frames.preprocess import MAX_SIDE
 
 #: Endings of the files that are taken for images.
@@ -29,7 +30,7 @@ TRIED = {".avif", ".gif", ".heic", ".heif", ".jp2"}
 MAX_PIXELS = 1 << 27
 
 
-class ImageError(ValueError):
+class ImageError(Error, ValueError):
     """An image, or a set of them, that cannot be read; the message names the file and the reason."""
 
 

@@ -161,6 +161,7 @@ def prepare(frame: Frame, spec: InputSpec, out: NDArray[np.uint8] | None = None)
         *spec.shape,
         red,
         blue,
+        LUMA,
     )
     return out
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.errors import Error, one_line
 from bnn_perception.frames.images import SUFFIXES, ImageError, find_images, read_image
 
 #: Endings of recordings.
@@ -46,7 +47,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _logger = logging.getLogger(__name__)
 
 
-class SourceError(Exception):
+class SourceError(Error):
     """A source that cannot be opened or goes on no longer; one line that names it and the remedy."""
 
 
@@ -497,4 +498,4 @@ def _image_of(message: Any) -> RawImage | CompressedImage:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

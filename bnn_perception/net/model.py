@@ -31,6 +31,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from bnn_perception.errors import Error, one_line
 from bnn_perception.files import replacing
 from bnn_perception.net import bits
 
@@ -62,7 +63,7 @@ Shape = tuple[int, int, int]
 """(height, width, channels) of an activation."""
 
 
-class ModelError(ValueError):
+class ModelError(Error, ValueError):
     """A model folder or layer that cannot be used; the message names the file, the field and the reason."""
 
 
@@ -946,7 +947,7 @@ def _show(value: object) -> str:
 
 def _reason(error: Exception) -> str:
     """What an exception says, on one short line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error)
 
 
 def _integer(where: str, value: object, low: int, high: int) -> None:

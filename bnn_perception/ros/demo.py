@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bnn_perception.cli import ToolError, add_backend_arguments
+from bnn_perception.cli import add_backend_arguments
+from bnn_perception.errors import CommandError
 from bnn_perception.ros.diagnostics import as_mapping
 from bnn_perception.ros.latency import STAGES
 from bnn_perception.ros.process import prepare_process, private_graph
@@ -65,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo and print its summary.
 
     Raises:
-        ToolError: where no labels came, with the reason.
+        CommandError: where no labels came, with the reason.
     """
     if args.frames < 1:
-        raise ToolError(f"--frames {args.frames}: at least one frame is shown")
+        raise CommandError(f"--frames {args.frames}: at least one frame is shown")
     # Read when rclpy is loaded, here and in the children.
     os.environ.update(private_graph(random.randint(1, 101)))
     prepare_process()
@@ -129,10 +130,10 @@ class Child:
     output: Path
 
     def check(self) -> None:
-        """Raise ToolError where it has ended by itself."""
+        """Raise CommandError where it has ended by itself."""
         if self.process.poll() is not None:
             said = self.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise ToolError(
+            raise CommandError(
                 f"{self.name} ended with code {self.process.returncode}: {said[-1] if said else 'it said nothing'}"
             )
 
@@ -207,7 +208,7 @@ class Watcher:
         """Listen until the condition holds.
 
         Raises:
-            ToolError: where a child ends first, or patience does.
+            CommandError: where a child ends first, or patience does.
         """
         deadline = time.monotonic() + patience
         while not condition():
@@ -215,7 +216,9 @@ class Watcher:
                 process.check()
             if time.monotonic() > deadline:
                 state = self._message or "the classifier node says nothing"
-                raise ToolError(f"waited {patience:.0f} s in vain, {len(self.answers)} labels came: {state}")
+                raise CommandError(
+                    f"waited {patience:.0f} s in vain, {len(self.answers)} labels came: {state}"
+                )
             self._executor.spin_once(timeout_sec=0.05)
 
     def work(self, seconds: float) -> None:

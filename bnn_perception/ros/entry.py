@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import uninstall_signal_handlers
 from rclpy.utilities import remove_ros_args
 
+from bnn_perception.errors import one_line
 from bnn_perception.ros.process import prepare_process
 
 AnyNode = TypeVar("AnyNode", bound=Node)
@@ -47,7 +48,7 @@ def run_node(
             return 2
         rclpy.init(args=arguments)
     except RuntimeError as error:  # what rclpy says of arguments that it cannot parse
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
         return 2
     node = None
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.errors import one_line
 from bnn_perception.frames.preprocess import CHANNELS, MAX_SIDE, WHOLE, Frame
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ def decode(message: CompressedImage, max_pixels: int, region: Region = WHOLE) ->
     try:
         pixels: Any = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise RefusedFrame(
-            "undecodable", f"OpenCV cannot decode it: {' '.join(str(error).split())}"
-        ) from None
+        raise RefusedFrame("undecodable", f"OpenCV cannot decode it: {one_line(error)}") from None
     if pixels is None:
         raise RefusedFrame(
             "undecodable",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 
 #: Frames that are measured after some that are not, at the pace of a fast camera.
 FRAMES, UNCOUNTED, PERIOD = 600, 60, 0.01
@@ -32,7 +32,7 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
 
     Raises:
         ImportError: where ROS 2 is not installed.
-        ToolError: where the node does not answer.
+        CommandError: where the node does not answer.
     """
     import rclpy
     from rclpy.context import Context
@@ -75,7 +75,7 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
             callback(message)
             while len(recorder.frames) < count:
                 if time.perf_counter() - begin > 5:
-                    raise ToolError("the node gave no answer to a frame for 5 s")
+                    raise CommandError("the node gave no answer to a frame for 5 s")
                 time.sleep(PERIOD / 20)
             time.sleep(max(0.0, begin + PERIOD - time.perf_counter()))
     finally:

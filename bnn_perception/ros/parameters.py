@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import BACKENDS, DEVICES
+from bnn_perception.errors import Error
 from bnn_perception.frames.preprocess import check_region
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 
-class ParameterError(ValueError):
+class ParameterError(Error, ValueError):
     """A parameter that cannot be used; the message names it and says what it can be."""
 
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import yaml
 
+from bnn_perception.errors import Error, one_line
 from bnn_perception.net.model import MAX_LABEL, InputSpec
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"
 
 
-class ConfigError(ValueError):
+class ConfigError(Error, ValueError):
     """A configuration that cannot be used; the message names the file, the field and the remedy."""
 
 
@@ -391,7 +392,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     # Of the file; of PyYAML; or of Python where PyYAML converts a number, a date or a nest of brackets.
     except Exception as error:
-        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
     return _mapping(str(path), content)
 
 

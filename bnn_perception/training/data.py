@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from bnn_perception.errors import Error
 from bnn_perception.frames.images import (
     SUFFIXES,
     ImageError,
@@ -37,7 +38,7 @@ from bnn_perception.training.config import AugmentationSpec, is_label
 PARTS = {"test", "testing", "train", "training", "val", "valid", "validation"}
 
 
-class DataError(ValueError):
+class DataError(Error, ValueError):
     """Data that cannot be used; the message names the file or folder and the remedy."""
 
 

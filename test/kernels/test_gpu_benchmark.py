@@ -22,7 +22,7 @@ from bnn_perception.backends.cuda.backend import Launch
 from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.cuda.specs import Target, tiles_of
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 from bnn_perception.net.model import iter_layers
 
 pytest.importorskip("onnx", reason="onnx is not installed")
@@ -117,7 +117,7 @@ def test_parts_that_have_no_time_are_named(world: FakeCupy, tmp_path: Path) -> N
 
 def test_without_a_gpu_nothing_is_written(world: FakeCupy, tmp_path: Path) -> None:
     world.device_count = 0
-    with pytest.raises(ToolError, match="no NVIDIA GPU was found"):
+    with pytest.raises(CommandError, match="no NVIDIA GPU was found"):
         benchmark.run_benchmark(tmp_path / "results", 10, run_here)
     assert not (tmp_path / "results").exists()
 

@@ -7,7 +7,7 @@ import pytest
 from benchmark.gpu import nvrtc, sass
 from benchmark.gpu.peaks import CHAINS, PRODUCTS, THREADS, UNROLL
 from bnn_perception.backends.cuda.sources import kernel_source
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 
 
 def loops(sm: int) -> dict[str, list[dict[str, int]]]:
@@ -15,7 +15,7 @@ def loops(sm: int) -> dict[str, list[dict[str, int]]]:
     options = (f"-DTHREADS={THREADS}", f"-DUNROLL={UNROLL}", f"-DCHAINS={CHAINS}")
     try:
         text = nvrtc.disassemble(nvrtc.compile_cubin(kernel_source("peaks"), options, sm))
-    except ToolError as error:
+    except CommandError as error:
         if "not found" in str(error):
             pytest.skip(str(error))
         raise
@@ -43,7 +43,7 @@ def test_a_loop_is_the_counted_instruction(sm: int) -> None:
 def test_every_sm_compiles_them(sm: int) -> None:
     try:
         nvrtc.compile_cubin(kernel_source("peaks"), ("-DTHREADS=256", "-DUNROLL=16", "-DCHAINS=8"), sm)
-    except ToolError as error:
+    except CommandError as error:
         if "not found" in str(error):
             pytest.skip(str(error))
         raise

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from bnn_perception.backends import BackendError
-from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
+from bnn_perception.importers.onnx.float_twin import FloatTwinError, Stage, read_float_twin
 from bnn_perception.net.model import InputSpec
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -351,7 +350,7 @@ def test_norm_after_the_pool_stays_behind_it(tmp_path: Path) -> None:
     ],
 )
 def test_refuses_what_is_no_chain_of_stages(build: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=message):
+    with pytest.raises(FloatTwinError, match=message):
         twin(tmp_path, build(Chain(8, 8)))
 
 
@@ -359,7 +358,7 @@ def test_refuses_a_branch(tmp_path: Path) -> None:
     chain = conv(Chain(8, 8))
     chain.nodes.append(helper.make_node("Add", ["conv0", "x"], ["sum"], name="shortcut"))
     chain.current = "sum"
-    with pytest.raises(BackendError, match=r"node 'shortcut' \(Add\): its inputs"):
+    with pytest.raises(FloatTwinError, match=r"node 'shortcut' \(Add\): its inputs"):
         twin(tmp_path, chain)
 
 
@@ -432,12 +431,12 @@ def repeat(copies: int, axis: int = 1) -> tuple[str, dict[str, Any]]:
     ],
 )
 def test_refuses_other_shortcuts(build: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=message):
+    with pytest.raises(FloatTwinError, match=message):
         twin(tmp_path, build(Chain(8, 8)))
 
 
 def test_refuses_what_is_no_onnx_file(tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
     path.write_bytes(b"not a model")
-    with pytest.raises(BackendError, match="is not an ONNX file"):
+    with pytest.raises(FloatTwinError, match="is not an ONNX file"):
         read_float_twin(path, InputSpec(8, 8), 4)

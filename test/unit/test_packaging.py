@@ -97,8 +97,8 @@ def test_manifest_names_what_the_nodes_import():
 def test_rclpy_cupy_and_torch_stay_in_their_rooms():
     rooms = {
         "rclpy": ("ros",),
-        "cupy": ("cuda", "backends/cuda", "tools/gpu"),
-        "torch": ("training", "tools/train", "tools/gpu/pytorch"),  # which the GPU benchmark compares with
+        "cupy": ("backends/cuda",),
+        "torch": ("training", "cli/train"),
         "brevitas": ("training",),
     }
     for path in (ROOT / "bnn_perception").rglob("*.py"):

@@ -17,7 +17,7 @@ from bnn_perception.backends.cuda.float_specs import aligned
 from bnn_perception.backends.cuda.network import network
 from bnn_perception.backends.cuda.specs import KernelSpec, Target
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.cli import ToolError
+from bnn_perception.errors import CommandError
 from bnn_perception.net.model import InputSpec
 
 #: One SM at 1 MHz: a cycle is a microsecond. Memory of 1 MB/s: a byte is one too.
@@ -225,7 +225,7 @@ def test_machine_code_of_the_real_kernels() -> None:
         model = random_model(ROAD_SIGNS, np.random.default_rng(0))
         found = performance.kernels(model, BOARDS[0], TileTable())
         found += performance.kernels(model, BOARDS[0], performance.tensor_tiles(model, BOARDS[0]))
-    except ToolError as error:
+    except CommandError as error:
         pytest.skip(str(error))
     assert {kernel.spec.kernel for kernel in found} == {
         *("preprocess", "input_conv2d", "bconv2d_popc", "bconv2d_b1mma", "dense"),

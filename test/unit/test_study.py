@@ -18,8 +18,8 @@ import yaml
 
 import bnn_perception
 from benchmark.accuracy import page as accuracy
-from bnn_perception.cli import ToolError
 from bnn_perception.cli import study as tool
+from bnn_perception.errors import CommandError
 from bnn_perception.training.config import ConfigError
 from bnn_perception.training.progress import short_warnings
 from bnn_perception.training.study import float_key, load_study, merged
@@ -184,7 +184,7 @@ def test_study_command_trains_records_and_goes_on(tmp_path: Path, capsys: pytest
     assert [r["variant"] for r in content["results"]] == ["plain", "one threshold"] * 2
     # The twin is the other variant's, and was not trained again.
     assert content["results"][0]["float"] == content["results"][1]["float"]
-    with pytest.raises(ToolError, match="has no variant 'other'"):
+    with pytest.raises(CommandError, match="has no variant 'other'"):
         run_tool([*argv, "--only", "other"])
 
     # Images that change between the twin and the net: the net would be measured on some that its teacher has seen.
@@ -195,7 +195,7 @@ def test_study_command_trains_records_and_goes_on(tmp_path: Path, capsys: pytest
 
 
 def test_a_study_takes_one_process_or_more(tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match="--jobs 0: it takes 1 or more"):
+    with pytest.raises(CommandError, match="--jobs 0: it takes 1 or more"):
         run_tool([str(write(tmp_path / "tiny.yaml", TINY)), "--jobs", "0"])
 
 

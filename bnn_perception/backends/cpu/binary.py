@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.backends import BackendError, StageTimer
 from bnn_perception.backends.cpu.processor import device_name, thread_count
+from bnn_perception.backends.protocol import BackendError, StageTimer
 from bnn_perception.frames.preprocess import Frame, prepare
 from bnn_perception.net import bits
 from bnn_perception.net.model import (

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.backends import BackendError, StageTimer
 from bnn_perception.backends.cpu.processor import device_name, thread_count
+from bnn_perception.backends.protocol import BackendError, StageTimer
+from bnn_perception.errors import one_line
 from bnn_perception.frames.preprocess import Frame, prepare
 from bnn_perception.net.model import Model, iter_layers
 
@@ -57,7 +58,7 @@ def open_session(path: Path, threads: int, spinning: bool, profile: Path | None 
     except (
         Exception
     ) as error:  # ONNX Runtime has a class for each of its status codes and no common base of its own
-        raise BackendError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from None
+        raise BackendError(f"{path}: ONNX Runtime cannot load it: {one_line(error)}") from None
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -155,12 +156,8 @@ class CpuFloatBackend:
         try:
             (rows,) = self._session.run(None, {self._input: tensor})
         except Exception as error:  # as in open_session
-            raise BackendError(f"{self._path}: ONNX Runtime failed: {_one_line(error)}") from None
+            raise BackendError(f"{self._path}: ONNX Runtime failed: {one_line(error)}") from None
         expected = (len(tensor), len(self.model.labels))
         if rows.shape != expected:
             raise BackendError(f"{self._path}: its output is {list(rows.shape)}, not {list(expected)}")
         return rows
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

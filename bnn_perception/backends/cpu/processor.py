@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from bnn_perception.backends import BackendError
+from bnn_perception.backends.protocol import BackendError
 
 
 def thread_count(threads: int, useful: int) -> int:

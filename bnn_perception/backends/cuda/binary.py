@@ -8,13 +8,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda.backend import CudaBackend, Launch
 from bnn_perception.backends.cuda.compile import Kernels
 from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.memory import SharedBuffer
 from bnn_perception.backends.cuda.network import Array, Step, network
 from bnn_perception.backends.cuda.tiles import TileTable
+from bnn_perception.backends.protocol import BackendError
 from bnn_perception.net.model import Model
 
 

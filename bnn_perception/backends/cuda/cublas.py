@@ -10,8 +10,8 @@ import ctypes
 import os
 from typing import Any
 
-from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda.device import Gpu
+from bnn_perception.backends.protocol import BackendError
 
 # From cublas_api.h and library_types.h of CUDA 11.0 to 13; the values have not changed.
 _OP_N, _OP_T = 0, 1

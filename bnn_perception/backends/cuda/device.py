@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda.specs import Target
+from bnn_perception.backends.protocol import BackendError
+from bnn_perception.errors import one_line
 
 INSTALL = "pip install cupy-cuda12x (cupy-cuda13x for CUDA 13; on JetPack 6: 'cupy-cuda12x<14' 'numpy<2')"
 
@@ -19,19 +20,15 @@ def why_unusable() -> str | None:
     except ImportError as error:
         if error.name == "cupy":
             return f"CuPy is not installed: {INSTALL}"
-        return f"CuPy cannot be imported ({_one_line(error)}); install it again: {INSTALL}"
+        return f"CuPy cannot be imported ({one_line(error, with_type=True)}); install it again: {INSTALL}"
     except Exception as error:  # a CuPy built for another NumPy or CUDA raises what its parts raise
-        return f"CuPy cannot be imported ({_one_line(error)}); install it again: {INSTALL}"
+        return f"CuPy cannot be imported ({one_line(error, with_type=True)}); install it again: {INSTALL}"
     try:
         # Not cupy.cuda.is_available(): some versions raise in it, and it hides the reason.
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
-        return f"no usable NVIDIA driver ({_one_line(error)}); install the driver of your GPU"
+        return f"no usable NVIDIA driver ({one_line(error, with_type=True)}); install the driver of your GPU"
     return None if count > 0 else "no NVIDIA GPU was found"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Gpu:
@@ -96,5 +93,5 @@ class Gpu:
             cuda.compiler.CompileException,
             cuda.nvrtc.NVRTCError,
         ) as error:
-            self._failure = _one_line(error)
+            self._failure = one_line(error, with_type=True)
             raise BackendError(f"{self.name} failed ({self._failure}); make the backend anew") from error

@@ -7,10 +7,10 @@ takes a batch from camera bytes to logits.
 
 from __future__ import annotations
 
-from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda.backend import CudaBackend
 from bnn_perception.backends.cuda.float_network import PRECISIONS, FloatNetwork
-from bnn_perception.importers.onnx.float_twin import read_float_twin
+from bnn_perception.backends.protocol import BackendError
+from bnn_perception.importers.onnx.float_twin import FloatTwinError, read_float_twin
 from bnn_perception.net.model import Model
 
 
@@ -35,7 +35,10 @@ class CudaFloatBackend(CudaBackend):
             raise BackendError(f"precision '{precision}' is not one of {', '.join(PRECISIONS)}")
         if model.float_twin is None:
             raise BackendError(f"model '{model.name}' has no float twin (float.onnx)")
-        stages = read_float_twin(model.float_twin, model.input, len(model.labels))
+        try:
+            stages = read_float_twin(model.float_twin, model.input, len(model.labels))
+        except FloatTwinError as error:
+            raise BackendError(f"{error}; device cpu evaluates it") from None
         super().__init__(
             model,
             lambda device, stream: FloatNetwork(device, stream, model.input, stages, precision),

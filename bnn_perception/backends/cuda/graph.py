@@ -6,8 +6,8 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda.device import Gpu
+from bnn_perception.backends.protocol import BackendError
 
 #: CU_EVENT_RECORD_EXTERNAL: the event becomes a node of the graph, and is recorded at each launch of it.
 _EXTERNAL = 1

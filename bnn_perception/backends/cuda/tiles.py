@@ -30,6 +30,7 @@ from bnn_perception.backends.cuda.specs import (
     convolution,
     tile_fields,
 )
+from bnn_perception.errors import one_line
 from bnn_perception.net.model import Conv2d, InputConv2d, ResidualConv2d, Shape, StreamConv2d
 from bnn_perception.resources import resource_folder
 
@@ -123,9 +124,7 @@ def _read(path: Path) -> dict[int, dict[str, Tile]]:
             for sm, tiles in table.items()
         }
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"table of tiles {path}: {' '.join(str(error).split())}; delete it or tune again"
-        ) from None
+        raise ValueError(f"table of tiles {path}: {one_line(error)}; delete it or tune again") from None
 
 
 def _sm(sm: Any) -> int:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.specs import Dense, Target, Tile, tiles_of
 from bnn_perception.backends.cuda.tiles import TileTable, shape_key
 from bnn_perception.backends.cuda.timing import time_kernels
-from bnn_perception.cli import ToolError
+from bnn_perception.backends.protocol import BackendError
+from bnn_perception.errors import CommandError
 from bnn_perception.frames.preprocess import Frame
 from bnn_perception.net.model import Conv2d, Model, Shape, Thermometer, iter_layers
 
@@ -29,7 +29,7 @@ def tune(models: Sequence[Model], path: Path, candidates: int = CANDIDATES) -> N
     the logits that the first one gives.
 
     Raises:
-        ToolError: where not even the best guess runs.
+        CommandError: where not even the best guess runs.
         BackendError: where there is no usable GPU.
     """
     target = Gpu().target
@@ -80,7 +80,7 @@ def _measure(model: Model, layers: _Layers, target: Target) -> dict[str, dict[in
             backend.close()
         except BackendError as error:
             if index == 0:
-                raise ToolError(f"{model.name}: {error}") from None
+                raise CommandError(f"{model.name}: {error}") from None
             print(f"{model.name}: candidate {index} left out: {error}")
             continue
         if expected is None:

@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.backends import BackendError
-from bnn_perception.net.model import InputSpec, Pool, Shape
+from bnn_perception.errors import one_line
+from bnn_perception.net.model import InputSpec, ModelError, Pool, Shape
 
 _KNOWN_SHORTCUT = "a shortcut around one convolution, from before the activation in front of it"
 
@@ -97,26 +97,30 @@ def read_float_twin(path: Path, spec: InputSpec, classes: int) -> tuple[Stage, .
     """The stages of ``path``, a float twin of a model with this input and number of classes.
 
     Raises:
-        BackendError: naming the file, the node, its operator and what cannot be evaluated.
+        FloatTwinError: naming the file, the node, its operator and what cannot be evaluated.
     """
     try:
         import onnx
     except ImportError:
-        raise BackendError(f"{path}: reading it needs the package onnx; pip install onnx") from None
+        raise FloatTwinError(f"{path}: reading it needs the package onnx; pip install onnx") from None
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises types of its own, which change between versions
-        raise BackendError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from None
+        raise FloatTwinError(f"{path}: is not an ONNX file: {one_line(error)}") from None
     try:
         stages = _Reader(model, spec.shape).stages()
     except _UnknownGraphError as error:
-        raise BackendError(f"{path}: {error}; device cpu evaluates it") from None
+        raise FloatTwinError(f"{path}: {error}") from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise BackendError(f"{path}: is malformed: {' '.join(str(error).split())}") from None
+        raise FloatTwinError(f"{path}: is malformed: {one_line(error)}") from None
     expected: Shape = (1, 1, classes)
     if stages[-1].output_shape != expected:
-        raise BackendError(f"{path}: its output is {list(stages[-1].output_shape)}, not {list(expected)}")
+        raise FloatTwinError(f"{path}: its output is {list(stages[-1].output_shape)}, not {list(expected)}")
     return stages
+
+
+class FloatTwinError(ModelError):
+    """A float twin that cannot be evaluated; the message names the file, the node, its operator and the reason."""
 
 
 class _UnknownGraphError(Exception):

@@ -1,0 +1,1 @@
+"""Measurements of this project, outside of the installed package: what they print stands in docs/."""
