@@ -129,7 +129,7 @@ VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 #: Bytes of a vector of int32, and of the four of them that a stream takes: two of zeros, a shortcut, a sum.
 VECTOR_BYTES = 4 * LANES
-STREAM_BYTES = 4 * VECTOR_BYTES
+RESIDUAL_BYTES = 4 * VECTOR_BYTES
 
 
 def scratch_bytes(pixels: int, stream: bool = False) -> int:
@@ -138,7 +138,7 @@ def scratch_bytes(pixels: int, stream: bool = False) -> int:
     They hold values, totals, and of each pixel and vector a word or, of a stream with a pool, the dot products.
     """
     return (
-        VALUE_BYTES + TOTAL_BYTES + (STREAM_BYTES + 2 * VECTOR_BYTES * pixels if stream else 4 * 2 * pixels)
+        VALUE_BYTES + TOTAL_BYTES + (RESIDUAL_BYTES + 2 * VECTOR_BYTES * pixels if stream else 4 * 2 * pixels)
     )
 
 
@@ -697,7 +697,7 @@ def _stream_convolution(step: Any, group: int, first: int, last: int, scratch: i
     vectors = min(step.vectors, step.words - group * step.vectors)
     totals = scratch + VALUE_BYTES
     own = totals + TOTAL_BYTES
-    dots = own + STREAM_BYTES
+    dots = own + RESIDUAL_BYTES
     for lane in range(2 * LANES):
         _write_i32(own, lane, np.int32(0))
     values, size = (totals, 4 * LANES) if step.wide else (scratch, 2 * LANES)

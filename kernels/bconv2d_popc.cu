@@ -37,7 +37,7 @@ struct Binary {
 // threshold  (OUT_WORDS * 32); flip (OUT_WORDS)
 // border     turns padding by -1 into padding by 0 where BORDER_COLUMNS > 0: the table's row of each row of the
 //            convolution, the table's column of each of its columns, then the table (rows, BORDER_COLUMNS, OUT_WORDS * 32)
-// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a stream takes: stream.cuh
+// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a stream takes: residual.cuh
 extern "C" __global__ void __launch_bounds__(THREADS)
     bconv2d_popc(const unsigned* __restrict__ input, const unsigned* __restrict__ weights, const int* __restrict__ threshold,
                  const unsigned* __restrict__ flip, const int* __restrict__ border, STREAM_CONSTANTS

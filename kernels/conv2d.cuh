@@ -1,7 +1,7 @@
 // The part of a convolution that does not depend on what is multiplied: tiles, taps, pooling, threshold, packing.
 //
 // Layers   bit = (maxpool(conv(x)) >= threshold) ^ flip,   activations (frames, height, width, words);
-//          what stream.cuh makes of maxpool(conv(x)) where the layer has a stream.
+//          what residual.cuh makes of maxpool(conv(x)) where the layer has a stream.
 //
 // Mapping  A lane is a filter: 32 filters make a warp, and the comparisons of its lanes, gathered by a ballot, are one
 //          packed word of the output. A warp computes PATCH outputs of a row, and for them POSITIONS x COLUMNS sums of
@@ -17,7 +17,7 @@
 //     input[y * STRIDE_Y - PADDING_Y + tap_y][x * STRIDE_X - PADDING_X + tap_x * TAP_STEP][word] . weights.
 #pragma once
 #include "bits.cuh"
-#include "stream.cuh"
+#include "residual.cuh"
 
 #if !defined(IN_HEIGHT) || !defined(IN_WIDTH) || !defined(TAPS_Y) || !defined(TAPS_X) || !defined(TAP_STEP) || \
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_Y) || !defined(PADDING_X) || !defined(POOL_SIZE) || \
@@ -164,7 +164,7 @@ __device__ __forceinline__ void conv2d(const Element& element, const Stream& str
   }
 
   if (!inside) return;
-#if STREAM
+#if RESIDUAL
   const Scale scale = stream.scale(channel);
 #pragma unroll
   for (int i = 0; i < PATCH; ++i) largest[i] = stream.value(largest[i], scale, out_y, out_x + i, channel);

@@ -6,7 +6,7 @@
 //          them: im2col as a scatter. Entries of the next matrix that lie in the padding are nobody's; they are 0 from
 //          the start. A fully connected layer reads each pixel once: its taps are 1x1, its rows the pixels.
 // Stream   What stands before the clip, (frames, height, width, padded channels) floats: read where SHORTCUT is stated, as
-//          the side of the window whose mean is added (1: the same pixel), and stored where STREAM_STORED is, for the
+//          the side of the window whose mean is added (1: the same pixel), and stored where RESIDUAL_STORED is, for the
 //          shortcut of the next layer. Channel c gets c % SHORTCUT_CHANNELS; padding stays 0.
 // Grid     (blocks of (pixel, tap_y, vector), 1, frames).
 #include "float.cuh"
@@ -76,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #ifdef SHORTCUT
                    , const float* __restrict__ before
 #endif
-#ifdef STREAM_STORED
+#ifdef RESIDUAL_STORED
                    , float* __restrict__ after
 #endif
     ) {
@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int tap_y = i / vectors % TAPS_Y;
   const int next_y = (y + NEXT_PADDING_TOP - tap_y) / NEXT_STRIDE_Y;
   const bool is_read = y + NEXT_PADDING_TOP - tap_y == next_y * NEXT_STRIDE_Y && next_y >= 0 && next_y < NEXT_HEIGHT;
-#ifdef STREAM_STORED
+#ifdef RESIDUAL_STORED
   // One of the threads of a pixel stores its stream: the one that has a row to write anyway where the stride is 1.
   const bool stores = tap_y == NEXT_PADDING_TOP;
   if (!is_read && !stores) return;
@@ -116,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   load_shortcut(added, before + static_cast<size_t>(blockIdx.z) * (SHORTCUT_HEIGHT * SHORTCUT_WIDTH * SHORTCUT_PITCH), y, x,
                 channel);
 #endif
-#ifdef STREAM_STORED
+#ifdef RESIDUAL_STORED
   float stream[VECTOR];
 #endif
 #pragma unroll
@@ -125,12 +125,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #ifdef SHORTCUT
     value += added[j];
 #endif
-#ifdef STREAM_STORED
+#ifdef RESIDUAL_STORED
     stream[j] = value;
 #endif
     best[j] = fminf(fmaxf(value, low), high);
   }
-#ifdef STREAM_STORED
+#ifdef RESIDUAL_STORED
   if (stores) {
     store_floats(after + (static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH) + pixel) * CHANNELS + channel, stream);
   }

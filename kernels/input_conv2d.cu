@@ -54,7 +54,7 @@ struct Pixels {
 // input      (frames, IN_HEIGHT, IN_WIDTH): one word a pixel, as preprocess.cu writes it
 // weights    (OUT_WORDS, TAPS_Y, TAPS_X, 32): four signed bytes each, +1, -1, or 0 where there is no tap
 // threshold  (OUT_WORDS * 32); flip (OUT_WORDS)
-// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a stream takes: stream.cuh
+// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a stream takes: residual.cuh
 extern "C" __global__ void __launch_bounds__(THREADS)
     input_conv2d(const unsigned* __restrict__ input, const unsigned* __restrict__ weights, const int* __restrict__ threshold,
                  const unsigned* __restrict__ flip, const unsigned char* __restrict__ levels, STREAM_CONSTANTS

@@ -23,9 +23,9 @@ from bnn_perception.net.model import (
     Pool,
     ResidualConv2d,
     Shape,
-    StreamConv2d,
     Thermometer,
-    reads_stream,
+    WithResidual,
+    reads_residual,
 )
 
 #: AGX Orin.
@@ -200,7 +200,7 @@ def random_stream(
     layer: Layer, shape: Shape, frames: int, rng: np.random.Generator
 ) -> NDArray[np.int32] | None:
     """(frames, height, width, channels), the stream that comes with the input; None where the layer reads none."""
-    if not reads_stream(layer):
+    if not reads_residual(layer):
         return None
     return rng.integers(-(1 << 16), 1 << 16, (frames, *shape)).astype(np.int32)
 
@@ -212,7 +212,7 @@ def evaluate(layer: Layer, source: NDArray[Any], before: NDArray[np.int32] | Non
         values = [reference.residual_conv2d(layer, *pair) for pair in zip(source, streams)]
     else:
         values = [reference.EVALUATE[type(layer)](layer, value) for value in source]
-    if not isinstance(layer, StreamConv2d):
+    if not isinstance(layer, WithResidual):
         return [np.stack(values)]
     return [np.stack(parts) for parts in zip(*values)]
 
@@ -223,7 +223,7 @@ def check_activations(backend: Backend, frame: Frame) -> None:
     unread = {
         f"{layer.name}.stream"
         for layer, following in zip(model.layers, model.layers[1:])
-        if not reads_stream(following)
+        if not reads_residual(following)
     }
     expected = [
         (name, value)

@@ -16,8 +16,8 @@ from bnn_perception.net.model import (
     BinaryConv2d,
     BinaryDense,
     InputConv2d,
+    InputResidualConv2d,
     InputSpec,
-    InputStreamConv2d,
     Layer,
     Model,
     ModelError,
@@ -26,8 +26,8 @@ from bnn_perception.net.model import (
     Pool,
     ResidualConv2d,
     Shape,
-    StreamConv2d,
     Thermometer,
+    WithResidual,
 )
 
 #: Around multiples of a byte, a word and a vector of filters.
@@ -129,10 +129,10 @@ def input_stream_conv(
     *,
     activation: str = "none",
     **options: Any,
-) -> InputStreamConv2d:
+) -> InputResidualConv2d:
     """As :func:`input_conv`, with a stream."""
     plain = input_conv(rng, name, shape, filters, **options)
-    return InputStreamConv2d(
+    return InputResidualConv2d(
         **{
             **vars(plain),
             **random_thresholds(rng, filters, 1 << 14),
@@ -306,7 +306,7 @@ def residual_models(draw: st.DrawFn) -> Model:
     shape = layers[-1].output_shape(shape)
     for index in range(draw(st.integers(1, 3))):
         name, activation = f"conv{index}", draw(st.sampled_from(ACTIVATIONS))
-        streams = isinstance(layers[-1], StreamConv2d)
+        streams = isinstance(layers[-1], WithResidual)
         shortcut = draw(st.sampled_from(["identity", "average_pool", "none"] if streams else ["none"]))
         value = draw(st.sampled_from([-1, 0]))
         if shortcut == "none":
@@ -372,7 +372,7 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
         before = tensor
         if streams:
             add("Relu", f"{layer.name}_relu_before")
-        streams = isinstance(layer, StreamConv2d)
+        streams = isinstance(layer, WithResidual)
         if isinstance(layer, (InputConv2d, BinaryConv2d)):
             add(
                 "Conv",

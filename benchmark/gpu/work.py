@@ -22,7 +22,7 @@ from bnn_perception.net.model import (
     Shape,
     Thermometer,
     iter_layers,
-    reads_stream,
+    reads_residual,
 )
 
 #: Bytes of a frame's description and of a model input's pixel, as the preprocessing passes them.
@@ -62,9 +62,9 @@ def binary_work(model: Model, frames: int, frame_bytes: int) -> list[Work]:
     for (layer, before, after), following in zip(iter_layers(model), (*model.layers[1:], None)):
         source = pixels if isinstance(layer, (InputConv2d, Thermometer)) else _activation_bytes(before)
         target = 4 * after[2] if isinstance(layer, (OutputDense, OutputBits)) else _activation_bytes(after)
-        if reads_stream(layer):
+        if reads_residual(layer):
             source += 4 * math.prod(before)
-        if reads_stream(following):
+        if reads_residual(following):
             target += 4 * math.prod(after)
         constants = sum(getattr(layer, name).nbytes for name in layer.array_specs())
         macs = frames * layer.macs(before)
@@ -107,9 +107,9 @@ def float_work(
         else:
             target = frames * stage.out_channels * 4
         streams = 0
-        if float_specs.reads_stream(stage):
+        if float_specs.reads_residual(stage):
             streams += _stream_bytes(stage.input_shape)
-        if float_specs.reads_stream(following):
+        if float_specs.reads_residual(following):
             streams += _stream_bytes(stage.output_shape)
         work.append(Work(stage.name, product + 2 * 4 * filters + target + frames * streams))
     return work

@@ -22,14 +22,14 @@ from bnn_perception.net.model import (
     BinaryDense,
     Conv2d,
     InputConv2d,
-    InputStreamConv2d,
+    InputResidualConv2d,
     Model,
     OutputBits,
     OutputDense,
     Pool,
     ResidualConv2d,
-    StreamConv2d,
     Thermometer,
+    WithResidual,
 )
 
 
@@ -115,12 +115,12 @@ def binary_sums(layer: BinaryConv2d, words: NDArray[np.uint32]) -> NDArray[np.in
     return max_pool(sums, layer.pool)
 
 
-def scaled(layer: StreamConv2d, sums: NDArray[np.int32]) -> NDArray[np.int32]:
+def scaled(layer: WithResidual, sums: NDArray[np.int32]) -> NDArray[np.int32]:
     """(..., channels) int32 dot products -> ``m * dot + offset``; a model's streams stay within int32."""
     return np.where(sums >= 0, layer.multiplier, layer.negative_multiplier) * sums + layer.offset
 
 
-def input_stream_conv2d(layer: InputStreamConv2d, pixels: NDArray[np.uint8]) -> Streamed:
+def input_stream_conv2d(layer: InputResidualConv2d, pixels: NDArray[np.uint8]) -> Streamed:
     """(height, width, channels) uint8 -> the first stream."""
     stream = scaled(layer, input_sums(layer, pixels))
     return Streamed(threshold(layer, stream), stream)
@@ -173,7 +173,7 @@ def output_bits(layer: OutputBits, words: NDArray[np.uint32]) -> NDArray[np.floa
 EVALUATE: dict[type, Any] = {
     Thermometer: thermometer,
     InputConv2d: input_conv2d,
-    InputStreamConv2d: input_stream_conv2d,
+    InputResidualConv2d: input_stream_conv2d,
     BinaryConv2d: binary_conv2d,
     BinaryDense: binary_dense,
     OutputDense: output_dense,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bnn_perception.backends import BackendError
-from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Crew
+from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Workers
 from bnn_perception.backends.cpu.float import open_session, to_tensor
 from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.cli import onnx_runs
@@ -111,20 +111,20 @@ def _measure(
     pixels = prepare(frame, model.input)
     tensor = to_tensor(pixels[None])
     backend.program.pixels[...] = pixels
-    crews = {
-        layer.name: Crew(backend.program, backend.program.layer_steps(layer.name), threads)
+    layer_workers = {
+        layer.name: Workers(backend.program, backend.program.layer_steps(layer.name), threads)
         for layer in model.layers
     }
-    whole: dict[str, Callable[[], object]] = {BINARY: backend.crew.evaluate}
+    whole: dict[str, Callable[[], object]] = {BINARY: backend.workers.evaluate}
     for name, path in nets.items():
         whole[name] = _runner(path, threads, tensor)
     try:
         net = compare(whole)
-        layers = compare({name: crew.evaluate for name, crew in crews.items()})
+        layers = compare({name: workers.evaluate for name, workers in layer_workers.items()})
         frames = compare({"640x480 rgb8 to input": lambda: prepare(frame, model.input, pixels)})
     finally:
-        for crew in crews.values():
-            crew.dismiss()
+        for workers in layer_workers.values():
+            workers.stop()
         backend.close()
     profiles = {name: onnx_runs.layer_times(path, threads, tensor, scratch) for name, path in nets.items()}
     rows = []

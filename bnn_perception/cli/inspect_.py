@@ -14,11 +14,11 @@ from bnn_perception.net.model import (
     Model,
     OutputDense,
     ResidualConv2d,
-    StreamConv2d,
     Thermometer,
+    WithResidual,
     iter_layers,
     load_model,
-    reads_stream,
+    reads_residual,
 )
 from bnn_perception.resources import find_model
 
@@ -82,7 +82,7 @@ def _detail(layer: Layer) -> str:
         text += f" pool{layer.pool.size}" + (
             f"/{layer.pool.stride}" if layer.pool.stride != layer.pool.size else ""
         )
-    if isinstance(layer, ResidualConv2d) and reads_stream(layer):
+    if isinstance(layer, ResidualConv2d) and reads_residual(layer):
         text += f" + {layer.shortcut}"
     return text
 
@@ -92,7 +92,7 @@ def _precision(layer: Layer) -> str:
     if isinstance(layer, Thermometer):
         return "8 -> 1"
     before = "8" if isinstance(layer, InputConv2d) else "1"
-    after = "1, 32" if isinstance(layer, StreamConv2d) else "float" if isinstance(layer, OutputDense) else "1"
+    after = "1, 32" if isinstance(layer, WithResidual) else "float" if isinstance(layer, OutputDense) else "1"
     return f"{before} x 1 -> {after}"
 
 

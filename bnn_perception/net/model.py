@@ -8,7 +8,7 @@
 
 A layer is a frozen dataclass. Its scalar fields stand in ``model.yaml``, its arrays in ``binary.npz`` as
 ``<layer>.<array>``. Activations between layers are (height, width, words) ``uint32`` as :mod:`bnn_perception.net.bits`
-defines them; a *stream* layer (:class:`StreamConv2d`) also hands on an integer of each channel, for the shortcut of
+defines them; a *stream* layer (:class:`WithResidual`) also hands on an integer of each channel, for the shortcut of
 the layer that follows. A model folder is untrusted input: :func:`load_model` checks all of it and names the field
 that is wrong.
 """
@@ -48,7 +48,7 @@ MAX_ACTIVATION_BITS = 1 << 28
 MAX_LAYERS = 256
 MAX_LABEL = 200
 #: Of a stream's integers: they fit int32, and none reaches :data:`bnn_perception.net.bits.NEVER`.
-MAX_STREAM = np.iinfo(np.int32).max - 1
+MAX_RESIDUAL = np.iinfo(np.int32).max - 1
 #: Logits over a temperature, and over its inverse, stay well inside float32.
 MAX_TEMPERATURE = 1e6
 #: Fields of a model that hold a temperature, each 1 where ``model.yaml`` does not state it.
@@ -292,7 +292,7 @@ class BinaryConv2d(Conv2d):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StreamConv2d(Conv2d):
+class WithResidual(Conv2d):
     """A convolution whose output is an integer of each channel, the stream, and the bits of it::
 
         dot    = maxpool(conv(x))
@@ -346,7 +346,7 @@ class StreamConv2d(Conv2d):
 
 
 @dataclass(frozen=True, eq=False)
-class InputStreamConv2d(InputConv2d, StreamConv2d):
+class InputResidualConv2d(InputConv2d, WithResidual):
     """An :class:`InputConv2d` that begins a stream."""
 
     kind: ClassVar[str] = "input_stream_conv2d"
@@ -357,7 +357,7 @@ class InputStreamConv2d(InputConv2d, StreamConv2d):
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualConv2d(BinaryConv2d, StreamConv2d):
+class ResidualConv2d(BinaryConv2d, WithResidual):
     """A :class:`BinaryConv2d` with a stream, to which it adds a shortcut from the stream of the layer before it.
 
     Attributes:
@@ -516,7 +516,7 @@ class OutputBits(BinaryDense):
 Layer = (
     Thermometer
     | InputConv2d
-    | InputStreamConv2d
+    | InputResidualConv2d
     | BinaryConv2d
     | ResidualConv2d
     | BinaryDense
@@ -528,7 +528,7 @@ LAYER_KINDS: dict[str, type] = {
     for cls in (
         Thermometer,
         InputConv2d,
-        InputStreamConv2d,
+        InputResidualConv2d,
         BinaryConv2d,
         ResidualConv2d,
         BinaryDense,
@@ -538,7 +538,7 @@ LAYER_KINDS: dict[str, type] = {
 }
 
 
-def reads_stream(layer: Layer | None) -> bool:
+def reads_residual(layer: Layer | None) -> bool:
     """Whether a layer adds the stream of the one before it, which is of no use to any other."""
     return isinstance(layer, ResidualConv2d) and layer.shortcut != "none"
 
@@ -622,7 +622,7 @@ class Model:
         """That no integer of a stream, and nothing that is added up on the way to it, can leave int32."""
         before: NDArray[np.float64] | None = None
         for layer in self.layers:
-            if not isinstance(layer, StreamConv2d):
+            if not isinstance(layer, WithResidual):
                 before = None
                 continue
             before = layer.max_magnitudes(before)
@@ -987,11 +987,11 @@ def _check_arrays(layer: Any) -> None:
 
 
 def _check_stream(name: str, magnitudes: NDArray[np.float64], what: str) -> None:
-    if magnitudes.max() > MAX_STREAM:
+    if magnitudes.max() > MAX_RESIDUAL:
         channel = int(magnitudes.argmax())
         raise ModelError(
             f"{name}: channel {channel} {what} can reach {magnitudes[channel]:.0f}, but int32 holds "
-            f"{MAX_STREAM} safely; use smaller multipliers and offsets"
+            f"{MAX_RESIDUAL} safely; use smaller multipliers and offsets"
         )
 
 

@@ -35,13 +35,13 @@ class Example(NamedTuple):
     Attributes:
         inputs: of these modules: images, or what a frozen trunk makes of them.
         labels, share: as of :class:`Batch`.
-        opinion: (N, classes) logits of the teacher; None without distillation.
+        teacher_logits: (N, classes) logits of the teacher; None without distillation.
     """
 
     inputs: Tensor
     labels: Tensor
     share: float
-    opinion: Tensor | None
+    teacher_logits: Tensor | None
 
 
 def batches(

@@ -268,7 +268,7 @@ class StageSpec:
         weight_decay: of the weights of convolutions and matrices. Leave it 0 where weights are binary: it pulls
             latent weights to 0, where any step may change their sign.
         label_smoothing: part of each label that is spread over all classes.
-        distillation: weight of the float twin's opinion in the loss; 1 minus it is the labels'. The float twin itself
+        distillation: weight of the float twin's answers in the loss; 1 minus it is the labels'. The float twin itself
             has no teacher.
         temperature: of the distillation (Hinton et al., arXiv 1503.02531).
         from_float: start from the weights of the stage before, the float twin's or those of ``activations``, instead

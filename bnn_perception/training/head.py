@@ -46,7 +46,7 @@ class KeptBits:
         number = epoch % COPIES
         if number not in self._copies:  # not all at once: a resumed run may need few of them
             self._copies[number] = self._keep(number)
-        bits, features, labels, opinion = self._copies[number]
+        bits, features, labels, teacher_logits = self._copies[number]
         for part in np.array_split(rng.permutation(len(bits)), steps):
             chosen = torch.from_numpy(part)
             signs = np.unpackbits(bits[part], axis=1, count=features).astype(np.float32) * 2 - 1
@@ -54,7 +54,7 @@ class KeptBits:
                 torch.from_numpy(signs).to(labels.device),
                 labels[chosen],
                 1.0,  # of several processes none has more than one image more than another
-                None if opinion is None else opinion[chosen],
+                None if teacher_logits is None else teacher_logits[chosen],
             )
 
     @torch.no_grad()
@@ -62,13 +62,13 @@ class KeptBits:
         self._trunk.eval()  # its batch norm is that of the finished net
         bits, labels, opinions = [], [], []
         features = 0
-        for images, truth, _, opinion in self._epoch(number):
+        for images, truth, _, teacher_logits in self._epoch(number):
             signs = self._trunk(images)
             features = signs.shape[1]
             bits.append(np.packbits(signs.cpu().numpy() > 0, axis=1))
             labels.append(truth)
-            opinions.append(opinion)
-        taught = [opinion for opinion in opinions if opinion is not None]
+            opinions.append(teacher_logits)
+        taught = [teacher_logits for teacher_logits in opinions if teacher_logits is not None]
         return _Copy(np.concatenate(bits), features, torch.cat(labels), torch.cat(taught) if taught else None)
 
 
@@ -76,4 +76,4 @@ class _Copy(NamedTuple):
     bits: NDArray[np.uint8]
     features: int
     labels: Tensor
-    opinion: Tensor | None
+    teacher_logits: Tensor | None

@@ -20,7 +20,7 @@ from bnn_perception.evaluation.evaluate import calibrate
 from bnn_perception.frames.images import read_dataset
 from bnn_perception.frames.preprocess import CHANNELS, Frame
 from bnn_perception.importers.onnx import read as qonnx
-from bnn_perception.net.model import Model, StreamConv2d, load_model, save_model
+from bnn_perception.net.model import Model, WithResidual, load_model, save_model
 from bnn_perception.training.config import STAGES, Config, portable
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.export import export_qonnx, float_twin_onnx
@@ -101,7 +101,7 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
     encoding = next(name for name, channels in CHANNELS.items() if channels == model.input.channels)
     logits = ReferenceBackend(model).logits([Frame(image, encoding) for image in images.images])
     differing = int((logits.argmax(axis=1) != predict(net, images).numpy().argmax(axis=1)).sum())
-    streams = any(isinstance(layer, StreamConv2d) for layer in model.layers)
+    streams = any(isinstance(layer, WithResidual) for layer in model.layers)
     if differing > (3 if streams else 1):
         raise RuntimeError(
             f"the exported model differs from the trained net on {differing} of {len(logits)} images"

@@ -306,12 +306,12 @@ class _Trainer:
         self.parallel.train()
         # Loss and hits add up where they arise: to read them would let the device wait after every step.
         sums, seen = torch.zeros(3, dtype=torch.float64, device=world.device), 0
-        for step, (inputs, labels, share, opinion) in enumerate(examples):
+        for step, (inputs, labels, share, teacher_logits) in enumerate(examples):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.spec, self.epoch + step / self.steps)
             with world.autocast(config.precision):
                 logits = self.parallel(inputs)
-                loss = self._loss(logits, labels, opinion)
+                loss = self._loss(logits, labels, teacher_logits)
             self.optimizer.zero_grad(set_to_none=True)
             (loss * share).backward()
             self.optimizer.step()
@@ -337,18 +337,18 @@ class _Trainer:
         for images, labels, share in training_batches(
             self.data.train, indices, config.batch, config.augmentation, seed, self.world
         ):
-            opinion = None
+            teacher_logits = None
             if self.teacher is not None and self.distillation:
                 with torch.no_grad(), self.world.autocast(config.precision):
-                    opinion = self.teacher(images)
-            yield Example(images, labels, share, opinion)
+                    teacher_logits = self.teacher(images)
+            yield Example(images, labels, share, teacher_logits)
 
-    def _loss(self, logits: Tensor, labels: Tensor, opinion: Tensor | None) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
         spec = self.spec
         loss = functional.cross_entropy(logits, labels, label_smoothing=spec.label_smoothing)
-        if opinion is None:
+        if teacher_logits is None:
             return loss
-        target = functional.log_softmax(opinion / spec.temperature, dim=1)
+        target = functional.log_softmax(teacher_logits / spec.temperature, dim=1)
         student = functional.log_softmax(logits / spec.temperature, dim=1)
         # The gradients of soft targets shrink with the square of the temperature; this makes up for it.
         soft = (

@@ -34,7 +34,7 @@ from bnn_perception.backends.cuda.network import Array, Step, layer_step
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
-from bnn_perception.net.model import InputSpec, Layer, Pool, Shape, StreamConv2d, Thermometer
+from bnn_perception.net.model import InputSpec, Layer, Pool, Shape, Thermometer, WithResidual
 
 
 class Runner:
@@ -72,7 +72,7 @@ class Runner:
         rng = RNG(frames)
         source, before = random_input(layer, shape, frames, rng), random_stream(layer, shape, frames, rng)
         expected = evaluate(layer, source, before)
-        stored = isinstance(layer, StreamConv2d)
+        stored = isinstance(layer, WithResidual)
         if source.dtype == np.uint8:
             source = pixel_words(source)
         step = layer_step(layer, shape, layer.output_shape(shape), self.gpu.target, table, stored)

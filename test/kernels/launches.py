@@ -15,7 +15,7 @@ from bnn_perception.backends.cuda.network import Step, layer_step
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.specs import Tile
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.net.model import Layer, Shape, StreamConv2d, Thermometer
+from bnn_perception.net.model import Layer, Shape, Thermometer, WithResidual
 
 
 def same_examples(count: int) -> settings:
@@ -74,7 +74,7 @@ def check_layer(
     rng = np.random.default_rng(frames)
     source, before = random_input(layer, shape, frames, rng), random_stream(layer, shape, frames, rng)
     expected = evaluate(layer, source, before)
-    stored = stored and isinstance(layer, StreamConv2d)
+    stored = stored and isinstance(layer, WithResidual)
     if source.dtype == np.uint8:
         source = pixel_words(source)
     actual = launch_step(step_of(layer, shape, tile, stored), source, frames, before=before, **launch)

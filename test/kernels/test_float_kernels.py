@@ -313,7 +313,7 @@ def test_a_chain_has_no_word_of_streams() -> None:
     after = make_stage(rng, stage.output_shape, 4, (3, 3))
     for following in (after, None):
         defines = float_specs.epilogue(stage, following, False, 1).defines
-        assert not [name for name in defines if "SHORTCUT" in name or "STREAM" in name]
+        assert not [name for name in defines if "SHORTCUT" in name or "RESIDUAL" in name]
 
 
 @pytest.mark.parametrize(("mode", "half"), [("asan", True), ("tsan", False)])

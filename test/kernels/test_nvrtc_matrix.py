@@ -18,7 +18,7 @@ from bnn_perception.backends.cuda import network, specs
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.specs import KernelSpec, Target
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.net.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Pool, Shape, StreamConv2d
+from bnn_perception.net.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Pool, Shape, WithResidual
 
 #: Compute capability times ten, with SMs of a typical board (Nano, TX2, Xavier, T4, A100, A40, AGX Orin, L4, H100,
 #: B200, RTX 5080), and the CUDA that compiles for it. CUDA 13 begins at 7.5 and brings 11.0 (Thor).
@@ -144,7 +144,7 @@ def test_extreme_tiles_keep_within_their_registers() -> None:
             max(tiles, key=lambda t: (t.patch * t.positions, t.chunk_words)),
             max(tiles, key=lambda t: (t.chunk_words, t.patch)),
         }:
-            spec = specs.conv2d(layer, shape, tile, 1, stored=isinstance(layer, StreamConv2d))
+            spec = specs.conv2d(layer, shape, tile, 1, stored=isinstance(layer, WithResidual))
             usage = usage_of(12, spec, 87)
             assert usage.spill_bytes == 0, tile
             assert usage.registers <= specs.MAX_REGISTERS[spec.kernel], (tile, usage)

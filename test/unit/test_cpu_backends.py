@@ -38,7 +38,7 @@ from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.preprocess import Frame, prepare, prepare_reference
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_stream, save_model
+from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_residual, save_model
 from bnn_perception.resources import find_model
 
 
@@ -58,7 +58,7 @@ def assert_same(model: Model, backend: Backend, rng: np.random.Generator, count:
     unread = {
         f"{layer.name}.stream"
         for layer, follower in zip(model.layers, model.layers[1:])
-        if not reads_stream(follower)
+        if not reads_residual(follower)
     }
     for _ in range(count):
         frame = random_frame(rng, 23, 31)
@@ -286,7 +286,7 @@ def test_inference_leaves_the_interpreter_to_others(rng: np.random.Generator) ->
     thread = threading.Thread(target=tick)
     thread.start()
     begin = time.perf_counter()
-    backend.crew.evaluate()
+    backend.workers.evaluate()
     end = time.perf_counter()
     done.set()
     thread.join()

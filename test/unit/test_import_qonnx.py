@@ -22,7 +22,7 @@ from bnn_perception.net.model import (
     BinaryDense,
     Conv2d,
     InputConv2d,
-    InputStreamConv2d,
+    InputResidualConv2d,
     Model,
     OutputBits,
     OutputDense,
@@ -755,7 +755,7 @@ def test_residual_net_of_bi_real_style(tmp_path: Path, seed: int) -> None:
     head(join(g, result, halved(g, before, 6)), 12 * 4 * 5)
     model = check(g, tmp_path)
     kinds = [type(layer) for layer in model.layers]
-    assert kinds == [InputStreamConv2d, ResidualConv2d, ResidualConv2d, OutputDense]
+    assert kinds == [InputResidualConv2d, ResidualConv2d, ResidualConv2d, OutputDense]
     assert [layer.shortcut for layer in model.layers[1:3]] == ["identity", "average_pool"]  # type: ignore[union-attr]
     assert [layer.padding_value for layer in model.layers[1:3]] == [0, 0]  # type: ignore[union-attr]
     assert model.info["source"]["fraction_bits"] >= 20
@@ -773,7 +773,11 @@ def test_residual_net_of_quicknet_style(tmp_path: Path, seed: int) -> None:
     result = g.tensor
     head(join(g, result, halved(g, before, 4, tile=True)), 8 * 2 * 3)
     model = check(g, tmp_path)
-    assert [type(layer) for layer in model.layers[:3]] == [InputStreamConv2d, ResidualConv2d, ResidualConv2d]
+    assert [type(layer) for layer in model.layers[:3]] == [
+        InputResidualConv2d,
+        ResidualConv2d,
+        ResidualConv2d,
+    ]
     for layer in model.layers[1:3]:
         # A norm of negative gamma turns ReLU's result upside down; the sums below 0 still count nothing.
         assert not np.any(layer.negative_multiplier)  # type: ignore[union-attr]

@@ -42,7 +42,7 @@ from bnn_perception.net.model import (
     DESCRIPTION,
     FLOAT_TWIN,
     MAX_DESCRIPTION_BYTES,
-    MAX_STREAM,
+    MAX_RESIDUAL,
     BinaryConv2d,
     InputConv2d,
     InputSpec,
@@ -488,21 +488,21 @@ def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str =
 
 def test_streams_that_leave_int32(rng: np.random.Generator) -> None:
     """The limits are exact; channel 4 of the block gets channel 1 of the stem."""
-    bounded_net(rng, MAX_STREAM, 0)
+    bounded_net(rng, MAX_RESIDUAL, 0)
     with pytest.raises(
-        ModelError, match=f"stem: channel 1 of its stream can reach {MAX_STREAM + 1}, but int32"
+        ModelError, match=f"stem: channel 1 of its stream can reach {MAX_RESIDUAL + 1}, but int32"
     ):
-        bounded_net(rng, MAX_STREAM + 1, 0)
-    bounded_net(rng, 1 << 30, MAX_STREAM - (1 << 30))
+        bounded_net(rng, MAX_RESIDUAL + 1, 0)
+    bounded_net(rng, 1 << 30, MAX_RESIDUAL - (1 << 30))
     with pytest.raises(
-        ModelError, match=f"block: channel 4 of its stream can reach {MAX_STREAM + 1}, but int32"
+        ModelError, match=f"block: channel 4 of its stream can reach {MAX_RESIDUAL + 1}, but int32"
     ):
-        bounded_net(rng, 1 << 30, MAX_STREAM - (1 << 30) + 1)
-    bounded_net(rng, MAX_STREAM // 4, MAX_STREAM - MAX_STREAM // 4, "average_pool")
+        bounded_net(rng, 1 << 30, MAX_RESIDUAL - (1 << 30) + 1)
+    bounded_net(rng, MAX_RESIDUAL // 4, MAX_RESIDUAL - MAX_RESIDUAL // 4, "average_pool")
     with pytest.raises(
         ModelError, match=r"block: channel 1 of the stream that its shortcut averages.* can reach"
     ):
-        bounded_net(rng, MAX_STREAM // 4 + 1, 0, "average_pool")
+        bounded_net(rng, MAX_RESIDUAL // 4 + 1, 0, "average_pool")
 
 
 def test_multipliers_of_any_size_are_weighed_without_overflow(rng: np.random.Generator) -> None:

@@ -28,7 +28,7 @@ from bnn_perception.frames.preprocess import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.importers.onnx.walk import Walk  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
-from bnn_perception.net.model import InputStreamConv2d, Model, ResidualConv2d, StreamConv2d, load_model  # noqa: E402
+from bnn_perception.net.model import InputResidualConv2d, Model, ResidualConv2d, WithResidual, load_model  # noqa: E402
 from bnn_perception.training import networks  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 
@@ -142,13 +142,13 @@ def test_every_layer_rounds_as_its_fixed_point_says(layers: list[dict[str, Any]]
     model, walk, trace, raw = export(layers, tmp_path / "net.onnx", 3)
     checked = 0
     for before, layer in zip([None, *model.layers], model.layers):
-        if not isinstance(layer, StreamConv2d):
+        if not isinstance(layer, WithResidual):
             continue
         units = walk.units[layer.name].astype(np.float64)
         expected, compared = trace.streams[layer.name], trace.compared[layer.name]
         lost = 1e-6 * np.abs(expected).max()
         for index, image in enumerate(raw):
-            if isinstance(layer, InputStreamConv2d):
+            if isinstance(layer, InputResidualConv2d):
                 words, stream = reference.input_stream_conv2d(layer, image)
                 tolerance = 0.5 / units + lost
             else:
@@ -170,7 +170,7 @@ def test_every_layer_rounds_as_its_fixed_point_says(layers: list[dict[str, Any]]
             assert plus.any()
             assert not plus.all()
         checked += 1
-    assert checked == sum(isinstance(layer, StreamConv2d) for layer in model.layers)
+    assert checked == sum(isinstance(layer, WithResidual) for layer in model.layers)
 
 
 @pytest.mark.parametrize("layers", NETS.values(), ids=list(NETS))

@@ -257,9 +257,9 @@ def test_kept_bits_are_what_the_trunk_makes_of_augmented_images() -> None:
         asked.append(number)
         rng = torch.Generator().manual_seed(number)
         for count in (5, 4):
-            opinion = torch.rand(count, 2, generator=rng)
+            teacher_logits = torch.rand(count, 2, generator=rng)
             labels = torch.randint(0, 2, (count,), generator=rng)
-            yield Example(torch.rand(count, 3, 12, 12, generator=rng), labels, 1.0, opinion)
+            yield Example(torch.rand(count, 3, 12, 12, generator=rng), labels, 1.0, teacher_logits)
 
     kept = KeptBits(trunk, epoch)
     for number in (2, 2 + COPIES):
@@ -268,7 +268,11 @@ def test_kept_bits_are_what_the_trunk_makes_of_augmented_images() -> None:
         order = torch.from_numpy(np.random.default_rng(number).permutation(9))
         expected = [torch.cat(parts)[order] for parts in zip(*((trunk(x), y, o) for x, y, _, o in epoch(2)))]
         for got, wanted in zip(
-            ([first.inputs, second.inputs], [first.labels, second.labels], [first.opinion, second.opinion]),
+            (
+                [first.inputs, second.inputs],
+                [first.labels, second.labels],
+                [first.teacher_logits, second.teacher_logits],
+            ),
             expected,
         ):
             assert torch.equal(torch.cat(got), wanted)

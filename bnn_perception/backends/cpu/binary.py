@@ -25,10 +25,10 @@ from bnn_perception.net.model import (
     Pool,
     ResidualConv2d,
     Shape,
-    StreamConv2d,
     Thermometer,
+    WithResidual,
     iter_layers,
-    reads_stream,
+    reads_residual,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Program:
                 padded, target = self._padded((out_shape[0], out_shape[1], words), padding, np.uint32)
                 self.outputs[layer.name] = target
             before, stream = stream, None
-            if reads_stream(follower):
+            if reads_residual(follower):
                 stream = self._zeros((*out_shape[:2], self._lanes(out_shape[2])), np.int32)
                 self.outputs[f"{layer.name}.stream"] = stream[..., : out_shape[2]]
             self._add_layer(layer, shape, source, target, before, stream)
@@ -128,7 +128,7 @@ class Program:
             excess = moved * signs.sum(axis=(1, 2, 3), dtype=np.int64)[None]
             units = self._pairs(levels, layer.kernel)
             wide = units["units"] > native.PAIRS_IN_SHORT
-            if isinstance(layer, StreamConv2d):
+            if isinstance(layer, WithResidual):
                 epilogue = self._stream(layer, -excess, wide, before, stream, shift=0)
             else:
                 epilogue = self._limits(layer.threshold + excess, layer.flip, wide)
@@ -148,7 +148,7 @@ class Program:
             correction = correction.reshape(-1, layer.out_channels)
             units = self._units(source, layer.kernel, layer.in_channels)
             wide = units["units"] > native.UNITS_IN_SHORT
-            if isinstance(layer, StreamConv2d):
+            if isinstance(layer, WithResidual):
                 epilogue = self._stream(layer, layer.fan_in + correction, wide, before, stream, shift=1)
             else:
                 epilogue = self._limits(_limits(layer.threshold, layer.fan_in, correction), layer.flip, wide)
@@ -310,7 +310,7 @@ class Program:
 
     def _stream(
         self,
-        layer: StreamConv2d,
+        layer: WithResidual,
         base: NDArray[np.integer],
         wide: bool,
         before: NDArray[np.int32] | None,
@@ -459,8 +459,8 @@ class CpuBinaryBackend:
         self.device_name = device_name(threads)
         self.times: dict[str, float] = {}
         self.program = Program(model, threads, native)
-        self.crew = Crew(self.program, self.program.steps, threads)
-        self._finalizer = weakref.finalize(self, self.crew.dismiss)
+        self.workers = Workers(self.program, self.program.steps, threads)
+        self._finalizer = weakref.finalize(self, self.workers.stop)
         height, width, _ = model.input.shape
         self.logits([Frame(np.zeros((height, width, 3), np.uint8))])
 
@@ -486,14 +486,14 @@ class CpuBinaryBackend:
         timer = StageTimer()
         prepare(frame, self.model.input, out=self.program.pixels)
         timer.mark("preprocess")
-        self.crew.evaluate()
+        self.workers.evaluate()
         timer.mark("inference")
         for stage, milliseconds in timer.milliseconds.items():
             self.times[stage] = self.times.get(stage, 0.0) + milliseconds
         return self.program.outputs[self.model.layers[-1].name]
 
 
-class Crew:
+class Workers:
     """The threads that run steps of a program: the one that calls, and its helpers."""
 
     def __init__(self, program: Program, steps: NDArray[Any], threads: int) -> None:
@@ -527,7 +527,7 @@ class Crew:
         """Run the steps once."""
         self._run(0, False)
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """End the helpers and wait for them."""
         self._native.close_state(self._address)
         for helper in self._helpers:

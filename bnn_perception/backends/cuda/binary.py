@@ -78,7 +78,7 @@ class BinaryNetwork:
         launches = []
         for index, step in enumerate(self._steps):
             spec = step.spec(frames)
-            streams = (self._streams[index - 1] if step.reads_stream else None, self._streams[index])
+            streams = (self._streams[index - 1] if step.reads_residual else None, self._streams[index])
             args = (
                 sources[index],
                 *self._constants[index],

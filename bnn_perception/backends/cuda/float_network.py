@@ -68,7 +68,7 @@ class FloatNetwork:
         ]
         self._streams = [
             cupy.empty((self._frames, *stage.output_shape[:2], weights.shape[0]), np.float32)
-            if float_specs.reads_stream(following)
+            if float_specs.reads_residual(following)
             else None
             for stage, following, weights in zip(self._stages, self._followers(), self._weights)
         ]
@@ -99,8 +99,8 @@ class FloatNetwork:
             multiply = partial(self._cublas.multiply, self._matrices[index][:rows], weights, product)
             launches.append(Launch(stage.name, None, multiply))
             spec = float_specs.epilogue(stage, followers[index], self._half, frames)
-            streams = [self._streams[index - 1]] if float_specs.reads_stream(stage) else []
-            if float_specs.reads_stream(followers[index]):
+            streams = [self._streams[index - 1]] if float_specs.reads_residual(stage) else []
+            if float_specs.reads_residual(followers[index]):
                 streams.append(self._streams[index])
             args = (product, *self._affine[index], *self._bounds[index], outputs[index], *streams)
             launches.append(self._launch(stage.name, spec, *args))

@@ -49,7 +49,7 @@ def im2col(stage: Stage, half: bool, frames: int) -> KernelSpec:
     return _spec("float_im2col", defines, height * width * row // _vector(half), frames)
 
 
-def reads_stream(stage: Stage | None) -> bool:
+def reads_residual(stage: Stage | None) -> bool:
     """Whether a stage adds the stream (the values before the clip) of the stage before, which then has to store it."""
     return stage is not None and stage.shortcut != "none"
 
@@ -71,7 +71,7 @@ def epilogue(stage: Stage, following: Stage | None, half: bool, frames: int) -> 
         "LOGITS": 0 if following else features,
         "THREADS": THREADS,
     }
-    if reads_stream(stage):
+    if reads_residual(stage):
         in_height, in_width, in_channels = stage.input_shape
         defines.update(
             SHORTCUT=SHORTCUTS[stage.shortcut],
@@ -81,8 +81,8 @@ def epilogue(stage: Stage, following: Stage | None, half: bool, frames: int) -> 
             SHORTCUT_PITCH=aligned(in_channels),
             SHORTCUT_REPEATS=features // in_channels,
         )
-    if reads_stream(following):
-        defines["STREAM_STORED"] = 1
+    if reads_residual(following):
+        defines["RESIDUAL_STORED"] = 1
     taps_y = 1
     if following is not None:
         next_height, next_width, _ = following.conv_shape

@@ -22,7 +22,7 @@ from bnn_perception.net.model import (
     Shape,
     Thermometer,
     iter_layers,
-    reads_stream,
+    reads_residual,
 )
 
 
@@ -46,7 +46,7 @@ class Step:
         output: what it writes.
         scratch: arrays that hold 0 before the first launch and are the kernel's own.
         stream: what else it writes, for a shortcut of the next step; None where no step reads it.
-        reads_stream: whether it reads the stream of the step before.
+        reads_residual: whether it reads the stream of the step before.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Step:
     output: Array
     scratch: Sequence[Array] = ()
     stream: Array | None = None
-    reads_stream: bool = False
+    reads_residual: bool = False
 
 
 def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
@@ -74,7 +74,7 @@ def network(model: Model, target: Target, tiles: TileTable) -> list[Step]:
         )
     ]
     for (layer, before, after), following in zip(iter_layers(model), (*model.layers[1:], None)):
-        steps.append(layer_step(layer, before, after, target, tiles, reads_stream(following)))
+        steps.append(layer_step(layer, before, after, target, tiles, reads_residual(following)))
     return steps
 
 
@@ -100,7 +100,7 @@ def layer_step(
             packing.convolution(layer, before, tile),
             output,
             stream=Array(after, np.int32) if stored else None,
-            reads_stream=reads_stream(layer),
+            reads_residual=reads_residual(layer),
         )
     assert isinstance(tile, DenseTile)
     words = words_for(layer.out_features)

@@ -27,7 +27,7 @@ from bnn_perception.net.model import (
     OutputBits,
     OutputDense,
     Shape,
-    StreamConv2d,
+    WithResidual,
 )
 
 
@@ -97,8 +97,8 @@ def _shift(threshold: NDArray[np.int32], by: NDArray[np.int64]) -> NDArray[np.in
 
 def _scales(layer: Conv2d, lacking: NDArray[np.int64]) -> list[NDArray[np.int32]]:
     """Where the layer has a stream: (filter words * 32, 4) int32, the multiplier, the negative multiplier, the offset
-    and what the kernel's sums lack to be dot products (kernels/stream.cuh)."""
-    if not isinstance(layer, StreamConv2d):
+    and what the kernel's sums lack to be dot products (kernels/residual.cuh)."""
+    if not isinstance(layer, WithResidual):
         return []
     columns = (layer.multiplier, layer.negative_multiplier, layer.offset, lacking.astype(np.int32))
     return [_pad(np.stack(columns, axis=1))]
@@ -123,7 +123,7 @@ def input_conv2d(layer: InputConv2d) -> list[NDArray[Any]]:
     # The staged levels are less by `offset`, and so are the sums by offset * sum(weights).
     lacking = offset * signs.sum(axis=(1, 2, 3), dtype=np.int64)
     # A stream is not compared as a sum.
-    threshold = layer.threshold if isinstance(layer, StreamConv2d) else _shift(layer.threshold, -lacking)
+    threshold = layer.threshold if isinstance(layer, WithResidual) else _shift(layer.threshold, -lacking)
     levels = ((layer.levels.astype(np.int32) - offset) & 0xFF).astype(np.uint8)
     return [_lanes_last(words), *thresholds(layer, threshold), levels, *_scales(layer, lacking)]
 

@@ -26,8 +26,8 @@ from bnn_perception.net.model import (
     OutputDense,
     ResidualConv2d,
     Shape,
-    StreamConv2d,
     Thermometer,
+    WithResidual,
 )
 
 WARP = 32
@@ -242,15 +242,20 @@ _MAX_SUMS, _MAX_LINE = 16, 48
 _MAX_STEP_TAPS = 7
 
 
-#: SHORTCUT of kernels/stream.cuh.
+#: SHORTCUT of kernels/residual.cuh.
 _SHORTCUTS = {"none": 0, "identity": 1, "average_pool": 2}
 
 
 def stream(layer: Conv2d, stored: bool) -> dict[str, int]:
-    """The macros of kernels/stream.cuh. A stream is stored where the layer that follows reads it."""
-    if not isinstance(layer, StreamConv2d):
-        return {"STREAM": 0}
-    defines = {"STREAM": 1, "STREAM_STORED": int(stored), "OUT_CHANNELS": layer.out_channels, "SHORTCUT": 0}
+    """The macros of kernels/residual.cuh. A stream is stored where the layer that follows reads it."""
+    if not isinstance(layer, WithResidual):
+        return {"RESIDUAL": 0}
+    defines = {
+        "RESIDUAL": 1,
+        "RESIDUAL_STORED": int(stored),
+        "OUT_CHANNELS": layer.out_channels,
+        "SHORTCUT": 0,
+    }
     if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
         defines |= {"SHORTCUT": _SHORTCUTS[layer.shortcut], "SHORTCUT_CHANNELS": layer.in_channels}
     return defines
@@ -436,7 +441,7 @@ def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int)
     out_height, out_width, out_channels = layer.output_shape(shape)
     in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
     pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
-    if isinstance(layer, StreamConv2d):
+    if isinstance(layer, WithResidual):
         raise ValueError(f"{layer.name}: tensor cores are used for layers without a stream only")
     if border_columns(layer, shape):
         raise ValueError(f"{layer.name}: tensor cores are used with padding by -1 only")
@@ -486,7 +491,7 @@ def mma_steps(layer: BinaryConv2d) -> int:
 
 def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
     """Every tile on tensor cores worth trying, best guess first; none where the SM or the layer has no use for it."""
-    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d) or isinstance(layer, StreamConv2d):
+    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d) or isinstance(layer, WithResidual):
         return []
     out_height, out_width, out_channels = layer.output_shape(shape)
     candidates: dict[MmaTile, float] = {}

@@ -31,7 +31,7 @@ from bnn_perception.backends.cuda.specs import (
     tile_fields,
 )
 from bnn_perception.errors import one_line
-from bnn_perception.net.model import Conv2d, InputConv2d, ResidualConv2d, Shape, StreamConv2d
+from bnn_perception.net.model import Conv2d, InputConv2d, ResidualConv2d, Shape, WithResidual
 from bnn_perception.resources import resource_folder
 
 #: The table that ships, beside the other configuration.
@@ -53,7 +53,7 @@ def shape_key(layer: Conv2d | Dense, shape: Shape) -> str:
     (ky, kx), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
     height, width, channels = shape
     key = f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{py}x{px}{pool}"
-    if isinstance(layer, StreamConv2d):
+    if isinstance(layer, WithResidual):
         key += " stream"
     if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
         key += f" + {layer.shortcut}"

@@ -24,11 +24,11 @@ from bnn_perception.importers.onnx.quantizers import RefusalError
 from bnn_perception.importers.onnx.signal import Exact, Products, Stream, exact
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
-    MAX_STREAM,
+    MAX_RESIDUAL,
     BinaryConv2d,
     BinaryDense,
     InputConv2d,
-    InputStreamConv2d,
+    InputResidualConv2d,
     Layer,
     OutputDense,
     Pool,
@@ -65,7 +65,7 @@ class StreamLayer:
             1 if levels is None else int(np.abs(levels).max())
         )
 
-    def fixed(self, units: Exact) -> InputStreamConv2d | ResidualConv2d:
+    def fixed(self, units: Exact) -> InputResidualConv2d | ResidualConv2d:
         """The layer in integers.
 
         Args:
@@ -83,7 +83,7 @@ class StreamLayer:
         }
         geometry = _geometry(products)
         if products.levels is not None:
-            return InputStreamConv2d(self.name, *geometry, threshold, flip, products.levels, **arrays)
+            return InputResidualConv2d(self.name, *geometry, threshold, flip, products.levels, **arrays)
         outside = _padding_value(products)
         return ResidualConv2d(
             self.name, *geometry, threshold, flip, outside, shortcut=self.stream.shortcut, **arrays
@@ -127,7 +127,7 @@ def _chain_units(chain: Sequence[StreamLayer]) -> Exact:
         times = 4 if after is not None and after.stream.shortcut == "average_pool" else 1
         largest = np.maximum(largest, times * before.reshape(-1, channels).max(axis=0))
     # The shrinkage is far above what float64 loses here, and far below what matters.
-    room = (MAX_STREAM - 4 * rounding) * (1 - 1e-9)
+    room = (MAX_RESIDUAL - 4 * rounding) * (1 - 1e-9)
     limit = np.minimum(room / np.maximum(largest, np.finfo(np.float64).tiny), 2.0**FINEST)
     if limit.min() < 2.0**COARSEST:
         raise ImporterError(

@@ -1,37 +1,37 @@
-// What stands between a convolution's integers and its bits: nothing, or a stream (StreamConv2d in bnn_perception/net/model.py),
+// What stands between a convolution's integers and its bits: nothing, or a stream (WithResidual in bnn_perception/net/model.py),
 //     value = m * dot + offset + shortcut,   m = multiplier where dot >= 0, else negative multiplier,
 //     bit   = (value >= threshold) ^ flip.
 //
-// Macros   STREAM             0: the layer has none, and the others are not stated.
+// Macros   RESIDUAL             0: the layer has none, and the others are not stated.
 //          SHORTCUT           what is added of the stream that comes with the input: 0 nothing, 1 the same pixel, 2 the mean
 //                             of the 2x2 pixels under it, rounded down.
 //          SHORTCUT_CHANNELS  of that stream, where SHORTCUT is not 0; filter c gets channel c % SHORTCUT_CHANNELS.
-//          STREAM_STORED      1 where the layer that follows reads the stream; else it ends in its bits.
+//          RESIDUAL_STORED      1 where the layer that follows reads the stream; else it ends in its bits.
 //          OUT_CHANNELS       filters that exist.
 // Layout   (frames, height, width, channels) int. Where a lane is a filter, a warp accesses 128 adjacent bytes.
 #pragma once
 #include "bits.cuh"
 
-#if !defined(STREAM) || \
-    (STREAM && (!defined(SHORTCUT) || !defined(STREAM_STORED) || !defined(OUT_CHANNELS))) || \
-    (STREAM && SHORTCUT && !defined(SHORTCUT_CHANNELS))
+#if !defined(RESIDUAL) || \
+    (RESIDUAL && (!defined(SHORTCUT) || !defined(RESIDUAL_STORED) || !defined(OUT_CHANNELS))) || \
+    (RESIDUAL && SHORTCUT && !defined(SHORTCUT_CHANNELS))
 #error "whether a layer has a stream, or what it adds to it, is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 
 // A kernel's parameters for it, before and behind its output, and the Stream that they make.
-#if !STREAM
+#if !RESIDUAL
 #define STREAM_CONSTANTS
 #define STREAM_ARRAYS
 #define STREAM_VALUES {}
 #else
 #define STREAM_CONSTANTS const int4* __restrict__ scales,
-#if SHORTCUT && STREAM_STORED
+#if SHORTCUT && RESIDUAL_STORED
 #define STREAM_ARRAYS , const int* __restrict__ before, int* __restrict__ after
 #define STREAM_VALUES {scales, before, after}
 #elif SHORTCUT
 #define STREAM_ARRAYS , const int* __restrict__ before
 #define STREAM_VALUES {scales, before, nullptr}
-#elif STREAM_STORED
+#elif RESIDUAL_STORED
 #define STREAM_ARRAYS , int* __restrict__ after
 #define STREAM_VALUES {scales, nullptr, after}
 #else
@@ -40,7 +40,7 @@
 #endif
 #endif
 
-#if !STREAM
+#if !RESIDUAL
 struct Stream {};
 #else
 
@@ -49,7 +49,7 @@ typedef int4 Scale;  // of a filter: multiplier, negative multiplier, offset, an
 struct Stream {
   const Scale* scales;  // (filter words * 32)
   const int* before;    // (frames, IN_HEIGHT, IN_WIDTH, SHORTCUT_CHANNELS); read only where SHORTCUT is not 0
-  int* after;           // (frames, OUT_HEIGHT, OUT_WIDTH, OUT_CHANNELS); written only where STREAM_STORED
+  int* after;           // (frames, OUT_HEIGHT, OUT_WIDTH, OUT_CHANNELS); written only where RESIDUAL_STORED
 
   __device__ __forceinline__ Scale scale(int channel) const { return __ldg(scales + channel); }
 
@@ -58,7 +58,7 @@ struct Stream {
     if (y >= OUT_HEIGHT || x >= OUT_WIDTH || channel >= OUT_CHANNELS) return 0;  // below the threshold NEVER
     const int dot = sum + scale.w;
     const int value = (dot >= 0 ? scale.x : scale.y) * dot + scale.z + shortcut(y, x, channel);
-#if STREAM_STORED
+#if RESIDUAL_STORED
     after[static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_CHANNELS) +
           (y * OUT_WIDTH + x) * OUT_CHANNELS + channel] = value;
 #endif
