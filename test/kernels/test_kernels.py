@@ -235,7 +235,7 @@ def test_preprocess_reads_rows_any_distance_apart(fake_gpu: Callable[..., FakeCu
 @pytest.mark.parametrize("kernel", sorted(specs.MAX_REGISTERS))
 def test_kernel_without_its_geometry_is_refused(kernel: str) -> None:
 
-    with pytest.raises(LaunchError, match=r"is not stated; see bnn_perception/cuda/specs\.py"):
+    with pytest.raises(LaunchError, match=r"is not stated; see bnn_perception/backends/cuda/specs\.py"):
         HostModule(kernel_source(kernel))
 
 
