@@ -326,7 +326,7 @@ def test_streams_take_no_tensor_cores() -> None:
     ("text", "message"),
     [
         ("87: {a: {patch: 1}}", "'a': .* is not a tile"),
-        ("87: {a: {warps: 0, splits: 1}}", "is not a tile"),
+        ("87: {a: {outputs: 0, lanes: 1}}", "is not a tile"),
         ("orin: {}", "'orin' is not a compute capability"),
         ("[1, 2]", "not a mapping"),
         ("{", "table of tiles .*cuda_tiles.yaml"),

@@ -120,13 +120,22 @@ def test_dense(name: str, frames: int) -> None:
     check_layer(layer, shape, frames=frames, seed=7)
 
 
-@pytest.mark.parametrize(
-    "tile", [specs.DenseTile(w, s) for w, s in [(1, 1), (8, 1), (1, 5), (2, 16), (8, 32), (4, 7)]], ids=str
-)
-def test_dense_tile_repeatedly(tile: specs.DenseTile) -> None:
-    """Split layers count arrivals and leave the counters as they were, so that the next launch works too."""
-    layer, shape = DENSE["wide logits"] if tile.splits > 7 else DENSE["paper 1"]
-    check_layer(layer, shape, tile=tile, frames=4, seed=1, times=2)
+DENSE_TILES = [(8, 4), (8, 16), (8, 32), (8, 64), (16, 2), (16, 8), (16, 32), (32, 1), (32, 4), (32, 16)]
+
+
+@pytest.mark.parametrize("tile", [specs.DenseTile(*tile) for tile in DENSE_TILES], ids=str)
+@pytest.mark.parametrize("name", ["paper 1", "spare bits", "wide logits", "bits as logits"])
+def test_dense_tile(name: str, tile: specs.DenseTile) -> None:
+    check_layer(*DENSE[name], tile=tile, frames=4, seed=1)
+
+
+@pytest.mark.parametrize("lanes", [8, 32, 128])
+def test_four_logits_of_a_block(lanes: int) -> None:
+    check_layer(*DENSE["wide logits"], tile=specs.DenseTile(4, lanes), frames=2, seed=1)
+
+
+def test_dense_without_reduction_of_a_warp() -> None:
+    check_layer(*DENSE["paper 1"], tile=specs.DenseTile(8, 64), frames=2, arch=530)
 
 
 @same_examples(25)

@@ -53,8 +53,9 @@ def test_dense(name: str, mode: str) -> None:
     check_layer(*DENSE[name], mode=mode, frames=2)
 
 
-def test_dense_in_splits(mode: str) -> None:
-    check_layer(*DENSE["wide logits"], tile=specs.DenseTile(warps=4, splits=7), mode=mode, frames=4, seed=7)
+@pytest.mark.parametrize("name", ["paper 1", "spare bits"])
+def test_dense_of_several_warps_an_output(name: str, mode: str) -> None:
+    check_layer(*DENSE[name], tile=specs.DenseTile(outputs=8, lanes=64), mode=mode, frames=4, seed=7)
 
 
 def test_thermometer(mode: str) -> None:
