@@ -236,7 +236,8 @@ def test_machine_code_of_the_real_kernels() -> None:
         if kernel.code.loop is not None:
             low, high = (0.1, 1) if kernel.spec.kernel == "bconv2d_b1mma" else (1, 30)
             assert low < kernel.code.loop.per_word < high
-        assert kernel.prediction > kernel.floor > 0
+        # A kernel that memory limits is predicted at its floor.
+        assert kernel.prediction >= kernel.floor > 0
 
 
 def test_padding_of_matrices() -> None:
