@@ -73,9 +73,9 @@ TARGETS: dict[str, Target] = {
     "preprocess": Target(("preprocess.py",), ("unit/test_preprocess.py",)),
     "images": Target(("images.py",), ("unit/test_images.py",)),
     "sources": Target(("sources.py",), ("unit/test_sources.py",)),
-    "classifier": Target(("classifier.py",), ("unit/test_calibration.py", "unit/test_tools.py")),
+    "classifier": Target(("classifier.py",), ("unit/test_classifier.py",)),
     "calibration": Target(("calibration.py",), ("unit/test_calibration.py",)),
-    "evaluation": Target(("evaluation.py",), ("unit/test_tools.py",)),
+    "evaluation": Target(("evaluation.py",), ("unit/test_evaluation.py",)),
     "backends": Target(
         ("backends/__init__.py", "backends/cpu.py"),
         ("unit/test_cpu_backends.py", "kernels/test_cuda_binary.py"),

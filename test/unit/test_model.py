@@ -36,16 +36,15 @@ from models import (
 from numpy.typing import NDArray
 
 from bnn_perception import bits
-from bnn_perception.backends.reference import convolution
+from bnn_perception.backends.reference import convolution, input_stream_conv2d
 from bnn_perception.model import (
     BINARY,
     DESCRIPTION,
     FLOAT_TWIN,
-    MAX_DESCRIPTION_BYTES,
-    MAX_STREAM,
     BinaryConv2d,
     InputConv2d,
     InputSpec,
+    InputStreamConv2d,
     Layer,
     Model,
     ModelError,
@@ -122,6 +121,23 @@ def test_update_info(folder: Path) -> None:
     assert_equal(replace(after, info={}, temperature=1.0, float_temperature=1.0), replace(before, info={}))
     with pytest.raises(ModelError, match="layers defines the net"):
         update_info(folder, layers=[])
+
+
+def test_an_update_replaces_what_it_names_and_nothing_else(folder: Path) -> None:
+    update_info(folder, accuracy=0.9, note="first", float_temperature=3.0)
+    after = update_info(folder, accuracy=0.95, temperature=2.0)
+    assert after.info == {"accuracy": 0.95, "note": "first"}
+    assert (after.temperature, after.float_temperature) == (2.0, 3.0)
+    # A temperature has one place.
+    assert list(read(folder)).count("temperature") == 1
+
+
+@pytest.mark.parametrize("field", ["format", "name", "labels", "input", "layers", "files"])
+def test_a_field_that_defines_the_net_is_not_updated(folder: Path, field: str) -> None:
+    before = (folder / DESCRIPTION).read_bytes()
+    with pytest.raises(ModelError, match=f"{field} defines the net"):
+        update_info(folder, accuracy=0.5, **{field: 1})
+    assert (folder / DESCRIPTION).read_bytes() == before
 
 
 def test_an_interrupted_update_leaves_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +244,12 @@ def test_a_float_twin_without_a_digest(folder: Path) -> None:
 
 
 def test_a_description_that_is_too_long(folder: Path) -> None:
-    (folder / DESCRIPTION).write_text("#" * (MAX_DESCRIPTION_BYTES + 1))
-    assert_refused(folder, f"{MAX_DESCRIPTION_BYTES + 1} bytes")
+    text, limit = (folder / DESCRIPTION).read_text(encoding="utf-8"), 2**20
+    text += "#" * (limit - len(text.encode()))
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    load_model(folder)
+    (folder / DESCRIPTION).write_text(text + "#", encoding="utf-8")
+    assert_refused(folder, f"{limit + 1} bytes; a description has at most {limit}")
 
 
 @pytest.mark.parametrize(
@@ -389,9 +409,9 @@ def test_a_wrong_field(folder: Path, path: str, value: object, reason: str) -> N
 
 def test_too_many_layers(folder: Path) -> None:
     description = read(folder)
-    description["layers"] = [description["layers"][1]] * 300
+    description["layers"] = [description["layers"][1]] * 257
     write(folder, description)
-    assert_refused(folder, "layers: 300 of them")
+    assert_refused(folder, "layers: 257 of them; a model has 1 to 256")
 
 
 RESIDUAL_REFUSALS: list[tuple[str, object, str]] = [
@@ -460,10 +480,17 @@ def test_a_shortcut_needs_a_stream(rng: np.random.Generator) -> None:
         make_model(InputSpec(8, 8), [streamed, plain, block, last])
 
 
-def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity") -> Model:
+#: The largest integer of a stream: 2**31 - 1, the most that int32 holds, is the threshold that none may reach.
+LARGEST = 2**31 - 2
+
+
+def bounded_net(
+    rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity", signed: bool = False
+) -> Model:
     """A net whose streams can reach just ``stem``, and ``block`` beside its shortcut, in channels 1 and 4."""
     shape = (4, 4, 3)
-    first = input_stream_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0))  # |dot| <= 765
+    first = input_stream_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0), signed=signed)
+    most = 3 * 128 if signed else 3 * 255  # three channels of levels -128 to 127, or 0 to 255
     size = {"stride": (2, 2)} if shortcut == "average_pool" else {}
     second = residual_conv(
         rng, "block", shape, 6, (1, 1), padding=(0, 0), shortcut=shortcut, **size
@@ -479,7 +506,7 @@ def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str =
     return make_model(
         InputSpec(4, 4),
         [
-            replace(first, **bounds(3, 765, 1, stem)),
+            replace(first, **bounds(3, most, 1, stem)),
             replace(second, **bounds(6, 3, 4, block), threshold=zeros),
             output_dense(rng, "last", second.output_shape(shape), 2),
         ],
@@ -488,21 +515,31 @@ def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str =
 
 def test_streams_that_leave_int32(rng: np.random.Generator) -> None:
     """The limits are exact; channel 4 of the block gets channel 1 of the stem."""
-    bounded_net(rng, MAX_STREAM, 0)
+    bounded_net(rng, LARGEST, 0)
+    with pytest.raises(ModelError, match=f"stem: channel 1 of its stream can reach {LARGEST + 1}, but int32"):
+        bounded_net(rng, LARGEST + 1, 0)
+    bounded_net(rng, 1 << 30, LARGEST - (1 << 30))
     with pytest.raises(
-        ModelError, match=f"stem: channel 1 of its stream can reach {MAX_STREAM + 1}, but int32"
+        ModelError, match=f"block: channel 4 of its stream can reach {LARGEST + 1}, but int32"
     ):
-        bounded_net(rng, MAX_STREAM + 1, 0)
-    bounded_net(rng, 1 << 30, MAX_STREAM - (1 << 30))
-    with pytest.raises(
-        ModelError, match=f"block: channel 4 of its stream can reach {MAX_STREAM + 1}, but int32"
-    ):
-        bounded_net(rng, 1 << 30, MAX_STREAM - (1 << 30) + 1)
-    bounded_net(rng, MAX_STREAM // 4, MAX_STREAM - MAX_STREAM // 4, "average_pool")
+        bounded_net(rng, 1 << 30, LARGEST - (1 << 30) + 1)
+    bounded_net(rng, LARGEST // 4, LARGEST - LARGEST // 4, "average_pool")
     with pytest.raises(
         ModelError, match=r"block: channel 1 of the stream that its shortcut averages.* can reach"
     ):
-        bounded_net(rng, MAX_STREAM // 4 + 1, 0, "average_pool")
+        bounded_net(rng, LARGEST // 4 + 1, 0, "average_pool")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_bound_of_a_stream_is_what_the_worst_pixels_give(rng: np.random.Generator, signed: bool) -> None:
+    """Of levels from -128 to 127 the lowest is the worst."""
+    stem = bounded_net(rng, LARGEST, 0, signed=signed).layers[0]
+    assert isinstance(stem, InputStreamConv2d)
+    positive = replace(stem, weights=np.full_like(stem.weights, 0b111))
+    worst = np.full((4, 4, 3), 0 if signed else 255, np.uint8)
+    assert (input_stream_conv2d(positive, worst).stream[..., 1] == -LARGEST).all()
+    with pytest.raises(ModelError, match=f"stem: channel 1 of its stream can reach {LARGEST + 1}, but"):
+        bounded_net(rng, LARGEST + 1, 0, signed=signed)
 
 
 def test_multipliers_of_any_size_are_weighed_without_overflow(rng: np.random.Generator) -> None:
@@ -523,6 +560,9 @@ def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:
     spec = InputSpec(8, 8)
     with pytest.raises(ModelError, match="first: the last layer must be"):
         make_model(spec, [first])
+    hidden = binary_dense(rng, "hidden", (8, 8, 32), 2)
+    with pytest.raises(ModelError, match="hidden: the last layer must be an output_dense or output_bits"):
+        Model("hidden last", ("a", "b"), spec, (first, hidden))
     with pytest.raises(ModelError, match="middle: a binary_conv2d cannot stand at place 1"):
         make_model(spec, [middle, last])
     with pytest.raises(ModelError, match="again: a input_conv2d cannot stand at place 2"):
@@ -590,6 +630,28 @@ def test_an_array_that_ends_early(folder: Path) -> None:
             archive.writestr(f"{name}.npy", entry.getvalue()[: len(entry.getvalue()) - cut])
     write_binary(folder, file.getvalue())
     assert_refused(folder, BINARY, "conv2.weights ends early")
+
+
+def test_activations_have_their_limit(rng: np.random.Generator) -> None:
+    """2**28 bits, 32 MiB: 4,096 x 4,096 pixels of 16 channels are as many, those of 17 are more."""
+    spec = InputSpec(4096, 4096, channels=1)
+
+    def net(levels: int) -> Model:
+        coded = thermometer(rng, "coded", spec.shape, levels)
+        small = binary_conv(
+            rng, "small", (4096, 4096, levels), 1, kernel=(1, 1), stride=(64, 64), padding=(0, 0)
+        )
+        return make_model(spec, [coded, small, output_dense(rng, "last", (64, 64, 1), 2)])
+
+    net(16)
+    with pytest.raises(ModelError, match=rf"coded: its output of \[4096, 4096, 17\] is over {2**28} bits"):
+        net(17)
+
+
+@pytest.mark.parametrize(("file", "limit"), [(BINARY, 2**28), (FLOAT_TWIN, 2**30)])
+def test_a_file_that_is_too_large_is_not_read(folder: Path, file: str, limit: int) -> None:
+    os.truncate(folder / file, limit + 1)  # a hole, which takes no space on the disk
+    assert_refused(folder, f"{file}: {limit + 1} bytes; at most {limit} are read")
 
 
 def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from models import residual_model
 
 from bnn_perception import bits
 from bnn_perception.__main__ import main
-from bnn_perception.evaluation import mcnemar
 from bnn_perception.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
 from bnn_perception.tools import pictures as drawing
 
@@ -152,14 +151,6 @@ def test_evaluate_compares_binary_and_float(pair, pictures, capsys, tmp_path):
     assert "1 mistakes" in captured.out
     assert cv2.imread(str(picture)).shape[1] > 1.4 * cv2.imread(str(picture)).shape[0]
     assert cv2.imread(str(sheet)) is not None
-
-
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "p"),
-    [(0, 0, 1), (0, 5, 2 / 32), (7, 1, 2 * (1 + 8) / 256), (3, 3, 1), (4, 3, 1), (0, 5000, 0)],
-)
-def test_mcnemar_by_hand(only_first, only_second, p):
-    assert mcnemar(only_first, only_second) == p
 
 
 def test_labels_of_any_kind_are_shown_and_drawn(colours, tmp_path, capsys):
