@@ -4,6 +4,7 @@ It has what the CUDA backends use of CuPy, and is stricter than a GPU where that
 
 - A stream does nothing before it is waited for, so a result that is read too early is not there yet.
 - Copies must stay inside allocations, and on the right side.
+- Everything but asking for GPUs takes place while a GPU is current, so that it is done on that one.
 - While a stream captures, allocations and waits are refused, and so is a kernel that was not launched before: it may
   have to be loaded.
 - New device memory holds garbage unless it was asked to be 0.
@@ -200,6 +201,7 @@ class FakeCupy:
     Attributes:
         faults: an error for each kind of call (``launch``, ``run``, ``alloc``, ``capture``, ``graph``, ``compile``,
             ``stream``, ``device``), raised at the next such call, and at every call after it.
+        attributes: of every GPU.
         captures, graph_launches, waits, modules: how often that happened.
     """
 
@@ -212,10 +214,11 @@ class FakeCupy:
         self.error: Exception | None = None
         self.allocations: weakref.WeakSet[Memory] = weakref.WeakSet()
         self.streams: list[Stream] = []
+        self.devices: list[_Device] = []
         self.captures = self.graph_launches = self.waits = self.modules = 0
         self.device_count = 1
         self.seeds = itertools.cycle((0, 1, 7))
-        attributes = {
+        self.attributes = attributes = {
             "MultiProcessorCount": multiprocessors,
             "Integrated": int(integrated),
             "CanMapHostMemory": 1,
@@ -228,7 +231,7 @@ class FakeCupy:
             get_elapsed_time=self._elapsed,
             PinnedMemory=self._pinned,
             PinnedMemoryPointer=lambda memory, offset: memoryview(memory.bytes)[offset:],
-            UnownedMemory=lambda ptr, size, owner, device_id: owner,
+            UnownedMemory=self._unowned,
             MemoryPointer=lambda memory, offset: memory,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
@@ -237,7 +240,7 @@ class FakeCupy:
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
                 getDeviceCount=self._device_count,
-                getDeviceProperties=lambda index: {"name": b"Shim"},
+                getDeviceProperties=lambda index: {"name": b"Shim" if index == 0 else b"Shim %d" % index},
                 memGetInfo=lambda: (1 << 30, 8 << 30),
                 driverGetVersion=lambda: 12060,
                 runtimeGetVersion=lambda: 12090,
@@ -256,6 +259,7 @@ class FakeCupy:
 
     def check(self, call: str) -> None:
         """Raise the fault injected into a kind of call, and from then on at every call."""
+        assert call == "device" or self.devices, f"no GPU was made current: {call}"
         if self.error is None and call in self.faults:
             self.error = self.faults[call]
         if self.error is not None:
@@ -288,6 +292,10 @@ class FakeCupy:
         self.check("alloc")
         return Memory(self, size, device=False)
 
+    def _unowned(self, ptr: int, size: int, owner: Memory, device_id: int) -> Memory:
+        assert (ptr, size, device_id) == (owner.ptr, owner.size, self.devices[-1].id)
+        return owner
+
     def _device_count(self) -> int:
         self.check("device")
         return self.device_count
@@ -318,14 +326,16 @@ class FakeCupy:
 class _Device:
     def __init__(self, world: FakeCupy, index: int, attributes: dict[str, int], sm: int) -> None:
         world.check("device")
+        self.world = world
+        self.id = index
         self.attributes = attributes
         self.compute_capability = str(sm)
 
     def __enter__(self) -> None:
-        pass
+        self.world.devices.append(self)
 
     def __exit__(self, *_: object) -> None:
-        pass
+        assert self.world.devices.pop() is self
 
 
 class FakeDriver:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
+import itertools
 import os
 import queue
 import random
@@ -66,6 +68,9 @@ class Target:
     tests: tuple[str, ...]
 
 
+#: Faults, graphs and buffers of a whole net, without the random nets that take long.
+CUDA_NET = "kernels/test_cuda_binary.py"
+
 #: The one place that says which tests answer for which module.
 TARGETS: dict[str, Target] = {
     "bits": Target(("bits.py",), ("unit/test_bits.py",)),
@@ -86,10 +91,10 @@ TARGETS: dict[str, Target] = {
         ("cuda/backend.py", "backends/cuda_*.py"),
         ("kernels/test_cuda_binary.py", "kernels/test_cuda_float.py"),
     ),
-    "cuda/device": Target(("cuda/device.py", "cuda/memory.py"), ("kernels/test_cuda_binary.py",)),
-    "cuda/graph": Target(("cuda/graph.py",), ("kernels/test_cuda_binary.py",)),
-    "cuda/upload": Target(("cuda/upload.py",), ("kernels/test_cuda_binary.py",)),
-    "cuda/tiles": Target(("cuda/tiles.py",), ("kernels/test_cuda_binary.py",)),
+    "cuda/device": Target(("cuda/device.py", "cuda/memory.py"), ("kernels/test_cuda_parts.py", CUDA_NET)),
+    "cuda/graph": Target(("cuda/graph.py",), ("kernels/test_cuda_parts.py", CUDA_NET)),
+    "cuda/upload": Target(("cuda/upload.py",), ("kernels/test_cuda_parts.py",)),
+    "cuda/tiles": Target(("cuda/tiles.py",), ("kernels/test_cuda_parts.py",)),
     "cuda/network": Target(
         ("cuda/network.py", "cuda/packing.py", "cuda/compile.py", "cuda/sources.py"),
         ("kernels/test_cuda_binary.py", "kernels/test_kernels.py"),
@@ -167,7 +172,15 @@ class Copy:
     The copy keeps its place and the files their times of change, so that numba finds what it compiled before.
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self) -> None:
+        WORK.mkdir(parents=True, exist_ok=True)
+        for index in itertools.count():  # the first that no other run has
+            self._lock = (WORK / f"copy-{index}.lock").open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                self._lock.close()
         self.root = WORK / f"copy-{index}"
         self._cache = WORK / f"numba-{index}"
         shutil.rmtree(self.root, ignore_errors=True)
@@ -341,7 +354,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="copies that are tested at a time")
     parser.add_argument("--verbose", action="store_true", help="print each fault and what notices it")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    copies = [Copy(index) for index in range(options.jobs)]
+    copies = [Copy() for _ in range(options.jobs)]
     print(f"{'module':22}{'faults':>8}{'noticed':>9}{'share':>8}{'equivalent':>12}", flush=True)
     results = []
     failed = False
