@@ -57,6 +57,12 @@ def test_softmax_of_each_row_is_its_own() -> None:
     np.testing.assert_allclose(rows.sum(axis=-1), 1, rtol=1e-6)
 
 
+def test_softmax_is_along_the_last_axis() -> None:
+    for shape in ((2,), (1, 1, 2)):
+        rows = softmax(np.log(np.array([1, 3], np.float32)).reshape(shape))
+        np.testing.assert_allclose(rows, np.reshape([0.25, 0.75], shape), rtol=1e-6)
+
+
 def test_softmax_divides_by_the_temperature() -> None:
     logits = np.log(np.array([[1.0, 9.0]], np.float32))
     np.testing.assert_allclose(softmax(logits, 2.0), [[0.25, 0.75]], rtol=1e-6)
