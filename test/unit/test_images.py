@@ -281,13 +281,20 @@ def test_folder_of_classes_costs_only_the_broken_image(tmp_path, picture):
 
 def test_folder_of_an_unknown_class_is_named(tmp_path, picture):
     write(tmp_path / "zebra" / "a.png", picture)
-    with pytest.raises(ImageError, match="no class 'zebra'; it has stop"):
-        read_dataset(tmp_path, LABELS)
+    for labels, shown in (
+        (LABELS, "stop, speed limit 50, Löwe"),
+        ("abcdef", "a, b, c, d, e, f"),
+        ("abcdefg", "a, b, c, d, e, f, ..."),
+    ):
+        with pytest.raises(ImageError) as error:
+            read_dataset(tmp_path, labels)
+        assert str(error.value) == f"{tmp_path / 'zebra'}: the model has no class 'zebra'; it has {shown}"
 
 
 def test_tar_file_reads_as_its_folder_does(tmp_path, picture):
     for name in (
         "train/stop/ü 1",
+        "train/stop/ä",
         "train/stop/.hidden",
         "train/löwe/2",
         "val/stop/3",
@@ -301,12 +308,24 @@ def test_tar_file_reads_as_its_folder_does(tmp_path, picture):
     in_tar = read_dataset(tmp_path / "photos.tar" / "train", LABELS)
     in_folder = read_dataset(tmp_path / "photos" / "train", LABELS)
     assert in_tar.labels.tolist() == in_folder.labels.tolist()
-    assert [Path(name).name for name in in_tar.names] == ["2.png", "ü 1.png"]
-    for index in range(2):
+    assert [Path(name).name for name in in_tar.names] == ["2.png", "ä.png", "ü 1.png"]
+    for index in range(3):
         assert np.array_equal(in_tar.read(index), in_folder.read(index))
-    assert len(read_dataset(tmp_path / "photos.tar" / "train", LABELS, ignore=["löwe"])) == 1
+    assert len(read_dataset(tmp_path / "photos.tar" / "train", LABELS, ignore=["löwe"])) == 2
     with pytest.raises(ImageError, match=r"photos\.tar/nothing: holds no folders"):
         read_dataset(tmp_path / "photos.tar" / "nothing", LABELS)
+
+
+def test_a_file_that_the_system_does_not_give_is_named():
+    unreadable = Path("/proc/self/mem")  # nobody can read its first byte
+    if not unreadable.exists():
+        pytest.skip("this system has no /proc/self/mem")
+    with pytest.raises(
+        ImageError, match="/proc/self/mem: is not an uncompressed tar file that can be read: .*error"
+    ):
+        class_folders(unreadable)
+    with pytest.raises(ImageError, match="/proc/self/mem: "):
+        read_image(unreadable)
 
 
 def test_compressed_tar_is_refused(tmp_path):
