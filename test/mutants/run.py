@@ -86,7 +86,14 @@ TARGETS: dict[str, Target] = {
         ("unit/test_cpu_backends.py", "kernels/test_cuda_binary.py"),
     ),
     "cpu_binary": Target(("backends/cpu_binary.py",), ("unit/test_cpu_backends.py",)),
-    "cpu_float": Target(("backends/cpu_float.py",), ("unit/test_cpu_backends.py",)),
+    "cpu_float": Target(
+        ("backends/cpu_float.py",),
+        (
+            "unit/test_cpu_float.py",
+            "unit/test_cpu_backends.py::test_as_many_threads_as_pay_off",
+            "unit/test_cpu_backends.py::test_a_missing_package_is_named",
+        ),
+    ),
     "cuda/backend": Target(
         ("cuda/backend.py", "backends/cuda_*.py"),
         ("kernels/test_cuda_binary.py", "kernels/test_cuda_float.py"),
