@@ -34,9 +34,9 @@ from models import (
     thermometer,
 )
 
-from bnn_perception import bits
+from bnn_perception import bits, native
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
-from bnn_perception.backends.cpu_binary import CpuBinaryBackend
+from bnn_perception.backends.cpu_binary import CpuBinaryBackend, Program, aligned_zeros
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.model import InputSpec, Layer, Model, Pool, load_model, reads_stream
 from bnn_perception.preprocess import Frame, prepare
@@ -255,6 +255,33 @@ def test_times_are_sums_over_the_frames_of_the_last_call(rng: np.random.Generato
     assert share_of_stages(backend, [frame] * 10) > 0.6
     assert share_of_stages(backend, [frame]) > 0.6
     backend.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_steps_stay_in_their_scratch_memory(rng: np.random.Generator, threads: int) -> None:
+    """A step that needs more than the program says would write over what lies behind, here over a guard of 1 MiB."""
+    pooled = input_stream_conv(rng, "stem", (40, 300, 3), 33, pool=Pool(3, 2))
+    wide = make_model(
+        InputSpec(40, 300), [pooled, output_dense(rng, "last", pooled.output_shape((40, 300, 3)), 2)]
+    )
+    plain = input_conv(rng, "first", (300, 40, 3), 33, pool=Pool(3, 1))
+    high = make_model(
+        InputSpec(300, 40), [plain, output_dense(rng, "last", plain.output_shape((300, 40, 3)), 2)]
+    )
+    for model in (wide, high, random_model(rng), residual_model(rng)):
+        program = Program(model, threads, native)
+        program.pixels[...] = rng.integers(0, 256, program.pixels.shape)
+        state = aligned_zeros((native.state_bytes(len(program.steps)),), np.uint8)
+        native.open_state(state.ctypes.data)
+        memory = aligned_zeros((program.scratch_bytes + (1 << 20),), np.uint8)
+        guard = memory[program.scratch_bytes :]
+        guard[...] = 0xA5
+        native.evaluate(program.steps, state.ctypes.data, memory.ctypes.data, False)
+        assert (guard == 0xA5).all(), model.layers[0].name
+        frame = Frame(program.pixels.copy())
+        np.testing.assert_array_equal(
+            program.outputs[model.layers[-1].name], ReferenceBackend(model).logits([frame])[0]
+        )
 
 
 def test_a_closed_backend_says_so(rng: np.random.Generator) -> None:
