@@ -56,12 +56,13 @@ class _Bytes(np.ndarray):
 class Memory:
     """Device or page-locked memory."""
 
-    def __init__(self, world: FakeCupy, size: int, device: bool) -> None:
+    def __init__(self, world: FakeCupy, size: int, device: bool, mapped: bool = False) -> None:
         self.bytes = np.full(size, GARBAGE, dtype=np.uint8).view(_Bytes)
         self.bytes.memory = self
         self.size = size
         self.ptr = self.bytes.ctypes.data
         self.device = device
+        self.mapped = mapped
         world.allocations.add(self)
 
 
@@ -232,7 +233,7 @@ class FakeCupy:
             PinnedMemory=self._pinned,
             PinnedMemoryPointer=lambda memory, offset: memoryview(memory.bytes)[offset:],
             UnownedMemory=self._unowned,
-            MemoryPointer=lambda memory, offset: memory,
+            MemoryPointer=self._pointer,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             compiler=SimpleNamespace(CompileException=CompileException),
@@ -290,11 +291,17 @@ class FakeCupy:
 
     def _pinned(self, size: int, flags: int = 0) -> Memory:
         self.check("alloc")
-        return Memory(self, size, device=False)
+        return Memory(self, size, device=False, mapped=bool(flags & self.cuda.runtime.hostAllocMapped))
 
     def _unowned(self, ptr: int, size: int, owner: Memory, device_id: int) -> Memory:
+        assert owner.mapped, "the GPU has no address for memory that is not mapped"
         assert (ptr, size, device_id) == (owner.ptr, owner.size, self.devices[-1].id)
         return owner
+
+    @staticmethod
+    def _pointer(memory: Memory, offset: int) -> Memory:
+        assert offset == 0
+        return memory
 
     def _device_count(self) -> int:
         self.check("device")

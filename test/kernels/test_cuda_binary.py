@@ -172,6 +172,26 @@ def test_graphs_are_bounded(fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch) 
     assert world.captures == 3
 
 
+def test_the_graph_that_was_used_longest_ago_goes_first(
+    fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_backend, "MAX_GRAPHS", 2)
+    world = fake_gpu()
+    backend = CudaBinaryBackend(SMALL)
+    first, second, third = (frames_of((side, side, "rgb8")) for side in (150, 100, 60))
+    for frames, captures in (
+        (first, 1),
+        (second, 2),
+        (first, 2),
+        (third, 3),  # in the place of the second
+        (first, 3),
+        (second, 4),
+        (first, 4),
+    ):
+        backend.logits(frames)
+        assert world.captures == captures
+
+
 def test_times_of_all_stages(fake_gpu: MakeGpu) -> None:
     fake_gpu()
     backend = CudaBinaryBackend(SMALL)

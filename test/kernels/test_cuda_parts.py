@@ -95,6 +95,16 @@ def test_the_gpu_that_is_asked_for_is_used(fake_gpu: MakeGpu) -> None:
     assert world.devices == []
 
 
+def test_a_gpu_that_does_not_tell_its_name_is_called_by_its_number(
+    fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is out of order, though the driver counts it."""
+    fake_gpu().faults["device"] = CUDARuntimeError("cudaErrorDevicesUnavailable")
+    monkeypatch.setattr(device, "why_unusable", lambda: None)
+    with pytest.raises(BackendError, match=r"GPU 1 failed \(CUDARuntimeError: cudaErrorDevicesUnavailable\)"):
+        device.Gpu(1)
+
+
 @pytest.mark.parametrize(("integrated", "can_map", "mapped"), [(1, 1, True), (1, 0, False), (0, 1, False)])
 def test_memory_is_shared_where_the_gpu_is_integrated_and_can_map_it(
     fake_gpu: MakeGpu, integrated: int, can_map: int, mapped: bool

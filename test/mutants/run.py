@@ -17,14 +17,15 @@ import itertools
 import os
 import queue
 import random
+import select
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -68,8 +69,17 @@ class Target:
     tests: tuple[str, ...]
 
 
-#: Faults, graphs and buffers of a whole net, without the random nets that take long.
-CUDA_NET = "kernels/test_cuda_binary.py"
+#: A whole net on the stand-in for a GPU, as far as it takes little time.
+CUDA_NET = tuple(
+    f"kernels/test_cuda_binary.py::{name}"
+    for name in (
+        "test_a_camera_takes_one_capture_then_one_launch_and_one_wait_a_frame",
+        "test_a_fault_is_one_backend_error_and_the_end_of_the_backend",
+        "test_a_fault_while_it_is_made",
+        "test_a_driver_that_refuses_events_in_graphs",
+        "test_closed",
+    )
+)
 
 #: The one place that says which tests answer for which module.
 TARGETS: dict[str, Target] = {
@@ -83,7 +93,12 @@ TARGETS: dict[str, Target] = {
     "evaluation": Target(("evaluation.py",), ("unit/test_evaluation.py",)),
     "backends": Target(
         ("backends/__init__.py", "backends/cpu.py"),
-        ("unit/test_cpu_backends.py", "kernels/test_cuda_binary.py"),
+        (
+            "unit/test_cpu_float.py",
+            "kernels/test_cuda_parts.py",
+            "unit/test_cpu_backends.py",
+            "kernels/test_cuda_binary.py::test_auto_takes_the_gpu_where_it_is_usable",
+        ),
     ),
     "cpu_binary": Target(("backends/cpu_binary.py",), ("unit/test_cpu_backends.py",)),
     "cpu_float": Target(
@@ -98,8 +113,8 @@ TARGETS: dict[str, Target] = {
         ("cuda/backend.py", "backends/cuda_*.py"),
         ("kernels/test_cuda_binary.py", "kernels/test_cuda_float.py"),
     ),
-    "cuda/device": Target(("cuda/device.py", "cuda/memory.py"), ("kernels/test_cuda_parts.py", CUDA_NET)),
-    "cuda/graph": Target(("cuda/graph.py",), ("kernels/test_cuda_parts.py", CUDA_NET)),
+    "cuda/device": Target(("cuda/device.py", "cuda/memory.py"), ("kernels/test_cuda_parts.py", *CUDA_NET)),
+    "cuda/graph": Target(("cuda/graph.py",), ("kernels/test_cuda_parts.py", *CUDA_NET)),
     "cuda/upload": Target(("cuda/upload.py",), ("kernels/test_cuda_parts.py",)),
     "cuda/tiles": Target(("cuda/tiles.py",), ("kernels/test_cuda_parts.py",)),
     "cuda/network": Target(
@@ -227,33 +242,39 @@ class Copy:
         if fresh:
             environment["NUMBA_CACHE_DIR"] = str(self.root / "build" / "numba")
             shutil.rmtree(environment["NUMBA_CACHE_DIR"], ignore_errors=True)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
         # Random examples that differ from run to run would make the result of a run differ.
-        command += ["--hypothesis-seed=0", *(f"test/{test}" for test in tests)]
-        with subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        ) as process:
-            try:
-                output, _ = process.communicate(timeout=limit)
-            except subprocess.TimeoutExpired:
-                output = "took too long"
-            finally:
-                # Also what a test left running.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        arguments = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+        output = self.root / "build" / "output.txt"
+        code = _in_child(lambda: self._pytest([*arguments, *tests], environment, output), limit)
         shutil.rmtree(self.root / ".hypothesis", ignore_errors=True)
-        if process.returncode == 0:
+        if code == 0:
             return None
-        lines = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return (lines or output.splitlines() or ["ended without a word"])[-1]
+        if code is None:
+            return "took too long"
+        text = output.read_text(encoding="utf-8", errors="replace").splitlines()
+        return (
+            [line for line in text if line.startswith(("FAILED", "ERROR"))] or text or [f"ended with {code}"]
+        )[-1]
+
+    def _pytest(self, arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> int:
+        """Become a process that runs pytest in the copy; returns its exit code."""
+        with output.open("wb") as stream, open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        os.chdir(self.root / "test")
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
+        sys.path[0] = str(self.root)
+        if "numba" in sys.modules:
+            sys.modules["numba"].core.config.reload_config()
+        import pytest
+
+        try:
+            return int(pytest.main([*arguments, "--rootdir", str(self.root)]))
+        finally:
+            sys.stdout.flush()
 
     def notices(self, path: Path, mutant: Mutant, tests: Sequence[str], limit: float) -> str | None:
         """What notices a fault, None where nothing does."""
@@ -274,6 +295,44 @@ def is_compiled_in(path: Path, mutant: Mutant) -> bool:
     native = next((ROOT / PACKAGE).rglob("native.py"))
     module = ".".join(path.with_suffix("").parts)
     return not mutant.where and f"from {module} import" in native.read_text(encoding="utf-8")
+
+
+def preload() -> None:
+    """Import what nearly every test imports, none of it this package, so that the children find it there.
+
+    Nothing that starts threads when it is imported may be among them.
+    """
+    for name in ("pytest", "hypothesis.strategies", "numpy", "numba", "onnx.reference"):
+        with contextlib.suppress(ImportError):
+            import_module(name)
+    assert PACKAGE not in sys.modules
+
+
+def _in_child(function: Callable[[], int], limit: float | None) -> int | None:
+    """Call a function in a forked process with a group of its own, and end all of that group.
+
+    Returns:
+        The exit code, or minus the signal that ended it; None where it took longer than ``limit`` seconds.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.setsid()
+            code = function()
+        finally:
+            os._exit(code)
+    handle = os.pidfd_open(child)
+    try:
+        ended, _, _ = select.select([handle], [], [], limit)
+        # Also what a test left running.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    finally:
+        os.close(handle)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 @dataclass
@@ -361,6 +420,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="copies that are tested at a time")
     parser.add_argument("--verbose", action="store_true", help="print each fault and what notices it")
     options = parser.parse_args(None if arguments is None else list(arguments))
+    preload()
     copies = [Copy() for _ in range(options.jobs)]
     print(f"{'module':22}{'faults':>8}{'noticed':>9}{'share':>8}{'equivalent':>12}", flush=True)
     results = []
