@@ -221,6 +221,20 @@ def test_tables_of_tiles_are_laid_over_one_another(tmp_path: Path) -> None:
     assert table.tile(layer, shape, specs.Target(87, 8)) == tiles[2]
 
 
+def test_a_table_of_tiles_is_one_line_a_layer_in_order_of_the_net(tmp_path: Path) -> None:
+    table, tile = TileTable(), specs.ConvTile(patch=2, rows=1, patches=1, filters=3)
+    for sm in (89, 87):
+        for filters, kernel in ((64, 3), (32, 3), (32, 1)):
+            table.set(*conv((8, 8, 32), filters, kernel), specs.Target(sm, 16), tile)
+    table.save(tmp_path / "tiles.yaml")
+    values = "{patch: 2, rows: 1, patches: 1, filters: 3, positions: 1, chunk_words: 1}"
+    lines = [
+        f"  bconv2d_popc 8x8x32 -> {layer}: {values}"
+        for layer in ("64, 3x3/1x1+1x1", "32, 3x3/1x1+1x1", "32, 1x1/1x1+0x0")
+    ]
+    assert (tmp_path / "tiles.yaml").read_text().splitlines() == ["87:", *lines, "89:", *lines]
+
+
 def test_the_users_table_goes_before_the_one_that_ships(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -360,3 +374,12 @@ def test_regions_are_staged_one_after_the_other(fake_gpu: MakeGpu, integrated: b
             upload.copy(stream, bytes_)
             stream.synchronize()
             staged(upload, batch, spec, bytes_)
+
+
+def test_regions_of_nearly_one_size_share_a_graph(fake_gpu: MakeGpu) -> None:
+    """A graph is kept for each number of bytes: a region that follows something must not take one for each size."""
+    world, gpu = fake_gpu(), device.Gpu()
+    with gpu(), world.cuda.Stream(non_blocking=True):
+        upload = FrameUpload(gpu, InputSpec(16, 16, fit="stretch"))
+        sizes = {upload.stage(frames_of((height, 400, "rgb8")))[0] for height in range(300, 331)}
+    assert len(sizes) <= 4  # a tenth more bytes, in steps of a thirty-second at least
