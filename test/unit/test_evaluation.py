@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bnn_perception import bits
 from bnn_perception.backends import BackendError
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.calibration import CalibrationError, expected_calibration_error
+from bnn_perception.cuda.specs import MAX_FRAMES
 from bnn_perception.evaluation import (
     BATCH,
     Comparison,
@@ -25,6 +28,7 @@ from bnn_perception.evaluation import (
 )
 from bnn_perception.images import Dataset, ImageError, read_dataset
 from bnn_perception.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
+from bnn_perception.preprocess import Frame
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -81,7 +85,15 @@ def test_every_image_is_answered_once_however_many_there_are(model: Model, count
     answers = np.random.default_rng(count).integers(0, 3, count)
     pixels = np.array(list(COLOURS.values()), np.uint8)[answers][:, None, None]
     dataset = Dataset(np.zeros(count, np.int64), ["image"] * count, pixels)
-    first, second = evaluate_all(model, [ReferenceBackend(model), ReferenceBackend(model)], dataset)
+    calls: list[int] = []
+
+    class Counting(ReferenceBackend):
+        def logits(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+            calls.append(len(frames))
+            return super().logits(frames)
+
+    first, second = evaluate_all(model, [Counting(model), ReferenceBackend(model)], dataset)
+    assert max(calls) <= MAX_FRAMES  # the most that a GPU takes at once; no more images are held in memory
     for result in (first, second):
         np.testing.assert_array_equal(result.answer, answers)
         np.testing.assert_array_equal(result.index, np.arange(count))
@@ -119,6 +131,7 @@ def evaluation(truth: list[int], answer: list[int]) -> Evaluation:
 def test_a_confusion_matrix_has_the_truth_in_rows() -> None:
     table = evaluation([0, 0, 0, 2, 1], [0, 1, 1, 1, 1]).confusion()
     np.testing.assert_array_equal(table, [[1, 2, 0], [0, 1, 0], [0, 1, 0]])
+    assert table.dtype == np.int64
 
 
 def test_a_comparison_counts_who_alone_is_right() -> None:
@@ -139,7 +152,16 @@ def test_a_comparison_counts_who_alone_is_right() -> None:
 
 @pytest.mark.parametrize(
     ("only_first", "only_second", "p"),
-    [(0, 0, 1), (0, 5, 2 / 32), (7, 1, 2 * (1 + 8) / 256), (3, 3, 1), (4, 3, 1), (0, 5000, 0)],
+    [
+        (0, 0, 1),
+        (0, 5, 2 / 32),
+        (7, 1, 2 * (1 + 8) / 256),
+        (6, 2, 2 * (1 + 8 + 28) / 256),
+        (3, 9, 2 * (1 + 12 + 66 + 220) / 4096),
+        (3, 3, 1),
+        (4, 3, 1),
+        (0, 5000, 0),
+    ],
 )
 def test_mcnemar_by_hand(only_first: int, only_second: int, p: float) -> None:
     assert mcnemar(only_first, only_second) == p

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
+import sys
 from typing import ClassVar
 
 import cv2
@@ -397,6 +398,13 @@ def test_damage_in_the_middle_ends_the_recording(tmp_path, picture, warnings):
         list(source)
     assert source.refused == 1
     assert "ends after 0 images" in warnings[0]
+
+
+def test_recording_without_rosbags_says_what_to_install(tmp_path, picture, monkeypatch):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)])})
+    monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
+    with pytest.raises(SourceError, match="reading recordings takes rosbags: pip install 'rosbags"):
+        open_source(str(path))
 
 
 def test_recording_without_images_is_refused(tmp_path):
