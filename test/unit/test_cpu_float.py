@@ -166,6 +166,11 @@ def test_a_twin_of_another_interface(shipped: Model, tmp_path: Path) -> None:
     def fixed_answers(graph: Any) -> None:
         graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
 
+    def another_rank(graph: Any) -> None:
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "last"))
+        graph.node.append(helper.make_node("Unsqueeze", [graph.output[0].name, "last"], ["column"]))
+        graph.output[0].CopyFrom(helper.make_tensor_value_info("column", kinds.FLOAT, ["N", 43, 1]))
+
     def one_at_a_time(graph: Any) -> None:
         """Takes the answers of two frames for those of four twice as wide."""
         answers = graph.output[0].name
@@ -186,7 +191,14 @@ def test_a_twin_of_another_interface(shipped: Model, tmp_path: Path) -> None:
         shipped, tmp_path, twin(other_numbers), r"double is tensor\(double\) \['N', 43\], not float"
     )
     assert_twin_refused(shipped, tmp_path, twin(fixed_answers), "is fixed to 1; export it open")
+    assert_twin_refused(
+        shipped,
+        tmp_path,
+        twin(another_rank),
+        r"column is tensor\(float\) \['N', 43, 1\], not float \['N', 43\]",
+    )
     backend = CpuFloatBackend(save_model(shipped, tmp_path, twin(one_at_a_time)), 1)
+    assert (backend.name, backend.is_float) == ("cpu_float", True)
     frame = Frame(np.zeros((32, 32, 3), np.uint8))
     assert backend.logits([frame]).shape == (1, 43)
     with pytest.raises(BackendError, match=r"float.onnx: ONNX Runtime failed: .*Reshape") as caught:
