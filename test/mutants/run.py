@@ -63,10 +63,12 @@ class Target:
     Attributes:
         files: of the package, or of launch/; globs allowed.
         tests: files of test/ (or ``file::test``), those first that notice most in least time.
+        without: tests of them that take long and notice little that the others do not.
     """
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
 
 #: A whole net on the stand-in for a GPU, as far as it takes little time.
@@ -84,7 +86,19 @@ CUDA_NET = tuple(
 #: The one place that says which tests answer for which module.
 TARGETS: dict[str, Target] = {
     "bits": Target(("bits.py",), ("unit/test_bits.py",)),
-    "model": Target(("model.py",), ("unit/test_model.py",)),
+    "model": Target(
+        ("model.py",),
+        ("unit/test_model.py",),
+        tuple(
+            f"unit/test_model.py::{name}"
+            for name in (
+                "test_fields_of_any_value",
+                "test_descriptions_of_any_bytes",
+                "test_arrays_of_any_bytes",
+                "test_array_headers_of_any_bytes",
+            )
+        ),
+    ),
     "preprocess": Target(("preprocess.py",), ("unit/test_preprocess.py",)),
     "images": Target(("images.py",), ("unit/test_images.py",)),
     "sources": Target(("sources.py",), ("unit/test_sources.py",)),
@@ -100,7 +114,18 @@ TARGETS: dict[str, Target] = {
             "kernels/test_cuda_binary.py::test_auto_takes_the_gpu_where_it_is_usable",
         ),
     ),
-    "cpu_binary": Target(("backends/cpu_binary.py",), ("unit/test_cpu_backends.py",)),
+    "cpu_binary": Target(
+        ("backends/cpu_binary.py",),
+        ("unit/test_cpu_backends.py",),
+        tuple(
+            f"unit/test_cpu_backends.py::{name}"
+            for name in (
+                "test_processors_without_the_table_instruction",
+                "test_without_a_place_for_the_cache",
+                "test_memory_is_steady",
+            )
+        ),
+    ),
     "cpu_float": Target(
         ("backends/cpu_float.py",),
         (
@@ -218,11 +243,11 @@ class Copy:
         (self.root / "build").mkdir()
         (self.root / "build" / "host_kernels").symlink_to(ROOT / "build" / "host_kernels")
 
-    def test(self, tests: Sequence[str], limit: float | None = None, fresh: bool = False) -> str | None:
+    def test(self, target: Target, limit: float | None = None, fresh: bool = False) -> str | None:
         """Run tests.
 
         Args:
-            tests: files of test/.
+            target: whose tests.
             limit: seconds; None: there is no fault, and it takes as long as it takes.
             fresh: compile with numba anew.
 
@@ -244,8 +269,9 @@ class Copy:
             shutil.rmtree(environment["NUMBA_CACHE_DIR"], ignore_errors=True)
         # Random examples that differ from run to run would make the result of a run differ.
         arguments = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+        arguments += [*target.tests, *(f"--deselect=test/{test}" for test in target.without)]
         output = self.root / "build" / "output.txt"
-        code = _in_child(lambda: self._pytest([*arguments, *tests], environment, output), limit)
+        code = _in_child(lambda: self._pytest(arguments, environment, output), limit)
         shutil.rmtree(self.root / ".hypothesis", ignore_errors=True)
         if code == 0:
             return None
@@ -276,7 +302,7 @@ class Copy:
         finally:
             sys.stdout.flush()
 
-    def notices(self, path: Path, mutant: Mutant, tests: Sequence[str], limit: float) -> str | None:
+    def notices(self, path: Path, mutant: Mutant, target: Target, limit: float) -> str | None:
         """What notices a fault, None where nothing does."""
         file = self.root / path
         whole, status = file.read_bytes(), file.stat()
@@ -284,7 +310,7 @@ class Copy:
         file.write_text(mutant.source, encoding="utf-8")
         try:
             # Compiled code holds the constants of the modules that it was compiled with.
-            return self.test(tests, limit, fresh=path.name == "native.py" or is_compiled_in(path, mutant))
+            return self.test(target, limit, fresh=path.name == "native.py" or is_compiled_in(path, mutant))
         finally:
             file.write_bytes(whole)
             os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -368,7 +394,7 @@ def measure(name: str, count: int, seed: int, copies: Sequence[Copy], verbose: b
     for copy_ in copies:
         for _ in range(2):  # the second run finds everything compiled
             start = time.monotonic()
-            failure = copy_.test(target.tests)
+            failure = copy_.test(target)
             seconds = max(1.0, time.monotonic() - start)
             if failure is not None:
                 raise RuntimeError(f"{name}: its tests fail without a fault: {failure}")
@@ -386,7 +412,7 @@ def measure(name: str, count: int, seed: int, copies: Sequence[Copy], verbose: b
                 index, (path, mutant) = waiting.get_nowait()
             except queue.Empty:
                 return
-            answers[index] = copy_.notices(path, mutant, target.tests, limit)
+            answers[index] = copy_.notices(path, mutant, target, limit)
             if verbose:
                 print(
                     f"{path}:{mutant.line}: {mutant.after}\n    {answers[index] or 'NOT NOTICED'}", flush=True

@@ -90,8 +90,10 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
 def test_the_table_names_files_that_exist_each_once() -> None:
     files = [file for target in run.TARGETS.values() for file in run.files_of(target)]
     assert len(files) == len(set(files))
-    tests = {test.partition("::")[0] for target in run.TARGETS.values() for test in target.tests}
-    assert [test for test in tests if not (run.ROOT / "test" / test).is_file()] == []
+    tests = {test for target in run.TARGETS.values() for test in (*target.tests, *target.without)}
+    for file, _, name in (test.partition("::") for test in tests):
+        text = (run.ROOT / "test" / file).read_text(encoding="utf-8")
+        assert f"def {name}(" in text or not name, f"{file}::{name}"
 
 
 def test_faults_that_are_told_to_change_nothing_exist() -> None:
