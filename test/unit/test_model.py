@@ -407,6 +407,86 @@ def test_a_wrong_field(folder: Path, path: str, value: object, reason: str) -> N
     assert_refused(folder, reason)
 
 
+LIMITS: list[tuple[str, dict[str, Any], str]] = [
+    ("conv", {"in_channels": 0}, "conv.in_channels is 0; it must be a whole number from 1 to 65536"),
+    ("conv", {"in_channels": 65537}, "conv.in_channels is 65537; it must be a whole number from 1 to 65536"),
+    ("conv", {"out_channels": 0}, "conv.out_channels is 0; it must be a whole number from 1 to 65536"),
+    ("conv", {"out_channels": True}, "conv.out_channels is True; it must be a whole number from 1 to 65536"),
+    ("conv", {"kernel": (0, 3)}, "conv.kernel is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"kernel": (3, 65)}, "conv.kernel is 65; it must be a whole number from 1 to 64"),
+    ("conv", {"stride": (1, 0)}, "conv.stride is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"stride": (65, 1)}, "conv.stride is 65; it must be a whole number from 1 to 64"),
+    ("conv", {"padding": (1, 3)}, "conv.padding is 3; it must be a whole number from 0 to 2"),
+    ("conv", {"padding": (-1, 1)}, "conv.padding is -1; it must be a whole number from 0 to 2"),
+    ("conv", {"pool": Pool(0, 1)}, "conv.pool.size is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"pool": Pool(65, 1)}, "conv.pool.size is 65; it must be a whole number from 1 to 64"),
+    ("conv", {"pool": Pool(2, 0)}, "conv.pool.stride is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"pool": Pool(2, 65)}, "conv.pool.stride is 65; it must be a whole number from 1 to 64"),
+    ("levels", {"levels": 0}, "levels.levels is 0; it must be a whole number from 1 to 255"),
+    ("levels", {"levels": 256}, "levels.levels is 256; it must be a whole number from 1 to 255"),
+    ("levels", {"channels": 0}, "levels.channels is 0; it must be a whole number from 1 to 65536"),
+    ("dense", {"in_shape": (0, 4, 8)}, "dense.in_shape is 0; it must be a whole number from 1 to 65536"),
+    (
+        "dense",
+        {"in_shape": (4, 4, 65537)},
+        "dense.in_shape is 65537; it must be a whole number from 1 to 65536",
+    ),
+    ("dense", {"out_features": 0}, "dense.out_features is 0; it must be a whole number from 1 to 65536"),
+    ("input", {"height": 0}, "input.height is 0; it must be a whole number from 1 to 4096"),
+    ("input", {"width": 4097}, "input.width is 4097; it must be a whole number from 1 to 4096"),
+    ("input", {"width": 8.0}, "input.width is 8.0; it must be a whole number from 1 to 4096"),
+    ("model", {"labels": ("a", "b" * 201)}, "labels: 'b.*' is not a text of 1 to 200 characters"),
+    ("model", {"labels": ("a", "")}, "labels: '' is not a text of 1 to 200 characters"),
+    ("model", {"temperature": 0.99e-6}, "temperature is 9.9e-07; it must be a number from 1e-6 to 1e6"),
+    (
+        "model",
+        {"float_temperature": 1.01e6},
+        "float_temperature is 1010000.0; it must be a number from 1e-6 to 1e6",
+    ),
+]
+
+
+def small_parts(rng: np.random.Generator) -> dict[str, Any]:
+    """A part of a model of each kind, and a model."""
+    parts: dict[str, Any] = {
+        "conv": binary_conv(rng, "conv", (8, 8, 8), 4, pool=Pool(2, 2)),
+        "levels": thermometer(rng, "levels", (8, 8, 3), 8),
+        "dense": binary_dense(rng, "dense", (4, 4, 8), 3),
+        "input": InputSpec(8, 8),
+    }
+    layers = [input_conv(rng, "first", (8, 8, 3), 8), output_dense(rng, "last", (8, 8, 8), 2)]
+    return {**parts, "model": make_model(InputSpec(8, 8), layers)}
+
+
+@pytest.mark.parametrize(("part", "fields", "reason"), LIMITS)
+def test_limits_of_a_part(rng: np.random.Generator, part: str, fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=f"^{reason}"):
+        replace(small_parts(rng)[part], **fields)
+
+
+def test_what_lies_at_its_limits_is_taken(rng: np.random.Generator) -> None:
+    model = small_parts(rng)["model"]
+    replace(model, labels=("a", "b" * 200), temperature=1e-6, float_temperature=1e6)
+    replace(model, temperature=1_000_000, float_temperature=1e-6)
+    InputSpec(1, 4096)
+    InputSpec(4096, 1, channels=1)
+    thermometer(rng, "levels", (1, 1, 3), 255)
+    binary_conv(rng, "a" * 64, (70, 70, 1), 1, (64, 64), stride=(64, 64), padding=(63, 63), pool=Pool(64, 64))
+    binary_dense(rng, "dense", (1, 1, 1 << 16), 1)
+    with pytest.raises(ModelError, match="layers: the name 'a+.*a+' is not a word"):
+        make_model(
+            InputSpec(8, 8),
+            [input_conv(rng, "a" * 65, (8, 8, 3), 8), output_dense(rng, "last", (8, 8, 8), 2)],
+        )
+    middle = [binary_conv(rng, f"c{index}", (1, 1, 1), 1) for index in range(254)]
+    first, last = input_conv(rng, "first", (1, 1, 3), 1), output_dense(rng, "last", (1, 1, 1), 2)
+    make_model(InputSpec(1, 1), [first, *middle, last])
+    with pytest.raises(ModelError, match="layers: 257 of them; a model has 1 to 256"):
+        make_model(InputSpec(1, 1), [first, *middle, replace(middle[0], name="more"), last])
+    with pytest.raises(ModelError, match="layers: 0 of them; a model has 1 to 256"):
+        replace(model, layers=())
+
+
 def test_too_many_layers(folder: Path) -> None:
     description = read(folder)
     description["layers"] = [description["layers"][1]] * 257
