@@ -872,6 +872,19 @@ def test_shapes_macs_and_fan_in(rng: np.random.Generator) -> None:
         binary_conv(rng, "d", (3, 3, 8), 8, kernel=(5, 5), padding=(0, 0)).output_shape((3, 3, 8))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_window_that_is_one_too_large_for_its_input(rng: np.random.Generator, axis: int) -> None:
+    """By one pixel in one direction: there would be no row, or no column."""
+    shape = (3, 8, 8) if axis == 0 else (8, 3, 8)
+    kernel = (4, 3) if axis == 0 else (3, 4)
+    with pytest.raises(ModelError, match=r"a: kernel \[., .\] is larger than its padded input"):
+        binary_conv(rng, "a", shape, 8, kernel, padding=(0, 0)).output_shape(shape)
+    assert min(binary_conv(rng, "a", shape, 8, (3, 3), padding=(0, 0)).output_shape(shape)) == 1
+    with pytest.raises(ModelError, match="a: pool.size 4 is larger than its input"):
+        binary_conv(rng, "a", shape, 8, pool=Pool(4, 1)).output_shape(shape)
+    assert min(binary_conv(rng, "a", shape, 8, pool=Pool(3, 1)).output_shape(shape)) == 1
+
+
 @given(st.integers(0, 1 << 32), st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 5, 33]), st.data())
 @settings(max_examples=60, deadline=None)
 def test_border_correction(seed: int, height: int, width: int, channels: int, data: st.DataObject) -> None:
