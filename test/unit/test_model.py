@@ -358,6 +358,8 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("layers.1.kind", "residual", "conv2: kind 'residual' is unknown"),
     ("layers.1.kind", ["binary_conv2d"], "conv2: kind ['binary_conv2d'] is unknown"),
     ("layers.1.kind", "thermometer", "conv2"),
+    ("layers.1.kind", "k" * 70, f"conv2: kind '{'k' * 70}' is unknown"),
+    ("layers.1.kind", "k" * 200, f"conv2: kind '{'k' * 37}...{'k' * 38}' is unknown"),
     ("layers.1.kind", "input_conv2d", "conv2"),
     ("layers.1.groups", 2, "conv2: unknown field 'groups'"),
     ("layers.1.weights", [1], "conv2: unknown field 'weights'"),
@@ -697,6 +699,31 @@ def test_a_truncated_file(folder: Path) -> None:
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         write_binary(folder, content[:length])
         assert_refused(folder, BINARY, "is not an npz file")
+
+
+def test_an_array_that_cannot_be_unpacked(folder: Path) -> None:
+    """The directory of the archive is whole, what it says of the contents is not true."""
+    content = bytearray((folder / BINARY).read_bytes())
+    with zipfile.ZipFile(folder / BINARY) as archive:
+        entry = archive.getinfo("conv2.weights.npy")
+    begin = entry.header_offset + 30 + len(entry.filename) + 40
+    content[begin : begin + 100] = bytes(100)
+    write_binary(folder, bytes(content))
+    assert_refused(folder, f"{BINARY}: conv2.weights cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.zeros(4, np.float32), r"float32 \[4\]"),
+        (np.zeros(5, np.int32), r"int32 \[5\]"),
+        ([0, 0, 0, 0], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_an_array_of_another_kind_is_named(rng: np.random.Generator, array: Any, found: str) -> None:
+    with pytest.raises(ModelError, match=rf"^conv\.threshold is {found}, not int32 \[4\]"):
+        replace(small_parts(rng)["conv"], threshold=array)
 
 
 def test_an_array_that_ends_early(folder: Path) -> None:
