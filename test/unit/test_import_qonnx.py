@@ -811,6 +811,24 @@ def test_residual_net_of_reactnet_style(tmp_path: Path, seed: int, activation: s
     ]
 
 
+def test_attributes_that_a_node_leaves_out_are_those_of_the_standard(tmp_path: Path) -> None:
+    """ONNX: epsilon of BatchNormalization is 1e-5, alpha of LeakyRelu 0.01."""
+    g = stem()
+    before = g.tensor
+    g.bipolar().pad(1, -1.0).conv(6, 6).node("LeakyRelu")
+    join(g, before, g.tensor).bipolar().node("Flatten").matmul(6 * 8 * 10, 4)
+    variance = np.array([0.0, 1e-5, 1e-3, 1.0])
+    g.node("BatchNormalization", *map(g.constant, (np.ones(4), np.zeros(4), np.zeros(4), variance)))
+    model = import_model(g.save(tmp_path / "net.onnx"), tmp_path / "model")
+    # One over the root of variance and epsilon, within two roundings of float32.
+    np.testing.assert_allclose(model.layers[-1].scale, (variance + 1e-5) ** -0.5, rtol=2**-22)  # type: ignore[union-attr]
+    bent = model.layers[1]
+    assert isinstance(bent, ResidualConv2d)
+    assert np.all(bent.multiplier > 1000)
+    # Both are rounded to whole numbers.
+    assert np.all(np.abs(bent.negative_multiplier - 0.01 * bent.multiplier) <= 0.51)
+
+
 def test_max_pool_of_bent_sums(tmp_path: Path) -> None:
     """Before and behind the activation: as long as values rise with the sum, or fall with it, both are the same."""
     for order in (("MaxPool", "PRelu"), ("PRelu", "Mul", "MaxPool")):

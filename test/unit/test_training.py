@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,23 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(ConfigError, match=r"binary\.pt: cannot be read .* delete it"):
         load_state(tmp_path / "binary.pt")
+
+
+class Intruder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"net": Intruder(tmp_path / "made")}, tmp_path / "binary.pt")
+    with pytest.raises(ConfigError, match=r"binary\.pt: cannot be read .* delete it"):
+        load_state(tmp_path / "binary.pt")
+    assert not (tmp_path / "made").exists()
 
 
 def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
