@@ -301,7 +301,7 @@ def test_a_tile_that_does_not_fit_is_named() -> None:
     [
         ("87: {a: {patch: 1}}", "'a': .* is not a tile"),
         ("87: {a: {outputs: 0, lanes: 1}}", "is not a tile"),
-        ("87: {a: {outputs: 65, lanes: 1}}", "is not a tile"),
+        ("87: {a: {outputs: 4, lanes: 129}}", "is not a tile"),
         ("87: {a: {outputs: 4, lanes: one}}", "is not a tile"),
         ("87: {a: [4, 1]}", "'a': .*4, 1.* is not a tile"),
         ("87: [a]", "table of tiles"),

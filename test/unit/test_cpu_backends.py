@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Program, aligned_zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_cases import share_of_stages
@@ -37,6 +36,7 @@ from models import (
 
 from bnn_perception import native
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
+from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Program, aligned_zeros
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.preprocess import Frame, prepare
 from bnn_perception.net import bits
