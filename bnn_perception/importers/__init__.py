@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bnn_perception.importers.errors import ImporterError
 from bnn_perception.net.model import Model, ModelError, save_model
-
-
-class ImporterError(ModelError):
-    """A net that cannot be imported; the message names the file or the layer and the reason."""
 
 
 def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> Model:

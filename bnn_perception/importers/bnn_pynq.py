@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
+from bnn_perception.importers.errors import ImporterError
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BinaryConv2d,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from bnn_perception.importers.onnx.float_twin import FloatTwinError, Stage, read_float_twin
+from bnn_perception.importers.errors import FloatTwinError
+from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
 from bnn_perception.net.model import InputSpec
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")

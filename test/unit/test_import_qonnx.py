@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.cli import execute, import_
 from bnn_perception.frames.preprocess import Frame
-from bnn_perception.importers import ImporterError, import_model
+from bnn_perception.importers import import_model
+from bnn_perception.importers.errors import ImporterError
 from bnn_perception.importers.onnx.quantizers import quant_operators, quantize
 from bnn_perception.importers.onnx.read import Parity, compare, read
 from bnn_perception.net import bits

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.signal import Exact, Signal, constant, exact
 from bnn_perception.importers.onnx.graph import Node
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Exact, Signal, constant, exact
 
 #: Stands for the limit that a Clip does not have: beyond every float64.
 UNLIMITED = Fraction(2) ** 1024

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import one_line
-from bnn_perception.net.model import InputSpec, ModelError, Pool, Shape
+from bnn_perception.importers.errors import FloatTwinError
+from bnn_perception.net.model import InputSpec, Pool, Shape
 
 _KNOWN_SHORTCUT = "a shortcut around one convolution, from before the activation in front of it"
 
@@ -117,10 +118,6 @@ def read_float_twin(path: Path, spec: InputSpec, classes: int) -> tuple[Stage, .
     if stages[-1].output_shape != expected:
         raise FloatTwinError(f"{path}: its output is {list(stages[-1].output_shape)}, not {list(expected)}")
     return stages
-
-
-class FloatTwinError(ModelError):
-    """A float twin that cannot be evaluated; the message names the file, the node, its operator and the reason."""
 
 
 class _UnknownGraphError(Exception):

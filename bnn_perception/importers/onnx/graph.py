@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.onnx.quantizers import QUANT_DOMAINS, RefusalError, evaluate_node
-from bnn_perception.importers.onnx.signal import Signal
+from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.fold.signal import Signal
+from bnn_perception.importers.onnx.quantizers import QUANT_DOMAINS, evaluate_node
 
 if TYPE_CHECKING:
     import onnx

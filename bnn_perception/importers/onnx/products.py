@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.signal import Exact, Products, Signal, exact
 from bnn_perception.importers.onnx.graph import Node
-from bnn_perception.importers.onnx.quantizers import RefusalError
 from bnn_perception.importers.onnx.shapes import is_plain
-from bnn_perception.importers.onnx.signal import Exact, Products, Signal, exact
 from bnn_perception.net.model import Pool
 
 

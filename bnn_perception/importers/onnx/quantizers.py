@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.importers.errors import RefusalError
+
 if TYPE_CHECKING:
     import onnx
 
 #: Domains in which exporters put the quantizers; an op means the same in all of them.
 QUANT_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
-
-
-class RefusalError(Exception):
-    """Why a node cannot be evaluated or expressed; whoever catches it adds which node."""
 
 
 def bipolar_quant(x: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ the map crosses zero becomes the integer threshold (:func:`bnn_perception.net.bi
 
 The signal may branch in one way, that of Bi-Real Net, QuickNet and ReActNet: into signs, which the next convolution
 takes, and a shortcut around this convolution, which an Add joins with its sums. What branches becomes a stream, whose
-fixed point :mod:`bnn_perception.importers.onnx.layers` chooses.
+fixed point :mod:`bnn_perception.importers.fold.layers` chooses.
 
 ====================================================  =============================================================
 Conv, Gemm, MatMul                                    weights of one magnitude an output: BipolarQuant, Sign or ±c
@@ -48,7 +48,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.frames.preprocess import Frame, prepare_reference
-from bnn_perception.importers import ImporterError
+from bnn_perception.importers.errors import ImporterError
 from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.quantizers import quant_operators
 from bnn_perception.importers.onnx.walk import Walk

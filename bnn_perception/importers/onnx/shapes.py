@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.signal import Signal, exact
 from bnn_perception.importers.onnx.graph import Node
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Signal, exact
 from bnn_perception.net.model import MAX_CHANNELS
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.signal import Exact, Signal, constant, exact
 from bnn_perception.importers.onnx.affine import per_channel
 from bnn_perception.importers.onnx.graph import Node
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Exact, Signal, constant, exact
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.signal import Signal
 from bnn_perception.importers.onnx.graph import FLOATS, Node
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Signal
 
 _ANY = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")

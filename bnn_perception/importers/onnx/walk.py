@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.onnx import affine as qonnx_affine
-from bnn_perception.importers.onnx import products as qonnx_products
-from bnn_perception.importers.onnx import shapes as qonnx_shapes
-from bnn_perception.importers.onnx import signs as qonnx_signs
-from bnn_perception.importers.onnx.graph import MALFORMED, Graph, Node
-from bnn_perception.importers.onnx.layers import (
+from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.fold.layers import (
     StreamLayer,
     floats,
     fold,
@@ -25,8 +20,12 @@ from bnn_perception.importers.onnx.layers import (
     stream_units,
     turned,
 )
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Exact, Products, Signal, constant
+from bnn_perception.importers.fold.signal import Exact, Products, Signal, constant
+from bnn_perception.importers.onnx import affine as qonnx_affine
+from bnn_perception.importers.onnx import products as qonnx_products
+from bnn_perception.importers.onnx import shapes as qonnx_shapes
+from bnn_perception.importers.onnx import signs as qonnx_signs
+from bnn_perception.importers.onnx.graph import MALFORMED, Graph, Node
 from bnn_perception.importers.onnx.signs import Steps, Threshold
 from bnn_perception.importers.onnx.types import cast, check_input, check_range
 from bnn_perception.net.model import (

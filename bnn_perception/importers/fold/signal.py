@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers.onnx.quantizers import RefusalError
+from bnn_perception.importers.errors import RefusalError
 from bnn_perception.net.model import Pool
 
 Exact = NDArray[np.object_]

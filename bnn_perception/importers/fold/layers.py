@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Exact, Products, Stream, exact
+from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.fold.signal import Exact, Products, Stream, exact
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     MAX_RESIDUAL,
