@@ -70,7 +70,7 @@ def print_parity(source: Path, model: Model, images: Path) -> None:
         raise CommandError(
             "--images compares with a QONNX graph; a BNN-PYNQ folder holds none (try evaluate)"
         )
-    from bnn_perception.importers.onnx import read as qonnx
+    from bnn_perception.cli.parity import compare
 
     frames, left_out = [], 0
     for path in find_images(images)[:COMPARED]:
@@ -80,7 +80,7 @@ def print_parity(source: Path, model: Model, images: Path) -> None:
             left_out += 1
     if not frames:
         raise CommandError(f"{images}: none of its images can be read")
-    parity = qonnx.compare(source, model, frames)
+    parity = compare(source, model, frames)
     print(
         f"parity on {parity.images} images ({left_out} left out): same class on {parity.same_class}, largest "
         f"difference of a logit {parity.difference:.2g} (largest logit {parity.magnitude:.3g})"

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.cli import execute, import_
+from bnn_perception.cli.parity import Parity, compare
 from bnn_perception.frames.preprocess import Frame
 from bnn_perception.importers import import_model
 from bnn_perception.importers.errors import ImporterError
 from bnn_perception.importers.onnx.quantizers import quant_operators, quantize
-from bnn_perception.importers.onnx.read import Parity, compare, read
+from bnn_perception.importers.onnx.read import read
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BinaryConv2d,

@@ -40,14 +40,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.frames.preprocess import Frame, prepare_reference
 from bnn_perception.importers.errors import ImporterError
 from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.quantizers import quant_operators
@@ -159,61 +158,39 @@ def _load_external_data(proto: onnx.ModelProto, source: Path) -> None:
         tensor.ClearField("external_data")
 
 
-class Parity(NamedTuple):
-    """How an imported model compares with its source graph on some images.
-
-    Attributes:
-        images: how many.
-        same_class: on how many both give the same class.
-        difference: largest difference between two logits.
-        magnitude: largest logit of the source, to judge it by.
-    """
-
-    images: int
-    same_class: int
-    difference: float
-    magnitude: float
-
-
-def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame]) -> Parity:
-    """Evaluate the source graph in float32 (with ``onnx.reference``) and the model by the reference backend.
+def source_logits(
+    source: str | os.PathLike[str], images: Iterable[NDArray[np.uint8]], pixel_maximum: float
+) -> NDArray[np.float32]:
+    """Evaluate the graph itself in float32, with ``onnx.reference``.
 
     Args:
-        source: the file that ``model`` was read from.
-        frames: 1 or more images.
+        source: the ``.onnx`` file.
+        images: 1 or more, (height, width, channels), as large as the graph takes them.
+        pixel_maximum: what the graph takes for a pixel of 255.
+
+    Returns:
+        (images, classes)
 
     Raises:
         ImporterError: where the graph cannot be evaluated.
     """
-    from bnn_perception.backends.reference import ReferenceBackend
-
-    proto = _load(Path(source))
-    walk = Walk(proto, float(model.info["source"]["pixel_maximum"]))
-    batches = []
-    for frame in frames:
-        pixels = prepare_reference(frame, model.input)
-        image = pixels.astype(np.float32) * np.float32(walk.pixel_maximum) / np.float32(255)
-        if walk.image_axes == "CHW":
-            image = image.transpose(2, 0, 1)
-        batches.append(np.repeat(image[None].astype(walk.graph.image_dtype), walk.graph.batch, axis=0))
-    try:
-        expected = _logits(proto, walk, batches)
-    except Exception as error:  # of the evaluator, whose operators raise what they like
-        raise ImporterError(f"{source}: cannot be evaluated for comparison: {_line(error)}") from None
-    actual = ReferenceBackend(model).logits(frames)
-    same = expected.argmax(axis=1) == actual.argmax(axis=1)
-    difference, magnitude = np.abs(expected - actual).max(), np.abs(expected).max()
-    return Parity(len(frames), int(same.sum()), float(difference), float(magnitude))
-
-
-def _logits(proto: onnx.ModelProto, walk: Walk, batches: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
-    """(batches, classes) logits of the first image of each batch, by the graph itself."""
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
+    proto = _load(Path(source))
+    walk = Walk(proto, pixel_maximum)
+    graph = walk.graph
     rows = []
-    for batch in batches:
-        outputs = evaluator.run([walk.graph.logits], {walk.graph.image: batch})
-        assert isinstance(outputs, list)
-        rows.append(np.asarray(outputs[0])[0].reshape(-1))
+    try:
+        evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
+        for pixels in images:
+            image = pixels.astype(np.float32) * np.float32(pixel_maximum) / np.float32(255)
+            if walk.image_axes == "CHW":
+                image = image.transpose(2, 0, 1)
+            batch = np.repeat(image[None].astype(graph.image_dtype), graph.batch, axis=0)
+            outputs = evaluator.run([graph.logits], {graph.image: batch})
+            assert isinstance(outputs, list)
+            rows.append(np.asarray(outputs[0])[0].reshape(-1))
+    # The evaluator's operators raise exceptions of any type.
+    except Exception as error:
+        raise ImporterError(f"{source}: cannot be evaluated for comparison: {_line(error)}") from None
     return np.stack(rows)
