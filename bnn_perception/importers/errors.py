@@ -16,3 +16,9 @@ class ImporterError(ModelError):
 
 class FloatTwinError(ImporterError):
     """A float twin that cannot be evaluated; the message names the file, the node, its operator and the reason."""
+
+
+def printable(error: Exception) -> str:
+    """A message on one line: it quotes names of an untrusted file, which can hold any characters."""
+    text = "".join(character if character.isprintable() else " " for character in str(error))
+    return " ".join(text.split())

@@ -7,32 +7,12 @@ kept in exact rational numbers, so the one rounding is that of a batch norm's sq
 the map crosses zero becomes the integer threshold (:func:`bnn_perception.net.bits.fold_batch_norm`).
 
 The signal may branch in one way, that of Bi-Real Net, QuickNet and ReActNet: into signs, which the next convolution
-takes, and a shortcut around this convolution, which an Add joins with its sums. What branches becomes a stream, whose
+takes, and a shortcut around this convolution, which an Add joins with its sums. What branches becomes a residual, whose
 fixed point :mod:`bnn_perception.importers.fold.layers` chooses.
 
-====================================================  =============================================================
-Conv, Gemm, MatMul                                    weights of one magnitude an output: BipolarQuant, Sign or ±c
-BipolarQuant, Sign, Quant of 1 bit, MultiThreshold    one threshold a channel
-Greater, GreaterOrEqual, Less, LessOrEqual            the same, strict or not, with a constant on either side
-Not, Where, Cast of what these give                   Where chooses between two constants
-BatchNormalization, Add, Sub, Mul, Div, Neg           with scalars or one constant a channel
-MaxPool                                               square and unpadded, before or after the sign, any sign of gamma
-Pad, padding of Conv                                  by the value of -1 or 0 (signs), by one level (pixels)
-Conv of the whole map, without padding                a matrix, also as the last layer
-Quant of at most 8 bits on the image                  a table of levels
-Unsqueeze, Sub, sign, Reshape on the image            a thermometer code
-Relu, LeakyRelu, PRelu                                of sums that were only scaled: one slope a channel below 0
-Clip, Relu of others                                  of sums and streams whose signs are taken (Hardtanh)
-Add of two activations                                sums and the stream that their signs come from, in either order
-AveragePool, Concat, Tile                             of a shortcut: 2x2 with stride 2; its channels repeated
-Transpose, Flatten, Reshape, Squeeze                  no arithmetic
-Identity, Dropout, Cast to floats                     none either
-Softmax, LogSoftmax, ArgMax, TopK                     at the end, where they are left out
-====================================================  =============================================================
-
-Pixels are compared with thresholds as float32 has them, not as the rational numbers that they stand for.
-
-Everything else is refused with the node's name, its op and the reason.
+:mod:`bnn_perception.importers.onnx.operators` lists the operators and what can be expressed of each. Everything else is
+refused with the node's name, its operator and the reason. Pixels are compared with thresholds as float32 has them, not
+as the rational numbers that they stand for.
 """
 
 from __future__ import annotations
@@ -42,24 +22,19 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers.errors import ImporterError
+from bnn_perception.importers.errors import ImporterError, printable
+from bnn_perception.importers.onnx.file import load
 from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.quantizers import quant_operators
 from bnn_perception.importers.onnx.walk import Walk
 from bnn_perception.net.model import InputSpec, Model, ModelError
 
-if TYPE_CHECKING:
-    import onnx
-
 #: Metadata that the training of this package writes: name, labels (one a line), fit (crop or stretch).
 METADATA = "bnn_perception."
-
-MAX_BYTES = 1 << 30
 
 
 def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> Model:
@@ -78,7 +53,7 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
     source = Path(source)
     if pixel_maximum is not None and not 0 < pixel_maximum < math.inf:
         raise ImporterError(f"{source}: pixel_maximum is {pixel_maximum}; it must be a positive number")
-    proto = _load(source)
+    proto = load(source)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     try:
         walk = Walk(proto, pixel_maximum)
@@ -89,7 +64,7 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
         sizes = walk.image_sizes
         fit = metadata.get(f"{METADATA}fit", "crop")
         units = [float(unit) for row in walk.units.values() for unit in row]
-        # Of the channel that has the fewest.
+        # The channel with the fewest fractional bits counts.
         fixed_point = {"fraction_bits": math.floor(math.log2(min(units)))} if units else {}
         return Model(
             name=metadata.get(f"{METADATA}name", source.stem),
@@ -107,55 +82,9 @@ def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> 
             },
         )
     except ModelError as error:
-        raise ImporterError(f"{source}: {_line(error)}") from None
+        raise ImporterError(f"{source}: {printable(error)}") from None
     except MALFORMED as error:
-        raise ImporterError(f"{source}: is malformed: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    """The message on one line: it quotes names of an untrusted graph, which can hold any characters."""
-    text = "".join(character if character.isprintable() else " " for character in str(error))
-    return " ".join(text.split())
-
-
-def _load(source: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        size = source.stat().st_size
-        if size > MAX_BYTES:
-            raise ImporterError(f"{source}: {size} bytes; at most {MAX_BYTES} are read")
-        proto = onnx.load(str(source), load_external_data=False)
-    except OSError as error:
-        raise ImporterError(f"{source}: cannot be read: {error.strerror or error}") from None
-    except DecodeError:
-        raise ImporterError(f"{source}: is not an ONNX file") from None
-    _load_external_data(proto, source)
-    return proto
-
-
-def _load_external_data(proto: onnx.ModelProto, source: Path) -> None:
-    """Read the initializers that lie in files beside the graph; onnx sees to it that these lie in its folder."""
-    from onnx import external_data_helper
-    from onnx.checker import ValidationError
-
-    left = MAX_BYTES
-    for tensor in proto.graph.initializer:
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        try:
-            length = external_data_helper.ExternalDataInfo(tensor).length or 0
-            if not 0 < length <= left:
-                raise ValueError(f"its length is {length}; all of them have at most {MAX_BYTES} bytes")
-            left -= length
-            external_data_helper.load_external_data_for_tensor(tensor, str(source.parent))
-        except (OSError, ValueError, ValidationError) as error:
-            raise ImporterError(
-                f"{source}: the data of '{tensor.name}', in another file, cannot be read: {_line(error)}"
-            ) from None
-        tensor.ClearField("data_location")  # older versions of onnx leave both set
-        tensor.ClearField("external_data")
+        raise ImporterError(f"{source}: is malformed: {printable(error)}") from None
 
 
 def source_logits(
@@ -176,7 +105,7 @@ def source_logits(
     """
     from onnx.reference import ReferenceEvaluator
 
-    proto = _load(Path(source))
+    proto = load(Path(source))
     walk = Walk(proto, pixel_maximum)
     graph = walk.graph
     rows = []
@@ -192,5 +121,5 @@ def source_logits(
             rows.append(np.asarray(outputs[0])[0].reshape(-1))
     # The evaluator's operators raise exceptions of any type.
     except Exception as error:
-        raise ImporterError(f"{source}: cannot be evaluated for comparison: {_line(error)}") from None
+        raise ImporterError(f"{source}: cannot be evaluated for comparison: {printable(error)}") from None
     return np.stack(rows)
