@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -92,18 +93,41 @@ def _sums(signal: Signal, products: Products, magnitude: Exact) -> Signal:
     """The values ``magnitude * sum(weight * value)``."""
     # weights * (scale * integer + offset): the offsets add up to a constant, the same at the border, where
     # `outside` stands for the integer whose value is the padding.
-    taps = products.weights.astype(object).sum(axis=(1, 2))
+    taps = products.weights.sum(axis=(1, 2), dtype=np.int64)
     return replace(
         signal,
         kind="sums",
         axes="CHW",
         sizes={"C": len(magnitude), "H": 1, "W": 1},
         scale=magnitude * signal.one_scale(),
-        offset=magnitude * (taps * signal.offset).sum(axis=1),
+        offset=magnitude * weighted_sums(taps, signal.offset),
         levels=None,
         products=products,
         pad=None,
     )
+
+
+def weighted_sums(taps: NDArray[np.int64], values: Exact) -> Exact:
+    """The sums of whole multiples of rational numbers, ``(taps * values).sum(axis=1)``, exactly.
+
+    Args:
+        taps: (out, in)
+        values: (in,) rational numbers.
+
+    Returns:
+        (out,) rational numbers.
+    """
+    # Over their common denominator the values are integers, whose sums are fast: a sum of fractions would look for a
+    # common divisor at every term.
+    denominator = math.lcm(*(value.denominator for value in values))
+    numerators = [value.numerator * (denominator // value.denominator) for value in values]
+    # No sum, nor any part of it, is larger than this. Beyond int64, Python's integers add up.
+    largest = int(np.abs(taps).max()) * sum(abs(numerator) for numerator in numerators)
+    dtype = np.dtype(np.int64 if largest <= np.iinfo(np.int64).max else object)
+    sums = taps.astype(dtype) @ np.array(numerators, dtype=dtype)
+    result = np.empty(len(taps), dtype=object)
+    result[:] = [Fraction(int(value), denominator) for value in sums]
+    return result
 
 
 def _padding(signal: Signal, pads: Sequence[int]) -> tuple[tuple[int, int], Fraction]:
