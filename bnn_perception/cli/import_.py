@@ -47,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
         how = "" if args.pixel_maximum is not None else " (--pixel-maximum says it otherwise)"
         print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}{how}")
     if "fraction_bits" in source:
-        print(
-            f"its real-valued streams are in fixed point, with at least {source['fraction_bits']} fractional bits"
-        )
+        print(f"its residuals are in fixed point, with at least {source['fraction_bits']} fractional bits")
     if args.images is not None:
         print_parity(args.source, model, args.images)
     print(f"model folder: {args.out}")

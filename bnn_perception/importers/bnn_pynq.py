@@ -56,7 +56,8 @@ CLASSES = "classes.txt"
 WORD_BYTES = 8
 MAX_SIMD = 8 * WORD_BYTES
 MAX_OUTPUTS = 64
-MAX_CLASSES_BYTES = 1 << 16  # 64 labels of 200 characters of 4 bytes fit
+#: 64 labels of 200 characters of 4 bytes fit.
+MAX_CLASSES_BYTES = 1 << 16
 
 _FILE = re.compile(r"(0|[1-9][0-9]?)-(0|[1-9][0-9]{0,3})-(weights|thres)\.bin")
 
@@ -273,8 +274,8 @@ class _Folder:
 def _read_bytes(path: Path, limit: int) -> bytes:
     """At most ``limit + 1`` bytes of a file."""
     try:
-        with path.open("rb") as stream:
-            return stream.read(limit + 1)
+        with path.open("rb") as file:
+            return file.read(limit + 1)
     except OSError as error:
         raise ImporterError(f"{path}: cannot be read: {error.strerror or error}") from None
 

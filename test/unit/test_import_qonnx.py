@@ -16,7 +16,8 @@ from bnn_perception.cli.parity import Parity, compare
 from bnn_perception.frames.preprocess import Frame
 from bnn_perception.importers import import_model
 from bnn_perception.importers.errors import ImporterError
-from bnn_perception.importers.onnx.quantizers import quant_operators, quantize
+from bnn_perception.importers.onnx.evaluate import evaluator
+from bnn_perception.importers.onnx.quantizers import quantize
 from bnn_perception.importers.onnx.read import read
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
@@ -35,7 +36,6 @@ from bnn_perception.net.model import (
 )
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
-ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
 
 DOMAIN = "qonnx.custom_op.general"
 
@@ -103,8 +103,8 @@ class Graph:
         gamma = self.rng.normal(size=channels)
         gamma[0] = 0.0
         output = onnx.helper.make_empty_tensor_value_info(self.tensor)
-        evaluator = ReferenceEvaluator(self.model(output), new_ops=quant_operators())
-        batch = np.concatenate([evaluator.run(None, {"image": image})[0] for image in self.images()])
+        reference = evaluator(self.model(output))
+        batch = np.concatenate([reference.run(None, {"image": image})[0] for image in self.images()])
         axes = (0, 2, 3) if batch.ndim == 4 else (0,)
         mean, deviation = batch.mean(axis=axes), batch.std(axis=axes) + 0.1
         mean += deviation * self.rng.normal(size=channels) / 4

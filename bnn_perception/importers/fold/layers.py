@@ -208,7 +208,8 @@ def negated(layer: Layer | PendingResidual, channels: NDArray[np.bool_]) -> Laye
     Raises:
         RefusalError: where the format has no such layer.
     """
-    if isinstance(layer, PendingResidual):  # not(v >= 0) is -v > 0
+    # not(v >= 0) is -v > 0
+    if isinstance(layer, PendingResidual):
         sign = np.where(channels, -1, 1)
         scale, offset = layer.scale * sign, layer.offset * sign
         return replace(layer, scale=scale, offset=offset, strict=layer.strict ^ channels)

@@ -335,12 +335,14 @@ def per_channel(signal: Signal, values: NDArray[Any]) -> tuple[Signal, Exact]:
         size not in (1, own) and not spread for size, own, spread in zip(shape, signal.shape, spreads)
     ):
         raise RefusalError(mismatch)
-    if signal.flat:  # the axes that it had before
+    # Flat signals still know the axes that they had before.
+    if signal.flat:
         sizes = [signal.sizes[axis] for axis in signal.axes]
         shape = (1, *(sizes if shape[-1] > 1 else [1 for _ in sizes]))
     by_axis = values.reshape(shape)
     for number, axis in enumerate("N" + signal.axes):
-        if axis in "HW" and shape[number] > 1:  # may be written out for each pixel
+        # A number a channel may be written out for each pixel.
+        if axis in "HW" and shape[number] > 1:
             first = by_axis.take([0], axis=number)
             if np.any(by_axis != first):
                 raise RefusalError(f"{mismatch} is not one number a channel")

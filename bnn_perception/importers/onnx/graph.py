@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.onnx.evaluate import evaluate_node
 from bnn_perception.importers.onnx.node import FLOATS, UNDEFINED, Node, Value, attribute, where
-from bnn_perception.importers.onnx.operators import OPERATORS, STANDARD, Numbers
-from bnn_perception.importers.onnx.quantizers import QUANT_DOMAINS, evaluate_node
+from bnn_perception.importers.onnx.operators import OPERATORS, QUANT_DOMAINS, STANDARD, Numbers
 from bnn_perception.net.model import ModelError
 
 if TYPE_CHECKING:

@@ -62,12 +62,13 @@ from bnn_perception.importers.errors import RefusalError
 from bnn_perception.importers.fold.builder import LayerBuilder
 from bnn_perception.importers.fold.signal import Signal, is_float
 from bnn_perception.importers.fold.thresholds import Quantization, Threshold
-from bnn_perception.importers.onnx import affine, products, shapes, signs, stages
+from bnn_perception.importers.onnx import affine, products, quantizers, shapes, signs, stages
 from bnn_perception.importers.onnx.node import Node
-from bnn_perception.importers.onnx.quantizers import QUANT_DOMAINS
 
 #: Names of the standard's domain.
 STANDARD = ("", "ai.onnx")
+#: Domains in which exporters put the quantizers; an operator means the same in all of them.
+QUANT_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
 
 
 class Activations(enum.Enum):
@@ -79,7 +80,7 @@ class Activations(enum.Enum):
 
 
 class Numbers(enum.Flag):
-    """Of which numbers an operator gives the same as of rational numbers; truth values count as 0 and 1."""
+    """Types of numbers with which an operator computes the same as with rational numbers; truth values are 0 and 1."""
 
     NONE = 0
     FLOATS = enum.auto()
@@ -119,6 +120,7 @@ class Operator:
         takes_pad: whether it takes the padding of a Pad before it.
         tail: how it may follow the logits; None where it changes the arg max.
         stage: what it does in a float twin; None where none may hold it.
+        run: evaluates it for constants; None where ``onnx.reference`` does.
     """
 
     name: str
@@ -131,6 +133,7 @@ class Operator:
     takes_pad: bool = False
     tail: Tail | None = None
     stage: Callable[[Node[stages.Tensor], stages.Chain], None] | None = None
+    run: Callable[..., Any] | None = None
 
     def check(self, node: Node[Signal]) -> None:
         """Check that the operator may take what a node's inputs are.
@@ -225,6 +228,7 @@ RECORDS = (
         _sign(signs.bipolar),
         domains=QUANT_DOMAINS,
         before_sign=True,
+        run=quantizers.run_bipolar_quant,
     ),
     Operator(
         "MultiThreshold",
@@ -232,6 +236,7 @@ RECORDS = (
         _sign(signs.multi_threshold),
         domains=QUANT_DOMAINS,
         before_sign=True,
+        run=quantizers.run_multi_threshold,
     ),
     Operator("Sign", "one threshold a channel, which no value may meet", _sign(signs.sign), before_sign=True),
     *(
@@ -241,6 +246,7 @@ RECORDS = (
             _quantizer(signs.quant),
             domains=QUANT_DOMAINS,
             before_sign=True,
+            run=quantizers.run_quant,
         )
         for name in ("Quant", "IntQuant")
     ),
@@ -269,6 +275,7 @@ RECORDS = (
         _signal(affine.batch_norm),
         before_sign=True,
         stage=_chain(stages.batch_norm),
+        run=quantizers.run_batch_norm,
     ),
     Operator(
         "Add",

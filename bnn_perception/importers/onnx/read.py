@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import ImporterError, printable
+from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.file import load
 from bnn_perception.importers.onnx.graph import MALFORMED
-from bnn_perception.importers.onnx.quantizers import quant_operators
 from bnn_perception.importers.onnx.walk import Walk
 from bnn_perception.net.model import InputSpec, Model, ModelError
 
@@ -103,20 +103,18 @@ def source_logits(
     Raises:
         ImporterError: where the graph cannot be evaluated.
     """
-    from onnx.reference import ReferenceEvaluator
-
     proto = load(Path(source))
     walk = Walk(proto, pixel_maximum)
     graph = walk.graph
     rows = []
     try:
-        evaluator = ReferenceEvaluator(proto, new_ops=quant_operators())
+        reference = evaluator(proto)
         for pixels in images:
             image = pixels.astype(np.float32) * np.float32(pixel_maximum) / np.float32(255)
             if walk.image_axes == "CHW":
                 image = image.transpose(2, 0, 1)
             batch = np.repeat(image[None].astype(graph.image_dtype), graph.batch, axis=0)
-            outputs = evaluator.run([graph.logits], {graph.image: batch})
+            outputs = reference.run([graph.logits], {graph.image: batch})
             assert isinstance(outputs, list)
             rows.append(np.asarray(outputs[0])[0].reshape(-1))
     # The evaluator's operators raise exceptions of any type.
