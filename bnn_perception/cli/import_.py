@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("source", type=Path, help=".onnx file, or folder of *-weights.bin")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="text file with a label a line, in order")
-    parser.add_argument("--name", default="", help="of the model (default: that of the source)")
+    parser.add_argument("--name", default="", help="name of the model (default: that of the source)")
     parser.add_argument(
         "--pixel-maximum",
         type=float,

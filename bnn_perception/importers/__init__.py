@@ -1,4 +1,9 @@
-"""Makes models of nets that other tools trained: one module a format, each with ``read(source) -> Model``."""
+"""Makes models of nets that other tools trained.
+
+Each format has a module or folder with ``read(source) -> Model``: :mod:`~bnn_perception.importers.bnn_pynq` and
+:mod:`~bnn_perception.importers.onnx`. What does not depend on the format of a graph stands in
+:mod:`~bnn_perception.importers.fold`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from bnn_perception.net.model import Model, ModelError, save_model
 
 
 def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> Model:
-    """Read a net of another tool, whose kind is told from its form.
+    """Read a net of another tool; the form of the source tells its format.
 
     Args:
         source: a QONNX file (``.onnx``) or a BNN-PYNQ parameter folder (``*-weights.bin``).
@@ -50,8 +55,8 @@ def import_model(
     Args:
         source: as :func:`read` takes it.
         out: the folder to write; made where it does not exist.
-        labels: of the classes; empty: those that the source states, otherwise class_0 and so on.
-        name: of the model; empty: that of the source.
+        labels: names of the classes; empty: those that the source states, otherwise class_0 and so on.
+        name: the model's name; empty: that of the source.
         pixel_maximum: as :func:`read` takes it.
 
     Returns:

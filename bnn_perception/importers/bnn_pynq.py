@@ -63,7 +63,7 @@ _FILE = re.compile(r"(0|[1-9][0-9]?)-(0|[1-9][0-9]{0,3})-(weights|thres)\.bin")
 
 
 class Matrix(NamedTuple):
-    """What is fixed about a layer.
+    """The shape of a layer's matrix and the width of its thresholds, which the net fixes.
 
     Attributes:
         rows: outputs; 0 for the last layer, which has as many as its files hold.
@@ -95,9 +95,9 @@ class Net:
 
     Attributes:
         name: as BNN-PYNQ calls it.
-        matrices: of its layers, in order.
-        input: what it takes.
-        build: makes the layers of a model of the parameters.
+        matrices: the matrices of its layers, in order.
+        input: the images that it takes.
+        build: makes the layers of a model from the parameters.
     """
 
     name: str

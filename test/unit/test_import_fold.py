@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnn_perception.importers import fold
 from bnn_perception.importers.fold.products import weighted_sums
 
 #: Floats of nets, among them some whose common denominator is far beyond int64, and fractions that are no floats.
@@ -28,6 +30,13 @@ def test_weighted_sums_are_those_of_the_fractions(data: st.DataObject) -> None:
     sums = weighted_sums(np.array(taps, dtype=np.int64), np.array(values, dtype=object))
 
     assert sums.tolist() == [sum(tap * value for tap, value in zip(row, values)) for row in taps]
+
+
+def test_the_folder_knows_no_file_format() -> None:
+    """A reader of another format must be able to use it."""
+    for path in Path(fold.__file__).parent.glob("*.py"):
+        assert "import onnx" not in path.read_text(encoding="utf-8"), path
+        assert "importers.onnx" not in path.read_text(encoding="utf-8"), path
 
 
 def test_weighted_sums_beyond_int64() -> None:

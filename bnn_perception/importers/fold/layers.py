@@ -1,11 +1,11 @@
 """Layers of the signs, sums and residuals that a graph computes: thresholds, and the fixed point of residuals.
 
 The values of a residual are rational numbers; the format has integers. A channel of a residual, together with those
-that shortcuts make of it, is counted in a unit of its own: the finest with which nothing can leave int32, as
-:class:`.Model` proves of it. The unit is then coarsened a little so that the first multiplier of
-the chain, that of the convolution of pixels, is a whole number of units. Its sums are the largest and its multiplier
-therefore the smallest; rounding it was what changed most signs. The other multipliers and the offsets are rounded to
-the nearest integer, once. The threshold is exact: the smallest integer of the residual that reaches it.
+that shortcuts make of it, is counted in a unit of its own: the finest with which nothing can leave int32, which
+:class:`.Model` checks. The unit is then coarsened a little so that the first multiplier of the chain, that of the
+convolution of pixels, is a whole number of units. Its sums are the largest and its multiplier is therefore the
+smallest; rounding it was what changed most signs. The other multipliers and the offsets are rounded to the nearest
+integer, once. The threshold is exact: the smallest integer of the residual that reaches it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class PendingResidual:
     """A layer with a residual whose unit is not chosen yet; its sign is +1 where ``scale * value + offset >= 0``.
 
     Attributes:
-        name: the layer's.
-        residual: what its values are.
+        name: the layer's name.
+        residual: its values.
         scale, offset: (C,) rational numbers.
         strict: (C,) whether the sign is +1 only where ``scale * value + offset > 0``.
     """

@@ -30,7 +30,7 @@ class Products:
         dense: whether each output takes all of the input, as that of a matrix does.
         place: which layer of the model it becomes, from 0.
         outside: the integer that a convolution's padding counts as.
-        levels: (256,) int16, of a convolution of pixels; None for one of signs.
+        levels: (256,) int16, the integers of the pixels that are convolved; None where signs are.
     """
 
     weights: NDArray[np.int8]
@@ -56,7 +56,7 @@ class Residual:
     Attributes:
         products: the sums and what makes them.
         scale, negative, offset: (C,) rational numbers; m is ``scale`` where the sum is >= 0, otherwise ``negative``.
-        shortcut: ``none``, ``identity`` or ``average_pool``: what is added of the residual of the layer before.
+        shortcut: what is added from the residual of the layer before: ``none``, ``identity`` or ``average_pool``.
     """
 
     products: Products
@@ -77,7 +77,7 @@ class Signal:
         axes: meaning of the axes after the batch: C, H and W, behind C also L, the levels of a thermometer.
         sizes: number of elements along each axis.
         scale, offset: (C * L,) rational numbers.
-        place: how many layers lie behind it.
+        place: how many layers it has passed.
         flat: whether the axes were flattened, in their order, to one.
         dtype: type of its numbers in the graph.
         levels: (256,) int16, the integers that pixels stand for.
@@ -108,7 +108,7 @@ class Signal:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the graph sees it, for one image."""
+        """The shape of its tensor in the graph, for one image."""
         sizes = [self.sizes[axis] for axis in self.axes]
         return (1, math.prod(sizes)) if self.flat else (1, *sizes)
 
@@ -139,7 +139,7 @@ class Signal:
         return (-1, 1) if self.levels is None else (int(self.levels.min()), int(self.levels.max()))
 
     def scaled(self, factor: Exact) -> Signal:
-        """Every value times that of its channel."""
+        """The signal with every value multiplied by the factor of its channel."""
         negative = None if self.negative is None else self.negative * factor
         signal = replace(self, scale=self.scale * factor, negative=negative, offset=self.offset * factor)
         if self.limits is None:
@@ -148,7 +148,7 @@ class Signal:
         return replace(signal, limits=(np.minimum(one, other), np.maximum(one, other)))
 
     def shifted(self, by: Exact) -> Signal:
-        """Every value plus that of its channel."""
+        """The signal with the number of its channel added to every value."""
         signal = replace(self, offset=self.offset + by)
         if self.limits is None:
             return signal
@@ -310,7 +310,7 @@ def exact(values: Any) -> Exact:
 
 
 def constant(value: Fraction | int, count: int) -> Exact:
-    """(count,) of one number."""
+    """One number, ``count`` times."""
     return np.full(count, Fraction(value), dtype=object)
 
 

@@ -20,7 +20,7 @@ def quantize(
 ) -> NDArray[np.float32]:
     """QONNX Quant: round ``x / scale + zero_point`` to an integer of so many bits, and back.
 
-    Signed numbers of one bit are -1 and +1, as of BipolarQuant: so QONNX executes them.
+    Signed numbers of one bit are -1 and +1, as BipolarQuant gives them; QONNX executes them so.
     """
     if rounding_mode.upper() != "ROUND":
         raise RefusalError(f"rounding mode {rounding_mode}; ROUND is supported")
