@@ -437,6 +437,26 @@ def test_refuses_other_shortcuts(build: Any, message: str, tmp_path: Path) -> No
         twin(tmp_path, build(Chain(8, 8)))
 
 
+def test_reads_constants_that_nodes_give(tmp_path: Path) -> None:
+    """Exporters write some constants as nodes, one upon the other."""
+    chain = conv(Chain(8, 8))
+    bias = chain.normal(6, 1, 1)
+    chain.nodes.append(helper.make_node("Constant", [], ["half"], value=numpy_helper.from_array(bias / 2)))
+    chain.nodes.append(helper.make_node("Add", ["half", "half"], ["whole"], name="twice"))
+    stages = twin(tmp_path, head(chain.add("Add", "whole"), 216))
+    # Halves of float32 are exact, and so is their sum.
+    np.testing.assert_array_equal(stages[0].shift, bias.reshape(-1))
+
+
+def test_refuses_a_twin_of_two_files(tmp_path: Path) -> None:
+    path = head(conv(Chain(8, 8)), 216).save(tmp_path / "float.onnx")
+    onnx.save(
+        onnx.load(str(path)), str(path), save_as_external_data=True, location="weights", size_threshold=0
+    )
+    with pytest.raises(FloatTwinError, match=r"the data of 'c0' is in another file"):
+        read_float_twin(path, InputSpec(8, 8), 4)
+
+
 def test_refuses_what_is_no_onnx_file(tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
     path.write_bytes(b"not a model")

@@ -93,6 +93,9 @@ class Graph:
             "Conv", weights, *more, pads=[pads] * 4, strides=[stride] * 2, kernel_shape=[kernel] * 2
         )
 
+    def dilated(self) -> Graph:
+        return self.node("Conv", self.weights(5, 5, 2, 2), dilations=[2, 2])
+
     def pad(self, width: int, value: float) -> Graph:
         return self.node(
             "Pad", self.constant([0, 0, width, width, 0, 0, width, width], np.int64), self.constant(value)
@@ -1155,6 +1158,26 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "a stream that can be 0": (whole_stream, r"node 'sign' \(Sign\): its input can be 0"),
     "groups": (grouped, r"node 'grouped' \(Conv\): group 2, weights .*; only .* of group 1 can be expressed"),
     "unknown op": (lambda: first().node("Tanh", name="tanh"), r"node 'tanh' \(Tanh\): .* no such operation"),
+    "an op of another domain": (
+        lambda: first().node("Relu", domain=DOMAIN, name="bend"),
+        r"node 'bend' \(Relu\): the model format has no such operation",
+    ),
+    "an unknown domain": (
+        lambda: first().node("Relu", domain="org.example", name="bend"),
+        r"node 'bend' \(Relu\): its domain 'org.example' is unknown",
+    ),
+    "windows that reach over the edge": (
+        lambda: first().pool(size=4, ceil_mode=1),
+        r"\(MaxPool\): its windows reach over the edge",
+    ),
+    "negative pads": (
+        lambda: signs().conv(5, 5, pads=-1),
+        r"\(Conv\): window \[3, 3\], strides \[1, 1\], pads \[-1, -1, -1, -1\]; only .* without negative pads",
+    ),
+    "dilations": (
+        lambda: signs().dilated(),
+        r"\(Conv\): dilations \[2, 2\]; only 1 can be expressed",
+    ),
     "average pool": (
         lambda: first().node("AveragePool", kernel_shape=[2, 2], name="mean"),
         r"node 'mean' \(AveragePool\): takes sums; only a residual, .* can be averaged",

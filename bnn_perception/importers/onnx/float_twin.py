@@ -13,7 +13,7 @@ from pathlib import Path
 from bnn_perception.importers.errors import FloatTwinError, ImporterError, RefusalError, printable
 from bnn_perception.importers.onnx.file import load
 from bnn_perception.importers.onnx.graph import MALFORMED, Graph
-from bnn_perception.importers.onnx.operators import OPERATORS
+from bnn_perception.importers.onnx.operators import OPERATORS, find
 from bnn_perception.importers.onnx.stages import Chain
 from bnn_perception.importers.stage import Stage
 from bnn_perception.net.model import InputSpec, Shape
@@ -49,7 +49,7 @@ def _stages(graph: Graph, shape: Shape) -> tuple[Stage, ...]:
             if not node.taken:
                 graph.evaluate(node)
                 continue
-            operator = OPERATORS.get(node.op)
+            operator = find(node.proto)
             if operator is None or operator.stage is None:
                 known = ", ".join(name for name, known in OPERATORS.items() if known.stage is not None)
                 raise RefusalError(f"the operator is not supported; known are {known}")

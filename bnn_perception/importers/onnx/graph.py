@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.onnx.evaluate import evaluate_node
 from bnn_perception.importers.onnx.node import FLOATS, UNDEFINED, Node, Value, attribute, where
-from bnn_perception.importers.onnx.operators import OPERATORS, QUANT_DOMAINS, STANDARD, Numbers
+from bnn_perception.importers.onnx.operators import QUANT_DOMAINS, STANDARD, Numbers, find
 from bnn_perception.net.model import ModelError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _before_tail(graph: onnx.GraphProto, name: str, opset: int) -> tuple[str, bo
 
 def _keeps_class(node: onnx.NodeProto, opset: int) -> bool:
     """Whether a node, of logits (N, classes), gives their scores, their order or the class of the highest."""
-    operator = OPERATORS.get(node.op_type)
+    operator = find(node)
     return (
         operator is not None
         and operator.tail is not None
@@ -205,15 +205,15 @@ def _keeps_class(node: onnx.NodeProto, opset: int) -> bool:
 
 def _class_axis(node: onnx.NodeProto, opset: int) -> int | None:
     """The axis that an operator behind the logits takes for that of the classes; None where it takes none."""
-    tail = OPERATORS[node.op_type].tail
-    if tail is None or tail.axis is None:
+    operator = find(node)
+    if operator is None or operator.tail is None or operator.tail.axis is None:
         return None
-    return int(attribute(node, "axis", tail.axis if opset >= 13 else tail.axis_before_13))
+    return int(attribute(node, "axis", operator.tail.axis if opset >= 13 else operator.tail.axis_before_13))
 
 
 def _takes_numbers(node: onnx.NodeProto) -> bool:
     """Whether a node takes more of a tensor than its shape."""
-    operator = OPERATORS.get(node.op_type)
+    operator = find(node)
     return operator is None or operator.numbers != Numbers.NONE
 
 

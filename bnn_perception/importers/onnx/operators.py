@@ -53,7 +53,7 @@ import enum
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,9 @@ from bnn_perception.importers.fold.signal import Signal, is_float
 from bnn_perception.importers.fold.thresholds import Quantization, Threshold
 from bnn_perception.importers.onnx import affine, products, quantizers, shapes, signs, stages
 from bnn_perception.importers.onnx.node import Node
+
+if TYPE_CHECKING:
+    import onnx
 
 #: Names of the standard's domain.
 STANDARD = ("", "ai.onnx")
@@ -141,8 +144,6 @@ class Operator:
         Raises:
             RefusalError: naming the reason.
         """
-        if node.proto.domain not in self.domains:
-            raise RefusalError(f"its domain '{node.proto.domain}' is unknown")
         if self.numbers == Numbers.NONE:
             return
         if len(node.taken) > 1 and self.activations != Activations.SEVERAL:
@@ -404,6 +405,12 @@ RECORDS = (
 
 #: The operators that the readers know, by their names.
 OPERATORS = {operator.name: operator for operator in RECORDS}
+
+
+def find(proto: onnx.NodeProto) -> Operator | None:
+    """The record of a node's operator; None where there is none in the node's domain."""
+    operator = OPERATORS.get(proto.op_type)
+    return operator if operator is not None and proto.domain in operator.domains else None
 
 
 def table() -> list[str]:

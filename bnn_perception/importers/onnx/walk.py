@@ -11,7 +11,7 @@ from bnn_perception.importers.fold.builder import LayerBuilder
 from bnn_perception.importers.fold.signal import Exact, Signal
 from bnn_perception.importers.onnx.graph import Graph
 from bnn_perception.importers.onnx.node import Node
-from bnn_perception.importers.onnx.operators import OPERATORS
+from bnn_perception.importers.onnx.operators import find
 from bnn_perception.net.model import Layer
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Walk:
         if not node.taken:
             self.graph.evaluate(node)
             return
-        operator = OPERATORS.get(node.op)
+        operator = find(node.proto)
         if operator is None or operator.apply is None:
             raise RefusalError("the model format has no such operation")
         operator.check(node)
