@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bnn_perception.backends.cuda.timing import Timing, sample
 from bnn_perception.errors import one_line
-from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.importers.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
 
     The thresholds are exact, while PyTorch rounds: a batch norm that lands on 0 to within float32 may differ by a
     bit. More than one image in :data:`CHECKED` that changes its class cannot come from that. In a residual net the
-    streams are rounded to fixed point too (:mod:`bnn_perception.importers.onnx.layers`): in quicknet_tiny that
+    streams are rounded to fixed point too (:mod:`bnn_perception.importers.fold.layers`): in quicknet_tiny that
     changed the logits of 78 of 500 test images and the class of none, in a smaller net of its kind the class of 2, so
     that three in :data:`CHECKED` may.
     """
