@@ -22,7 +22,8 @@ from bnn_perception.backends.cpu.float import open_session, to_tensor
 from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.cli import onnx_runs
 from bnn_perception.cli.timing import Timing, compare
-from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.model import Model, Thermometer, iter_layers, load_model
 from bnn_perception.resources import find_model
 from bnn_perception.ros import node_cost

@@ -17,8 +17,8 @@ from bnn_perception.evaluation.calibration import (
     fit_temperature,
     negative_log_likelihood,
 )
+from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import Dataset, ImageError
-from bnn_perception.frames.preprocess import Frame
 from bnn_perception.net.model import TEMPERATURES, Model, update_info
 
 BATCH = 16  # the most that a GPU backend takes at once

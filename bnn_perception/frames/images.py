@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
-from bnn_perception.frames.preprocess import MAX_SIDE
+from bnn_perception.frames.frame import MAX_SIDE
 
 #: Endings of the files that are taken for images.
 SUFFIXES = {

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bnn_perception.errors import Error
+from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import (
     SUFFIXES,
     ImageError,
@@ -30,7 +31,7 @@ from bnn_perception.frames.images import (
     match_label,
     read_image,
 )
-from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.model import InputSpec
 from bnn_perception.training.config import AugmentationSpec, is_label
 

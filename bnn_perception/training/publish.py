@@ -17,8 +17,8 @@ from torch import nn
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.evaluation.calibration import CalibrationError
 from bnn_perception.evaluation.evaluate import calibrate
+from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.images import read_dataset
-from bnn_perception.frames.preprocess import CHANNELS, Frame
 from bnn_perception.importers.onnx import read as qonnx
 from bnn_perception.net.model import Model, WithResidual, load_model, save_model
 from bnn_perception.training.config import STAGES, Config, portable
@@ -98,7 +98,7 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
     mask = np.zeros(len(data.validation), dtype=bool)
     mask[chosen] = True
     images = data.validation.subset(mask)
-    encoding = next(name for name, channels in CHANNELS.items() if channels == model.input.channels)
+    encoding = next(name for name, each in ENCODINGS.items() if each.channels == model.input.channels)
     logits = ReferenceBackend(model).logits([Frame(image, encoding) for image in images.images])
     differing = int((logits.argmax(axis=1) != predict(net, images).numpy().argmax(axis=1)).sum())
     streams = any(isinstance(layer, WithResidual) for layer in model.layers)

@@ -36,7 +36,8 @@ from models import (
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
 from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.frames.preprocess import Frame, prepare, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare, prepare_reference
 from bnn_perception.net import bits
 from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_residual, save_model
 from bnn_perception.resources import find_model

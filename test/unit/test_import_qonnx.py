@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.cli import execute, import_
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.importers import ImporterError, import_model
 from bnn_perception.importers.onnx.quantizers import quant_operators, quantize
 from bnn_perception.importers.onnx.read import Parity, compare, read

@@ -26,7 +26,7 @@ from training_cases import (  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
 from bnn_perception.cli import execute  # noqa: E402
 from bnn_perception.cli import train as tool  # noqa: E402
-from bnn_perception.frames.preprocess import Frame  # noqa: E402
+from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
 from bnn_perception.net.model import load_model  # noqa: E402

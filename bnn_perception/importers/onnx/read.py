@@ -47,7 +47,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.importers import ImporterError
 from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.quantizers import quant_operators
