@@ -15,7 +15,7 @@ from models import residual_model
 
 from bnn_perception.__main__ import main
 from bnn_perception.evaluation import pictures as drawing
-from bnn_perception.evaluation.evaluate import mcnemar
+from bnn_perception.evaluation.compare import mcnemar
 from bnn_perception.net import bits
 from bnn_perception.net.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
 
