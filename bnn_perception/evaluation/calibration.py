@@ -103,5 +103,5 @@ def calibrate(
         calibrations.append(Calibration(precision, before, replace(before, temperature=fitted)))
     errors = {c.precision: round(c.after.calibration_error, 6) for c in calibrations}
     entry = {"data": source, "images": len(results[0].truth), "expected_calibration_error": errors}
-    temperatures = {name: c.after.temperature for name, c in zip(TEMPERATURES, calibrations)}
+    temperatures: dict[str, Any] = {name: c.after.temperature for name, c in zip(TEMPERATURES, calibrations)}
     return replace(model, info={**model.info, "calibration": entry}, **temperatures), calibrations

@@ -10,6 +10,7 @@
     validation.npz       the validation images, for ``evaluate``
     data.sha256          of the names and sizes of all images; only the same ones resume the run
     binary.onnx          the binary net as QONNX
+    float.onnx           the float twin
     curves.png           drawn from the records
     lock                 held by the process that trains
 
@@ -35,6 +36,9 @@ import yaml
 
 from bnn_perception.files import naming, replacing
 from bnn_perception.training.config import Config, ConfigError, load_config, to_mapping
+
+#: Files of the run that other modules write or read.
+QONNX, VALIDATION = "binary.onnx", "validation.npz"
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from bnn_perception.training.data import Dataset
 from bnn_perception.training.distributed import World
 from bnn_perception.training.progress import Reporter
 from bnn_perception.training.run import (
+    VALIDATION,
     append_record,
     drop_records,
     is_new,
@@ -79,7 +80,7 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
             train = datasets.concatenate(train, _rendered(config, run, reporter))
         text += f", {config.data.rendered} rendered"
     reporter.line(text)
-    path = run / "validation.npz"
+    path = run / VALIDATION
     if world.is_main:
         keep_digest(run, everything.digest, config.data.train)
     if world.is_main and (is_new(run) or not path.exists()):

@@ -29,9 +29,9 @@ from bnn_perception.cli import train as tool  # noqa: E402
 from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
-from bnn_perception.net.model import load_model  # noqa: E402
+from bnn_perception.net.model import Model, load_model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
-from bnn_perception.training import networks, train  # noqa: E402
+from bnn_perception.training import networks, pipeline, train  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
@@ -450,6 +450,30 @@ def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.Captu
     assert "binary: is finished" in capsys.readouterr().out
     assert execute(tool, "train", [*words[:-1], "9"]) == 1
     assert "holds a run with another 'binary'" in capsys.readouterr().err
+
+
+def test_a_model_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Whoever is stopped before both accuracies are known finds no model; the same call then writes it."""
+    for module in ("brevitas", "onnx", "onnxruntime"):
+        pytest.importorskip(module, reason=f"{module} is not installed (extra [train])")
+    config = configs.from_mapping({**TINY, "name": "tiny"})
+    folder, out = image_folder(tmp_path / "images", {"top": 24, "bottom": 16}), tmp_path / "model"
+
+    class Interrupted(Reporter):
+        def line(self, text: str) -> None:
+            if text.startswith("cpu_binary: accuracy"):
+                raise KeyboardInterrupt
+
+    def train_all(reporter: Reporter) -> Model | None:
+        return pipeline.train(config, str(folder), tmp_path / "run", out, reporter, "train")
+
+    with pytest.raises(KeyboardInterrupt):
+        train_all(Interrupted())
+    assert not out.exists()
+    model = train_all(Reporter(quiet=True))
+    assert model is not None
+    assert model.info == load_model(out).info
+    assert list(model.info) == ["command", "training", "calibration", "accuracy"]
 
 
 def test_train_command_refuses_at_once_where_it_cannot_write(
