@@ -12,7 +12,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +44,17 @@ class DataError(Error, ValueError):
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Images of the network's input size.
+class PreparedImages:
+    """Images of the network's input size, all in memory.
 
     Attributes:
         images: (N, height, width, channels) uint8.
         labels: (N,) int64.
-        tracks: (N,) int64; images of one track show one object. Where nothing is known each image is its own.
+        tracks: (N,) int64; images of one track show one object. Where nothing is known each image has its own.
         names: of the classes.
         tracked: whether ``tracks`` was stated with the images.
-        digest: of what was read, the same wherever it lies: of the names and sizes of the files, or of the arrays of
-            an npz. Empty where it was not read, or where it is a part of that.
+        digest: SHA-256 of what was read, the same wherever it lies: of the names and sizes of the files, or of the
+            arrays of an npz. Empty for images that were not read, and for a part of those that were.
     """
 
     images: NDArray[np.uint8]
@@ -67,12 +67,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, chosen: NDArray[np.bool_]) -> Dataset:
+    def subset(self, chosen: NDArray[np.bool_]) -> PreparedImages:
         """The images where ``chosen`` is true."""
-        return Dataset(self.images[chosen], self.labels[chosen], self.tracks[chosen], self.names)
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            tracks=self.tracks[chosen],
+            digest="",
+        )
 
 
-def load(path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequence[str] = ()) -> Dataset:
+def load(
+    path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequence[str] = ()
+) -> PreparedImages:
     """Read a folder (or tar file) with a folder for each class, or an ``.npz`` with x, y and optionally track.
 
     A file that cannot be read costs that file only: it is left out with a warning.
@@ -103,7 +111,7 @@ def load(path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequenc
 
 def _load_folders(
     path: Path, folders: dict[str, list[ImageFile]], spec: InputSpec, names: tuple[str, ...]
-) -> Dataset:
+) -> PreparedImages:
     names = _class_names(path, list(folders), names)
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
@@ -131,7 +139,9 @@ def _load_folders(
     # Not of the pixels: another version of a decoder may give others, and the run is to go on with them.
     digest = hashlib.sha256(json.dumps([names, read]).encode())
     tracks = np.arange(len(images))
-    return Dataset(np.stack(images), np.asarray(labels, dtype=np.int64), tracks, names, digest.hexdigest())
+    return PreparedImages(
+        np.stack(images), np.asarray(labels, dtype=np.int64), tracks, names, digest.hexdigest()
+    )
 
 
 def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -160,7 +170,7 @@ def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) ->
     return tuple(folders)
 
 
-def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
+def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> PreparedImages:
     try:
         with np.load(path, allow_pickle=False) as archive:
             x, y = archive["x"], archive["y"]
@@ -192,10 +202,10 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
     if x.shape[1:] != spec.shape:
         encoding = "rgb8" if x.shape[3] == 3 else "mono8"
         x = np.stack([prepare(Frame(image, encoding), spec) for image in x])
-    return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names, digest.hexdigest(), tracked)
+    return PreparedImages(x, y.astype(np.int64), tracks.astype(np.int64), names, digest.hexdigest(), tracked)
 
 
-def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:
+def split(data: PreparedImages, part: float, seed: int) -> tuple[PreparedImages, PreparedImages]:
     """Split off about ``part`` of every class, whole tracks at a time.
 
     Returns:
@@ -219,7 +229,7 @@ def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:
     return data.subset(~held), data.subset(held)
 
 
-def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
+def render_road_signs(count: int, spec: InputSpec, seed: int) -> PreparedImages:
     """Draw ``count`` road signs: half as single crops, half cut out of rendered drives as the demo shows them.
 
     Labels are class ids of GTSRB. Signs that cannot be drawn do not occur.
@@ -241,7 +251,7 @@ def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
                 drive = scene.Scene(seed=seed + 1 + frame)  # another sky, other trees and houses
             images.append(prepare(Frame(pixels, region=drive.region), spec))
             labels.append(label)
-    return Dataset(
+    return PreparedImages(
         np.stack(images),
         np.asarray(labels, dtype=np.int64),
         np.arange(count, dtype=np.int64),
@@ -249,19 +259,31 @@ def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
     )
 
 
-def concatenate(first: Dataset, second: Dataset) -> Dataset:
-    """The images of both, in order; class ids must mean the same. Tracks that both state stay as they are numbered."""
-    if len(second.names) > len(first.names):
-        raise DataError(f"{len(second.names)} classes cannot be added to {len(first.names)}")
-    tracked = first.tracked and second.tracked
-    tracks = second.tracks if tracked else second.tracks + first.tracks.max() + 1
-    return Dataset(
-        np.concatenate([first.images, second.images]),
-        np.concatenate([first.labels, second.labels]),
-        np.concatenate([first.tracks, tracks]),
-        first.names,
-        hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest() if second.digest else "",
-        tracked,
+def concatenate(*parts: PreparedImages) -> PreparedImages:
+    """The images of all parts, in order; class ids must mean the same, and the names are those of the first part.
+
+    Tracks that were stated keep their numbers, so that one number is one track in whichever parts it stands. All other
+    images get numbers that no part has.
+
+    Raises:
+        DataError: where a part has more classes than the first.
+    """
+    most = max(len(part.names) for part in parts)
+    if most > len(parts[0].names):
+        raise DataError(f"{most} classes cannot be added to {len(parts[0].names)}")
+    unused = 1 + max(int(part.tracks.max()) for part in parts)
+    tracks = []
+    for part in parts:
+        tracks.append(part.tracks if part.tracked else np.arange(unused, unused + len(part)))
+        unused += len(part)
+    digests = [part.digest for part in parts]
+    return PreparedImages(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate(tracks),
+        parts[0].names,
+        hashlib.sha256(" ".join(digests).encode()).hexdigest() if all(digests) else "",
+        any(part.tracked for part in parts),
     )
 
 

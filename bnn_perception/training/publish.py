@@ -94,7 +94,7 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
 
     The thresholds are exact, while PyTorch rounds: a batch norm that lands on 0 to within float32 may differ by a
     bit. More than one image in :data:`CHECKED` that changes its class cannot come from that. In a residual net the
-    streams are rounded to fixed point too (:mod:`bnn_perception.importers.onnx.layers`): in quicknet_tiny that
+    residuals are rounded to fixed point too (:mod:`bnn_perception.importers.onnx.layers`): in quicknet_tiny that
     changed the logits of 78 of 500 test images and the class of none, in a smaller net of its kind the class of 2, so
     that three in :data:`CHECKED` may.
     """
@@ -105,8 +105,8 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
     encoding = next(name for name, each in ENCODINGS.items() if each.channels == model.input.channels)
     logits = ReferenceBackend(model).logits([Frame(image, encoding) for image in images.images])
     differing = int((logits.argmax(axis=1) != predict(net, images).numpy().argmax(axis=1)).sum())
-    streams = any(isinstance(layer, WithResidual) for layer in model.layers)
-    if differing > (3 if streams else 1):
+    is_residual = any(isinstance(layer, WithResidual) for layer in model.layers)
+    if differing > (3 if is_residual else 1):
         raise RuntimeError(
             f"the exported model differs from the trained net on {differing} of {len(logits)} images"
         )

@@ -102,7 +102,7 @@ def keep_digest(run: Path, digest: str, source: str) -> None:
     Other images would be split in another way, and the net be measured on some that it was trained on.
 
     Args:
-        digest: :attr:`bnn_perception.training.data.Dataset.digest`.
+        digest: :attr:`bnn_perception.training.data.PreparedImages.digest`.
         source: of the images, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Training: one stage after the other, each epoch by epoch, with a checkpoint after every epoch.
+"""The stages of a training, one after the other, each epoch by epoch, with a checkpoint after every epoch.
 
 Everything random of an epoch follows from the seed, the stage and the epoch, so a resumed run goes on as an
 uninterrupted one would (:mod:`bnn_perception.training.run` keeps it). Distillation is that of Hinton et al.,
@@ -11,7 +11,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from bnn_perception.training import head, stages
 from bnn_perception.training.batches import Example, count_steps, training_batches
 from bnn_perception.training.config import STAGES, Config, ConfigError, StageSpec, resolve_data
 from bnn_perception.training.curves import draw_curves
-from bnn_perception.training.data import Dataset
+from bnn_perception.training.data import PreparedImages
 from bnn_perception.training.distributed import World
 from bnn_perception.training.progress import Reporter
 from bnn_perception.training.run import (
@@ -56,8 +56,8 @@ class TrainingData:
         validation: real images only.
     """
 
-    train: Dataset
-    validation: Dataset
+    train: PreparedImages
+    validation: PreparedImages
     rendered: int = 0
 
 
@@ -65,12 +65,7 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
     """Read and split the data, render what is to be rendered (once a run)."""
     if not config.data.train:
         raise ConfigError("data.train: names no folder or .npz file to train on")
-    everything, *others = (
-        datasets.load(resolve_data(path, root), config.input, config.data.labels, config.data.ignore)
-        for path in (config.data.train, *config.data.also)
-    )
-    for other in others:
-        everything = datasets.concatenate(everything, other)
+    everything = _read(config, root)
     train, validation = datasets.split(everything, config.data.validation, config.seed)
     text = (
         f"data: {len(train)} images of {len(train.names)} classes to train on, {len(validation)} to validate"
@@ -89,7 +84,20 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
     return TrainingData(train, validation, config.data.rendered)
 
 
-def _rendered(config: Config, run: Path, reporter: Reporter) -> Dataset:
+def _read(config: Config, root: str | None) -> PreparedImages:
+    """The images of ``data.train`` and ``data.also`` together."""
+
+    def load(path: str, names: Sequence[str]) -> PreparedImages:
+        return datasets.load(resolve_data(path, root), config.input, names, config.data.ignore)
+
+    first = load(config.data.train, config.data.labels)
+    if not config.data.also:
+        return first
+    # By the names of the first: folders of other names than its own are refused and not taken for its classes.
+    return datasets.concatenate(first, *(load(path, first.names) for path in config.data.also))
+
+
+def _rendered(config: Config, run: Path, reporter: Reporter) -> PreparedImages:
     path = run / "rendered.npz"
     if not path.exists():
         reporter.line(f"rendering {config.data.rendered} road signs")
@@ -140,7 +148,7 @@ def run_stage(
         ConfigError: where a checkpoint cannot be read or the loss is not finite.
     """
     spec: StageSpec = getattr(config, stage)
-    torch.manual_seed(config.seed)  # of the initial weights
+    torch.manual_seed(config.seed)  # the initial weights follow from it
     net = stages.build(stage, config.network, len(data.train.names))
     # The order in memory decides how sums are rounded: that of a net which is loaded must be that of a trained one.
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -219,10 +227,10 @@ class _Trainer:
         world: World,
     ) -> None:
         self.stage, self.config, self.data, self.net = stage, config, data, net
-        self.trained, self.kept = net, None
+        self.trained, self.cache = net, None
         if stage == "head":
             trunk, self.trained = head.split(net)
-            self.kept = head.KeptBits(trunk, self._augmented)
+            self.cache = head.CachedBits(trunk, self._augmented)
         self.spec: StageSpec = getattr(config, stage)
         self.teacher, self.world = teacher, world
         self.distillation = self.spec.distillation if teacher is not None else 0.0
@@ -299,11 +307,11 @@ class _Trainer:
     def _train_epoch(self, advance: Callable[[], None]) -> tuple[float, float]:
         """One pass; returns the mean loss and the accuracy on the augmented images."""
         config, world = self.config, self.world
-        if self.kept is None:
+        if self.cache is None:
             examples = self._augmented(self.epoch)
         else:
             rng = np.random.default_rng([_seed(config.seed, "order", self.epoch), world.rank])
-            examples = self.kept.examples(self.epoch, self.steps, rng)
+            examples = self.cache.examples(self.epoch, self.steps, rng)
         self.parallel.train()
         # Loss and hits add up where they arise: to read them would let the device wait after every step.
         sums, seen = torch.zeros(3, dtype=torch.float64, device=world.device), 0

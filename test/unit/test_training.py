@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from bnn_perception.cli import train as tool  # noqa: E402
 from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
-from bnn_perception.net.model import Model, load_model  # noqa: E402
+from bnn_perception.net.model import LAYER_KINDS, Model, load_model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training import networks, pipeline, train  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402
@@ -192,6 +193,29 @@ def test_configuration_errors_name_the_field(content: object, message: str) -> N
         configs.from_mapping(content)
 
 
+def test_every_kind_of_layer_that_is_trained_is_a_kind_of_a_model() -> None:
+    assert configs.LAYER_SPECS.keys() == LAYER_KINDS.keys() - {"output_bits"}  # which importers alone make
+
+
+def test_defaults_are_what_their_fields_take() -> None:
+    config = configs.default_config("mine", "images")
+    stated = 0
+    for spec in (config, *(getattr(config, part) for part in configs.PARTS), *config.network.layers):
+        for field in fields(spec):
+            value = getattr(spec, field.name)
+            for item in value if isinstance(value, tuple) else [value]:
+                if "bounds" in field.metadata:
+                    low, high = field.metadata["bounds"]
+                    assert low <= item <= high, field.name
+                    stated += 1
+                elif "choices" in field.metadata:
+                    assert item in field.metadata["choices"], field.name
+                    stated += 1
+                else:  # a number or a text without a limit is one that another check looks at
+                    assert not isinstance(item, (int, float)) or type(item) is bool or field.name == "restart"
+    assert stated > 60
+
+
 def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("binary: {epochs: 3, learning_rate: 2e-3}\n", encoding="utf-8")
@@ -290,7 +314,7 @@ def test_npz_is_checked(tmp_path: Path) -> None:
 def test_split_keeps_tracks_together() -> None:
     labels = np.repeat([0, 1], 50)
     tracks = np.arange(100) // 5
-    data = datasets.Dataset(np.zeros((100, 1, 1, 3), np.uint8), labels, tracks, ("a", "b"))
+    data = datasets.PreparedImages(np.zeros((100, 1, 1, 3), np.uint8), labels, tracks, ("a", "b"))
     kept, held = datasets.split(data, 0.3, 1)
     assert not set(kept.tracks) & set(held.tracks)
     assert np.bincount(held.labels).tolist() == [15, 15]
