@@ -18,7 +18,7 @@ from bnn_perception.errors import CommandError
 from bnn_perception.evaluation import pictures
 from bnn_perception.evaluation.compare import Comparison
 from bnn_perception.evaluation.evaluate import Evaluation, evaluate_all
-from bnn_perception.frames.images import read_dataset
+from bnn_perception.frames.dataset import read_dataset
 from bnn_perception.net.model import Model, load_model
 from bnn_perception.resources import find_model
 

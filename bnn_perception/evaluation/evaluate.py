@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from bnn_perception.backends import Backend
 from bnn_perception.classifier import softmax, temperature
 from bnn_perception.evaluation.scores import expected_calibration_error, negative_log_likelihood
+from bnn_perception.frames.dataset import Dataset
 from bnn_perception.frames.frame import Frame
-from bnn_perception.frames.images import Dataset, ImageError
+from bnn_perception.frames.images import ImageError
 from bnn_perception.net.model import Model
 
 #: Images that a backend gets at a time.

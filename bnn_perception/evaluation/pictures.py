@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import CommandError
-from bnn_perception.frames.images import Dataset
+from bnn_perception.frames.dataset import Dataset
 
 if TYPE_CHECKING:
     from bnn_perception.evaluation.evaluate import Evaluation

@@ -56,8 +56,8 @@ def prepare(frame: Frame, spec: InputSpec, out: NDArray[np.uint8] | None = None)
     """Bring a frame to the model's input, compiled, without the GIL; the same pixels as :func:`prepare_reference`.
 
     Args:
-        frame: of any size, row stride and encoding.
-        spec: of the model.
+        frame: a frame of any size, row stride and encoding.
+        spec: the model's input.
         out: where to write, (height, width, channels) uint8, C-contiguous; None makes an array.
 
     Returns:

@@ -22,15 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from bnn_perception.errors import Error
+from bnn_perception.frames.dataset import match_label
 from bnn_perception.frames.frame import Frame
-from bnn_perception.frames.images import (
-    SUFFIXES,
-    ImageError,
-    ImageFile,
-    class_folders,
-    match_label,
-    read_image,
-)
+from bnn_perception.frames.images import SUFFIXES, ImageError, ImageFile, class_folders, read_image
 from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.model import InputSpec
 from bnn_perception.training.config import AugmentationSpec, is_label

@@ -13,7 +13,7 @@ import torch
 from bnn_perception.backends import make_backend
 from bnn_perception.evaluation.calibration import CalibrationError, calibrate
 from bnn_perception.evaluation.evaluate import evaluate
-from bnn_perception.frames.images import read_dataset
+from bnn_perception.frames.dataset import read_dataset
 from bnn_perception.net.model import Model
 from bnn_perception.training.config import Config, portable, resolve_data
 from bnn_perception.training.distributed import World, join
