@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bnn_perception.training.augmentation import augment
 from bnn_perception.training.config import AugmentationSpec
-from bnn_perception.training.data import PreparedImages, augment
+from bnn_perception.training.data import PreparedImages
 from bnn_perception.training.distributed import World
 
 

@@ -5,7 +5,7 @@ that batch norm and sign fold into one integer threshold (:mod:`bnn_perception.n
 ``sign`` too; training keeps *latent* real weights in [-1, 1] and lets gradients pass where the argument of the sign
 lies in [-1, 1] (the clipped straight-through estimator of Hubara et al., "Binarized Neural Networks", NIPS 2016).
 
-Binary convolutions pad with -1, as the engine does: the padding is a step of its own after the sign. The network's
+Binary convolutions pad with -1, as the engine does: the padding is a module of its own behind the sign. The network's
 input is (N, channels, height, width) float32 in [0, 1], pixels over 255.
 
 The light modules of this file train: they state the estimator in a few lines and need PyTorch alone. The same topology
@@ -207,14 +207,14 @@ def build_binary(spec: NetworkSpec, classes: int, quantizers: Quantizers = LIGHT
 
     The logits are a batch norm of integers, which exports as one scale and one bias a class.
     """
-    steps: OrderedDict[str, nn.Module] = OrderedDict()
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer, fan_in, residual in _walk(spec):
         if isinstance(layer, ThermometerSpec):
-            steps[name] = Thermometer(layer.levels, quantizers.sign())
+            modules[name] = Thermometer(layer.levels, quantizers.sign())
             continue
         if residual and not isinstance(layer, ResidualConvSpec):  # bits again
-            steps[f"{name}_shift"] = ChannelShift(residual)
-            steps[f"{name}_sign_before"] = quantizers.sign()
+            modules[f"{name}_shift"] = ChannelShift(residual)
+            modules[f"{name}_sign_before"] = quantizers.sign()
         if isinstance(layer, ResidualConvSpec):
             front = OrderedDict(shift=ChannelShift(fan_in), sign=quantizers.sign())
             if layer.padding:
@@ -225,29 +225,29 @@ def build_binary(spec: NetworkSpec, classes: int, quantizers: Quantizers = LIGHT
                 "relu": nn.ReLU(),
                 "prelu": nn.PReLU(layer.channels),
             }[layer.activation]
-            steps[name] = _residual(layer, nn.Sequential(front), conv, activation, fan_in)
+            modules[name] = _residual(layer, nn.Sequential(front), conv, activation, fan_in)
         elif isinstance(layer, ConvSpec):
             padding = layer.padding
             if padding and not isinstance(layer, InputConvSpec):
-                steps[f"{name}_pad"] = nn.ConstantPad2d(padding, -1.0)
+                modules[f"{name}_pad"] = nn.ConstantPad2d(padding, -1.0)
                 padding = 0
-            steps[name] = quantizers.conv(
+            modules[name] = quantizers.conv(
                 fan_in, layer.channels, layer.kernel, stride=layer.stride, padding=padding, bias=False
             )
             if layer.pool:
-                steps[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
-            steps[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
+                modules[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
+            modules[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
             if not isinstance(layer, InputResidualConvSpec):
-                steps[f"{name}_sign"] = quantizers.sign()
+                modules[f"{name}_sign"] = quantizers.sign()
         else:
-            if "flatten" not in steps:
-                steps["flatten"] = nn.Flatten()
+            if "flatten" not in modules:
+                modules["flatten"] = nn.Flatten()
             features = layer.features if isinstance(layer, DenseSpec) else classes
-            steps[name] = quantizers.linear(fan_in, features, bias=False)
-            steps[f"{name}_norm"] = nn.BatchNorm1d(features)
+            modules[name] = quantizers.linear(fan_in, features, bias=False)
+            modules[f"{name}_norm"] = nn.BatchNorm1d(features)
             if isinstance(layer, DenseSpec):
-                steps[f"{name}_sign"] = quantizers.sign()
-    return nn.Sequential(steps)
+                modules[f"{name}_sign"] = quantizers.sign()
+    return nn.Sequential(modules)
 
 
 def build_float(spec: NetworkSpec, classes: int) -> nn.Sequential:
@@ -256,33 +256,33 @@ def build_float(spec: NetworkSpec, classes: int) -> nn.Sequential:
     A thermometer in front is left out: the twin takes the pixels as they are. In a residual net ReLU stands where the
     binary net has RSign.
     """
-    steps: OrderedDict[str, nn.Module] = OrderedDict()
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer, fan_in, residual in _walk(spec, thermometer=False):
         if residual and not isinstance(layer, ResidualConvSpec):
-            steps[f"{name}_relu_before"] = nn.ReLU()
+            modules[f"{name}_relu_before"] = nn.ReLU()
         if isinstance(layer, ConvSpec):
             conv = nn.Conv2d(
                 fan_in, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding, bias=False
             )
             if isinstance(layer, ResidualConvSpec):
-                steps[name] = _residual(layer, nn.Sequential(nn.ReLU()), conv, None, fan_in)
+                modules[name] = _residual(layer, nn.Sequential(nn.ReLU()), conv, None, fan_in)
                 continue
-            steps[name] = conv
+            modules[name] = conv
             if layer.pool:
-                steps[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
-            steps[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
+                modules[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
+            modules[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
             if not isinstance(layer, InputResidualConvSpec):
-                steps[f"{name}_relu"] = nn.ReLU(inplace=True)
+                modules[f"{name}_relu"] = nn.ReLU(inplace=True)
             continue
-        if "flatten" not in steps:
-            steps["flatten"] = nn.Flatten()
+        if "flatten" not in modules:
+            modules["flatten"] = nn.Flatten()
         if isinstance(layer, DenseSpec):
-            steps[name] = nn.Linear(fan_in, layer.features, bias=False)
-            steps[f"{name}_norm"] = nn.BatchNorm1d(layer.features)
-            steps[f"{name}_relu"] = nn.ReLU(inplace=True)
+            modules[name] = nn.Linear(fan_in, layer.features, bias=False)
+            modules[f"{name}_norm"] = nn.BatchNorm1d(layer.features)
+            modules[f"{name}_relu"] = nn.ReLU(inplace=True)
         else:
-            steps[name] = nn.Linear(fan_in, classes)
-    return nn.Sequential(steps)
+            modules[name] = nn.Linear(fan_in, classes)
+    return nn.Sequential(modules)
 
 
 def _residual(

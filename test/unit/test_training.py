@@ -33,6 +33,7 @@ from bnn_perception.net import bits  # noqa: E402
 from bnn_perception.net.model import LAYER_KINDS, Model, load_model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training import networks, pipeline, train  # noqa: E402
+from bnn_perception.training.augmentation import augment  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
@@ -335,14 +336,14 @@ def test_epoch_balances_classes_partly() -> None:
 def test_augmentation_is_reproducible_and_gives_8_bit_pixels() -> None:
     images = to_tensor(pixels(8, 12, 12))
     spec = configs.AugmentationSpec()
-    first, second = (datasets.augment(images, spec, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (augment(images, spec, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, images)
     levels = first * 255
     assert torch.allclose(levels, levels.round(), atol=1e-4)
     off = configs.AugmentationSpec(0.0, (1.0, 1.0), 0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     # Nothing is switched on: each pixel comes back, to what bilinear lookup at its centre loses.
-    assert torch.allclose(datasets.augment(images, off, torch.Generator()), images, atol=1 / 255)
+    assert torch.allclose(augment(images, off, torch.Generator()), images, atol=1 / 255)
 
 
 # -- the run
