@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import yaml
 
 from bnn_perception.errors import Error, one_line
-from bnn_perception.net.model import MAX_LABEL, InputSpec
+from bnn_perception.net.model import MAX_LABEL, SHORTCUTS, InputSpec
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"
@@ -105,7 +105,7 @@ class ResidualConvSpec(ConvSpec):
     """
 
     kind: ClassVar[str] = "residual_conv2d"
-    shortcut: str = field(default="identity", metadata=one_of("none", "identity", "average_pool"))
+    shortcut: str = field(default="identity", metadata=one_of(*SHORTCUTS))
     activation: str = field(default="none", metadata=one_of("none", "relu", "prelu"))
 
 
