@@ -419,7 +419,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    # Of the file; of PyYAML; or of Python where PyYAML converts a number, a date or a nest of brackets.
+    # Errors of the file system, of PyYAML, and of Python where PyYAML converts a number, a date or nested brackets.
     except Exception as error:
         raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
     return _mapping(str(path), content)
@@ -441,7 +441,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def from_mapping(content: object, default_name: str = "model") -> Config:
-    """A configuration from what YAML gave."""
+    """A configuration from the content of a YAML file."""
     values = _mapping("the configuration", content)
     _refuse_unknown("", values, Config)
     input_values = {"height": 32, "width": 32, **_mapping("input", values.get("input", {}))}
@@ -475,10 +475,12 @@ def override(
     seed: int | None = None,
     threads: int | None = None,
 ) -> Config:
-    """The configuration with what the command line gives (None: nothing) put in its place.
+    """The configuration with the values of the command line in their places; None changes nothing.
 
     Args:
-        epochs: of the binary stage, and at most so many of ``activations`` and ``head``.
+        epochs: epochs of the binary stage, and at most so many of ``activations`` and ``head``.
+        float_epochs: epochs of the float twin.
+        seed, threads: as in :class:`Config`.
     """
     binary, activations, head = config.binary, config.activations, config.head
     float_twin = config.float_twin

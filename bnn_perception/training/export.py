@@ -1,4 +1,4 @@
-"""What training hands over: QONNX of the binary net and a plain ONNX file of the float twin."""
+"""Trained nets as files: QONNX of the binary net, plain ONNX of the float twin."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def float_twin_onnx(net: nn.Sequential, spec: NetworkSpec) -> bytes:
 
 
 class _FloatGraph:
-    """Nodes of a float twin, one behind the other.
+    """Nodes of a float twin, in order.
 
     Attributes:
-        tensor: what the last node gives, which the next one takes.
+        tensor: name of the last node's output, which the next node takes.
     """
 
     def __init__(self, tensor: str) -> None:

@@ -1,4 +1,4 @@
-"""From trained nets to a model folder: QONNX out, the importer in, and a check that nothing was lost between."""
+"""From trained nets to a model folder: the nets go out as QONNX and in by the importer, and nothing may be lost."""
 
 from __future__ import annotations
 

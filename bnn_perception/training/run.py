@@ -8,7 +8,7 @@
     <stage>_final.pt     the chosen weights of a finished stage
     rendered.npz         rendered road signs, where the configuration asks for them
     validation.npz       the validation images, for ``evaluate``
-    data.sha256          of the names and sizes of all images; only the same ones resume the run
+    data.sha256          digest of the names and sizes of all images; only the same ones resume the run
     binary.onnx          the binary net as QONNX
     float.onnx           the float twin
     curves.png           drawn from the records
@@ -103,7 +103,7 @@ def keep_digest(run: Path, digest: str, source: str) -> None:
 
     Args:
         digest: :attr:`bnn_perception.training.data.PreparedImages.digest`.
-        source: of the images, for the message.
+        source: what the message calls the images.
 
     Raises:
         ConfigError: where the run was trained on others.

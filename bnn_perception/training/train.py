@@ -43,16 +43,16 @@ from bnn_perception.training.run import (
 )
 from bnn_perception.training.validation import evaluate, reestimate_batch_norm
 
-#: How often the curves are drawn while a stage runs, epochs.
+#: Epochs between two drawings of the curves while a stage runs.
 CURVES_EVERY = 10
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one run trains on and chooses by.
+    """The images that a run trains on, and those that it chooses weights by.
 
     Attributes:
-        train: real images, and behind them ``rendered`` rendered ones.
+        train: real images, followed by ``rendered`` rendered ones.
         validation: real images only.
     """
 
@@ -138,7 +138,7 @@ def run_stage(
     Args:
         stage: one of :data:`STAGES`.
         run: the folder of the run.
-        source: the net of the stage before, to start from; None where there is none.
+        source: the trained net of the stage before, to start from; None for the first stage.
         teacher: the trained float twin, for distillation; None where there is none.
 
     Returns:
@@ -210,10 +210,10 @@ class _Trainer:
     """Trains the net of one stage, epoch by epoch.
 
     Attributes:
-        epoch: how many are behind.
+        epoch: how many epochs have been trained.
         trained: the part of the net that the stage trains: all of it, or its head.
         best: the epoch of the highest validation accuracy: ``accuracy``, ``epoch``, weights ``net``, and ``improved``,
-            the first epoch that reached this accuracy. Of equals the last is kept: its learning rate is lower.
+            the first epoch that reached this accuracy. The last of equal epochs is kept: its learning rate is lower.
         steps: batches an epoch.
     """
 
@@ -247,12 +247,12 @@ class _Trainer:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last epoch is behind, or ``patience`` at its end."""
+        """Whether the last epoch has been trained, or ``patience`` is exhausted."""
         patience = self.spec.patience
         return self.epoch >= self.spec.epochs or 0 < patience <= self.epoch - self.best["improved"]
 
     def resume(self, run: Path) -> None:
-        """Take up the checkpoint of the run, if there is one."""
+        """Continue from the checkpoint of the run, if there is one."""
         state = load_state(run / f"{self.stage}.pt")
         if state is not None:
             self.net.load_state_dict(state["net"])
@@ -283,7 +283,7 @@ class _Trainer:
         """Train for one epoch and validate; returns its record.
 
         Args:
-            advance: is called after every step.
+            advance: called after every step.
         """
         began = time.perf_counter()
         loss, train_accuracy = self._train_epoch(advance)
@@ -313,7 +313,7 @@ class _Trainer:
             rng = np.random.default_rng([_seed(config.seed, "order", self.epoch), world.rank])
             examples = self.cache.examples(self.epoch, self.steps, rng)
         self.parallel.train()
-        # Loss and hits add up where they arise: to read them would let the device wait after every step.
+        # Loss and hits are summed on the device: reading them after every step would make it wait.
         sums, seen = torch.zeros(3, dtype=torch.float64, device=world.device), 0
         for step, (inputs, labels, share, teacher_logits) in enumerate(examples):
             for group in self.optimizer.param_groups:
@@ -339,7 +339,7 @@ class _Trainer:
         return loss_sum / count, correct / count
 
     def _augmented(self, epoch: int) -> Iterator[Example]:
-        """The examples of an epoch as its number augments them."""
+        """The augmented examples of an epoch, which follow from its number."""
         config = self.config
         seed = _seed(config.seed, self.stage, epoch)
         indices = self.epoch_indices(np.random.default_rng(seed))
@@ -366,11 +366,11 @@ class _Trainer:
         return (1 - self.distillation) * loss + self.distillation * soft
 
     def choose(self) -> str:
-        """Give the net the best weights by validation, of: the last and the best epoch, each with its batch norm as
-        it is and, where the stage says so, re-estimated. Returns which they were.
+        """Give the net the best weights by validation, and say which they are.
 
-        The best of many epochs is partly the luckiest, and the last has the lowest learning rate: another one has to
-        be better by more than one standard error of the validation accuracy.
+        The candidates are the last epoch and the best one, each with its batch norm as it is and, where the stage says
+        so, re-estimated. The best of many epochs is partly the luckiest, and the last has the lowest learning rate:
+        another one has to be better by more than one standard error of the validation accuracy.
         """
         candidates: list[tuple[float, str, dict[str, Tensor]]] = []
         last = copy.deepcopy(self.net.state_dict())

@@ -1,4 +1,4 @@
-"""What a net answers, how often it is right, and the batch norm it needs for that. Always in float32."""
+"""Logits of a trained net, its accuracy, and the re-estimation of its batch norm. Always in float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bnn_perception.training.batches import batches
 from bnn_perception.training.data import PreparedImages
 from bnn_perception.training.distributed import World
 
-#: Images at a time.
+#: Images that are evaluated at a time.
 BATCH = 256
 
 
@@ -45,9 +45,9 @@ def reestimate_batch_norm(
 
     Args:
         net: left in evaluation mode.
-        part: of the net, whose batch norm it is: the net itself, or what has been trained of it.
-        data, order: which images, in random order; a last batch smaller than the others is left out, because every
-            batch counts the same.
+        part: the part of the net whose batch norm is re-estimated: what has been trained.
+        data, order: the images, and a random order of them. A last batch smaller than the others is left out, because
+            every batch counts the same.
     """
     norms = [m for m in part.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     momenta = [norm.momentum for norm in norms]
