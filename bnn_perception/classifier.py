@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends import Backend
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnn_perception.backends import Backend, reference
 from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.specs import Target
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     Conv2d,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bnn_perception.cli.inspect_ import layer_rows, print_table, totals
 from bnn_perception.errors import CommandError
+from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError, find_images, read_image
-from bnn_perception.frames.preprocess import Frame
 from bnn_perception.importers import import_model
 from bnn_perception.net.model import Model
 

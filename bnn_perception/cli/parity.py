@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.importers.onnx.read import source_logits
 from bnn_perception.net.model import Model
 

@@ -26,7 +26,7 @@ from vision_msgs.msg import Classification, LabelInfo, ObjectHypothesis, VisionC
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.classifier import Prediction
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import ModelError, load_model
 from bnn_perception.resources import find_model
 from bnn_perception.ros import image_msg

@@ -15,7 +15,7 @@ import numpy as np
 
 from bnn_perception.backends import Backend, BackendError, make_backend
 from bnn_perception.classifier import Classifier
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 
 #: Seconds from a fault to the first new try; doubled at each failure up to the last.

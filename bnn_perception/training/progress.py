@@ -1,4 +1,4 @@
-"""What the user sees while training runs."""
+"""What the user sees while training runs: lines, a progress bar, warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Reporter:
     """Prints lines, and below them a progress bar where the output is a terminal.
 
     Args:
-        quiet: neither of them, as in the processes that train along with the first.
+        quiet: print neither, as in all processes of a training but the first.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -36,7 +36,7 @@ class Reporter:
 
     @contextmanager
     def bar(self, title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
-        """A bar of ``total`` steps, ``done`` of which are behind; yields what counts one step."""
+        """A bar of ``total`` steps, ``done`` of them done; yields a function that counts one more."""
         if self._console is None:
             yield lambda: None
             return
@@ -60,7 +60,7 @@ def short_warnings(command: str) -> Iterator[None]:
     """Print a warning of this package in one line, for it is about the user's files and not about a line of code.
 
     Args:
-        command: that the line begins with.
+        command: the command that the line names.
     """
 
     def show(

@@ -33,7 +33,8 @@ from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.network import Array, Step, layer_step
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.backends.cuda.upload import FrameUpload
-from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
+from bnn_perception.frames.frame import ENCODINGS, Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.model import InputSpec, Layer, Pool, Shape, Thermometer, WithResidual
 
 
@@ -148,7 +149,7 @@ def test_dense_tile(runner: Runner, outputs: int, lanes: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("encoding", sorted(CHANNELS))
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
 @pytest.mark.parametrize(("height", "width"), [(7, 5), (480, 640), (1080, 1920), (3, 16384)], ids=str)
 def test_preprocess(runner: Runner, height: int, width: int, encoding: str, channels: int) -> None:
     spec = InputSpec(32, 48, channels)

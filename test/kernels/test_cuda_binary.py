@@ -36,7 +36,7 @@ from bnn_perception.backends.cuda import device, graph, specs
 from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.cuda.tiles import TileTable, user_table
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import BinaryConv2d, Model, iter_layers, load_model
 from bnn_perception.resources import resource_folder
 

@@ -21,7 +21,8 @@ from bnn_perception.backends.cuda import device, graph, specs
 from bnn_perception.backends.cuda.memory import SharedBuffer
 from bnn_perception.backends.cuda.tiles import TileTable, shape_key, user_table
 from bnn_perception.backends.cuda.upload import FrameUpload
-from bnn_perception.frames.preprocess import CHANNELS, ENCODINGS, Frame, source_rect
+from bnn_perception.frames.frame import ENCODINGS, Frame
+from bnn_perception.frames.preprocess import source_rect
 from bnn_perception.net.model import InputSpec, Pool
 
 MakeGpu = Callable[..., FakeCupy]
@@ -326,9 +327,9 @@ def staged(upload: FrameUpload, frames: list[Frame], spec: InputSpec, bytes_: in
     table = memory[:end].view(specs.FRAME)
     for frame, row in zip(frames, table, strict=True):
         rect = source_rect(*frame.pixels.shape[:2], frame.region, spec)
-        channels = CHANNELS[frame.encoding]
+        channels = ENCODINGS[frame.encoding].channels
         assert (row["height"], row["width"], row["pixel_bytes"]) == (rect.height, rect.width, channels)
-        assert (row["red"], row["green"], row["blue"]) == ENCODINGS[frame.encoding]
+        assert (row["red"], row["green"], row["blue"]) == ENCODINGS[frame.encoding].rgb
         offset, step = int(row["offset"]), int(row["step"])
         # Whole words and lines of the bus; behind what stands before, and no further behind than that takes.
         assert offset % 128 == 0

@@ -32,7 +32,8 @@ from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.upload import FrameUpload
-from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
+from bnn_perception.frames.frame import ENCODINGS, Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
 from bnn_perception.net.model import InputSpec, Model, ModelError, Shape, iter_layers
 
@@ -145,7 +146,7 @@ def test_any_layer(model: Model) -> None:
         check_layer(layer, before)
 
 
-ENCODINGS = sorted(CHANNELS)
+ENCODING_NAMES = sorted(ENCODINGS)
 
 
 def preprocess(world: FakeCupy, frames: list[Frame], spec: InputSpec) -> np.ndarray:
@@ -174,7 +175,7 @@ def check_preprocess(world: FakeCupy, frames: list[Frame], spec: InputSpec) -> N
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODING_NAMES)
 def test_preprocess_each_encoding(fake_gpu: Callable[..., FakeCupy], encoding: str, channels: int) -> None:
     frames = [
         models.random_frame(RNG(20), height, width, encoding)
@@ -184,7 +185,7 @@ def test_preprocess_each_encoding(fake_gpu: Callable[..., FakeCupy], encoding: s
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODING_NAMES)
 def test_preprocess_of_the_outputs_own_size(
     fake_gpu: Callable[..., FakeCupy], encoding: str, channels: int
 ) -> None:
@@ -227,7 +228,7 @@ def test_preprocess_any_region(fake_gpu: Callable[..., FakeCupy], data: st.DataO
     for _ in range(data.draw(st.integers(1, 3))):
         x, y = data.draw(st.floats(0, 0.9)), data.draw(st.floats(0, 0.9))
         region = (x, y, data.draw(st.floats(0.01, 1 - x)), data.draw(st.floats(0.01, 1 - y)))
-        encoding = data.draw(st.sampled_from(ENCODINGS))
+        encoding = data.draw(st.sampled_from(ENCODING_NAMES))
         frame = models.random_frame(
             RNG(data.draw(st.integers(0, 99))), data.draw(sides), data.draw(sides), encoding
         )

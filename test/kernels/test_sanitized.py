@@ -11,7 +11,8 @@ from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, conv, input_conv
 from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.specs import FRAME
-from bnn_perception.frames.preprocess import CHANNELS, ENCODINGS, Frame, prepare_reference
+from bnn_perception.frames.frame import ENCODINGS, Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.model import InputSpec, Pool
 
 # Small layers that reach every part of the kernels: the sanitizers make them some fifty times slower.
@@ -72,7 +73,15 @@ def test_preprocess(channels: int, mode: str) -> None:
     for index, frame in enumerate(frames):
         height, width, bytes_ = frame.pixels.shape
         step = -(-width * bytes_ // 4) * 4
-        table[index] = (offset, step, CHANNELS[frame.encoding], *ENCODINGS[frame.encoding], height, width, 0)
+        table[index] = (
+            offset,
+            step,
+            ENCODINGS[frame.encoding].channels,
+            *ENCODINGS[frame.encoding].rgb,
+            height,
+            width,
+            0,
+        )
         rows = np.zeros((height, step), dtype=np.uint8)
         rows[:, : width * bytes_] = frame.pixels.reshape(height, -1)
         parts.append(rows.reshape(-1))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bnn_perception.evaluation.evaluate.calibration import (
-    CalibrationError,
-    expected_calibration_error,
-    fit_temperature,
-    negative_log_likelihood,
-)
+
+from bnn_perception.evaluation.calibration import CalibrationError, fit_temperature
+from bnn_perception.evaluation.scores import expected_calibration_error, negative_log_likelihood
 
 
 def test_expected_calibration_error_by_hand() -> None:

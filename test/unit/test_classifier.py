@@ -12,7 +12,7 @@ from models import random_model
 from numpy.typing import NDArray
 
 from bnn_perception.classifier import Classifier, Prediction, softmax
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 
 FRAME = Frame(np.zeros((1, 1, 3), np.uint8))

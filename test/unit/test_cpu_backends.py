@@ -38,7 +38,8 @@ from bnn_perception import native
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
 from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Program, aligned_zeros
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net import bits
 from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_residual
 from bnn_perception.resources import find_model

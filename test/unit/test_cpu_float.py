@@ -13,7 +13,8 @@ from models import random_frame, random_model
 
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cpu.float import CpuFloatBackend, open_session
-from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.model import Model, load_model, save_model
 from bnn_perception.resources import find_model
 

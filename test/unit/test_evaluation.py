@@ -14,19 +14,13 @@ from numpy.typing import NDArray
 from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda.specs import MAX_FRAMES
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.evaluation.calibration import CalibrationError, expected_calibration_error
-from bnn_perception.evaluation.evaluate import (
-    BATCH,
-    Comparison,
-    Disagreement,
-    Evaluation,
-    calibrate,
-    evaluate,
-    evaluate_all,
-    mcnemar,
-)
-from bnn_perception.frames.images import Dataset, ImageError, read_dataset
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.evaluation.calibration import CalibrationError, calibrate
+from bnn_perception.evaluation.compare import Comparison, Disagreement, mcnemar
+from bnn_perception.evaluation.evaluate import BATCH, Evaluation, evaluate, evaluate_all
+from bnn_perception.evaluation.scores import expected_calibration_error
+from bnn_perception.frames.dataset import Dataset, read_dataset
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.images import ImageError
 from bnn_perception.net import bits
 from bnn_perception.net.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
 

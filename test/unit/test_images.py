@@ -14,14 +14,8 @@ import numpy as np
 import pytest
 
 from bnn_perception.frames import images
-from bnn_perception.frames.images import (
-    ImageError,
-    class_folders,
-    find_images,
-    match_label,
-    read_dataset,
-    read_image,
-)
+from bnn_perception.frames.dataset import match_label, read_dataset
+from bnn_perception.frames.images import ImageError, class_folders, find_images, read_image
 
 LABELS = ("stop", "speed limit 50", "Löwe")
 

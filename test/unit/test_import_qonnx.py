@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.cli import execute, import_
 from bnn_perception.cli.parity import Parity, compare
-from bnn_perception.frames.preprocess import Frame
-from bnn_perception.importers import import_model
-from bnn_perception.importers.errors import ImporterError
+from bnn_perception.frames.frame import Frame
+from bnn_perception.importers import ImporterError, import_model
 from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.quantizers import quantize
 from bnn_perception.importers.onnx.read import read

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [tr
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra [train])")
 
 from bnn_perception.cli.parity import compare  # noqa: E402
-from bnn_perception.frames.preprocess import Frame  # noqa: E402
+from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx.read import read  # noqa: E402
 
 functional = torch.nn.functional

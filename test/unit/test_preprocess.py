@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 from models import random_frame
 from numpy.typing import NDArray
 
-from bnn_perception.frames.preprocess import (
-    CHANNELS,
-    ENCODINGS,
-    LUMA,
-    Frame,
-    area_weights,
-    check_region,
-    prepare,
-    prepare_reference,
-    source_rect,
-)
+from bnn_perception.frames.frame import ENCODINGS, Frame, check_region
+from bnn_perception.frames.preprocess import LUMA, area_weights, prepare, prepare_reference, source_rect
 from bnn_perception.net.model import InputSpec
 
 sides = st.one_of(st.integers(1, 12), st.integers(1, 90))
@@ -35,7 +26,7 @@ def regions(draw: st.DrawFn) -> tuple[float, float, float, float]:
 def frames(draw: st.DrawFn) -> Frame:
     """Frames of any size, encoding, region and row stride, upside down too."""
     encoding = draw(st.sampled_from(sorted(ENCODINGS)))
-    height, width, channels = draw(sides), draw(sides), CHANNELS[encoding]
+    height, width, channels = draw(sides), draw(sides), ENCODINGS[encoding].channels
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     memory = rng.integers(0, 256, (height, width * channels + draw(st.integers(0, 7))), dtype=np.uint8)
     if draw(st.booleans()):
@@ -127,7 +118,7 @@ def test_area_weights(source: int, destination: int) -> None:
 
 
 def rgb(frame: Frame) -> NDArray[np.uint8]:
-    return frame.pixels[..., list(ENCODINGS[frame.encoding])]
+    return frame.pixels[..., list(ENCODINGS[frame.encoding].rgb)]
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.frames.sources import CompressedImage, RawImage, SourceError, open_source
+from bnn_perception.frames.source import CompressedImage, RawImage, SourceError
+from bnn_perception.frames.sources import open_source
 from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
 
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bnn_perception.frames.preprocess import LUMA
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.model import (
     BinaryConv2d,
@@ -179,12 +180,16 @@ def preprocess(spec: InputSpec, frames: int) -> KernelSpec:
     """Four warps make 8 or 16 pixels of a row: under them lie about as many 4-byte words of a camera's row as the block
     has threads, and a small output still makes a hundred blocks."""
     tile, warps = min(8 if spec.width < 64 else 16, spec.width), 4
+    red, green, blue = LUMA
     return KernelSpec(
         "preprocess",
         {
             "OUT_HEIGHT": spec.height,
             "OUT_WIDTH": spec.width,
             "OUT_CHANNELS": spec.channels,
+            "LUMA_RED": red,
+            "LUMA_GREEN": green,
+            "LUMA_BLUE": blue,
             "TILE": tile,
             "WARPS": warps,
         },

@@ -12,7 +12,7 @@ import numpy as np
 from bnn_perception.backends.cuda.backend import CudaBackend, Launch, enqueue
 from bnn_perception.backends.cuda.specs import MAX_FRAMES
 from bnn_perception.backends.cuda.upload import FrameUpload
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 
 #: Different batches that go round, so that no input is the last one's.
 ROTATION = 8
