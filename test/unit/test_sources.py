@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bnn_perception.frames.sources import CompressedImage, RawImage, SourceError, open_source
-from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
+from bnn_perception.scenes.drive import Scene
+from bnn_perception.scenes.signs import ROAD_SIGNS
 
 
 @pytest.fixture
