@@ -1,0 +1,141 @@
+"""The pages of docs/ say what the code says: the API, the model folder, the messages, the files that a change needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnn_perception
+import bnn_perception.net
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def page(name):
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")]), ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+# The API.
+
+
+def api_page():
+    """The module scripts/api_page.py, which is not part of the package."""
+    spec = importlib.util.spec_from_file_location("api_page", ROOT / "scripts" / "api_page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_api_page_is_what_the_docstrings_say():
+    assert page("api.md") == api_page().page(), "run python scripts/api_page.py"
+
+
+def test_the_api_page_has_every_public_name_once():
+    names = [name for section in api_page().SECTIONS.values() for name in section]
+    assert sorted(names) == sorted(bnn_perception.__all__)
+
+
+# The model folder.
+
+NET = [
+    importlib.import_module(f"bnn_perception.net.{module.name}")
+    for module in pkgutil.iter_modules(bnn_perception.net.__path__)
+]
+
+#: Scalar fields of layers with different numbers, so that a shape tells which of them it is made of.
+SCALARS = {
+    "name": "layer",
+    "channels": 3,
+    "levels": 7,
+    "in_channels": 65,
+    "out_channels": 96,
+    "kernel": (5, 2),
+    "stride": (1, 1),
+    "padding": (0, 0),
+    "pool": None,
+    "padding_value": -1,
+    "shortcut": "none",
+    "in_shape": (4, 6, 33),
+    "out_features": 11,
+}
+#: What the words of the page stand for in the shapes.
+SIZES = {
+    "kernel y": 5,
+    "kernel x": 2,
+    "words(in_channels)": 3,
+    "height * width * words(channels)": 4 * 6 * 2,
+    "256": 256,
+    **{name: value for name, value in SCALARS.items() if isinstance(value, int)},
+}
+
+
+def layer_classes():
+    """The record of each layer kind, wherever in net/ it is."""
+    found = {}
+    for module in NET:
+        for value in vars(module).values():
+            kind = vars(value).get("kind") if isinstance(value, type) else None
+            if isinstance(kind, str) and dataclasses.is_dataclass(value):
+                found[kind] = value
+    return found
+
+
+LAYERS = layer_classes()
+
+
+def section(kind):
+    return page("model-folder.md").split(f"### `{kind}`\n")[1].split("\n#")[0]
+
+
+def test_every_layer_kind_has_a_section():
+    (kinds,) = {tuple(module.LAYER_KINDS) for module in NET if hasattr(module, "LAYER_KINDS")}
+    assert set(kinds) == set(LAYERS)
+    assert set(re.findall(r"^### `(\w+)`$", page("model-folder.md"), re.MULTILINE)) == set(kinds)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_arrays_of_a_layer_are_those_of_the_page(kind):
+    layer = object.__new__(LAYERS[kind])
+    for name, value in SCALARS.items():
+        object.__setattr__(layer, name, value)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| \((.*)\) \|$", section(kind), re.MULTILINE)
+    stated = {name: (tuple(SIZES[size] for size in shape.split(", ")), dtype) for name, dtype, shape in rows}
+    actual = {
+        name: (tuple(shape), np.dtype(dtype).name) for name, (shape, dtype) in layer.array_specs().items()
+    }
+    assert stated == actual
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_fields_of_a_layer_are_those_of_the_page(kind):
+    layer = object.__new__(LAYERS[kind])
+    for name, value in SCALARS.items():
+        object.__setattr__(layer, name, value)
+    scalars = {field.name for field in dataclasses.fields(LAYERS[kind])} - set(layer.array_specs()) - {"name"}
+    (line,) = re.findall(r"^Fields: (.*)\.$", section(kind), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", line)) == scalars
+
+
+def test_limits_are_those_of_the_code():
+    rows = re.findall(r"^\| [^|]+ \| (\d+) \| `(\w+)` \|$", page("model-folder.md"), re.MULTILINE)
+    limits = {
+        name: value
+        for module in NET
+        for name, value in vars(module).items()
+        if name.startswith("MAX_") and module.__name__ != "bnn_perception.net.bits"
+    }
+    assert {name: int(number) for number, name in rows} == limits
