@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import importlib.util
@@ -139,3 +140,66 @@ def test_limits_are_those_of_the_code():
         if name.startswith("MAX_") and module.__name__ != "bnn_perception.net.bits"
     }
     assert {name: int(number) for number, name in rows} == limits
+
+
+# The messages.
+
+
+def sentences(folder, names=None):
+    """The texts in the sources below a folder, each on one line and with … for what is filled in.
+
+    Args:
+        folder: of the package.
+        names: of the functions and classes whose arguments are taken; None takes every text.
+    """
+
+    def text(node):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return node.value
+        if isinstance(node, ast.JoinedStr):
+            return "".join(text(value) for value in node.values)
+        return "…" if isinstance(node, ast.FormattedValue) else ""
+
+    found = []
+    for path in sorted((ROOT / "bnn_perception" / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if names is None:
+                found.append(text(node))
+            elif isinstance(node, ast.Call):
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                found += [text(argument) for argument in node.args if name in names]
+    return [" ".join(sentence.split()) for sentence in found if sentence]
+
+
+def pattern(quote):
+    return re.compile(".*".join(map(re.escape, quote.split("…"))))
+
+
+QUOTES = [
+    quote
+    for line in page("troubleshooting.md").split("## It runs, but")[0].splitlines()
+    if line.startswith("| `")
+    for quote in re.findall(r"`([^`]+)`", line.split(" | ")[0])
+]
+
+
+def test_there_are_quotes():
+    assert len(QUOTES) > 100
+
+
+def test_every_quoted_sentence_is_in_the_code():
+    said = "\n".join(sentences("."))
+    missing = [quote for quote in QUOTES if not pattern(quote).search(said)]
+    assert not missing
+
+
+def test_diagnostics_and_refused_frames_are_on_the_page():
+    """What the node finds wrong has a row, or is quoted above the rows."""
+    quotes = [
+        pattern(quote)
+        for quote in re.findall(r"`([^`\n]+)`", page("troubleshooting.md"))
+        if len(quote.replace("…", "")) > 8  # shorter ones are in many sentences
+    ]
+    said = [text for text in sentences("ros", {"find", "RefusedFrame"}) if len(text.split()) > 2]
+    assert len(said) > 10
+    assert not [text for text in said if not any(quote.search(text) for quote in quotes)]
