@@ -203,3 +203,13 @@ def test_diagnostics_and_refused_frames_are_on_the_page():
     said = [text for text in sentences("ros", {"find", "RefusedFrame"}) if len(text.split()) > 2]
     assert len(said) > 10
     assert not [text for text in said if not any(quote.search(text) for quote in quotes)]
+
+
+# The Jetson.
+
+
+def test_every_command_for_a_jetson_says_whether_it_was_checked():
+    blocks = re.findall(r"```bash\n(.*?)```", page("jetson.md"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    assert len(lines) > 20
+    assert not [line for line in lines if not re.search(r"  +# .*\bchecked\b", line)]

@@ -50,6 +50,22 @@ def test_a_model_made_by_hand_answers(tmp_path):
     assert [layer.kind for layer in model.layers] == ["input_conv2d", "output_dense"]
 
 
+def test_the_example_of_the_readme_runs(tmp_path):
+    (program,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    cv2.imwrite(str(tmp_path / "photo.jpg"), np.full((40, 50, 3), 90, np.uint8))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("Prediction(") == 3
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text(encoding="utf-8")
     ros = (ROOT / "test" / "ros" / "test_example_node.py").read_text(encoding="utf-8")

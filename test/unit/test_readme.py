@@ -77,3 +77,8 @@ def test_extras_exist(extra):
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
 def test_links_lead_somewhere(target):
     assert (ROOT / target).exists()
+
+
+def test_the_readme_is_short():
+    """Everything that is not for a robot's owner stands in docs/."""
+    assert len(README.split()) < 900
