@@ -213,3 +213,52 @@ def test_every_command_for_a_jetson_says_whether_it_was_checked():
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
     assert len(lines) > 20
     assert not [line for line in lines if not re.search(r"  +# .*\bchecked\b", line)]
+
+
+# What a change needs.
+
+#: Files that the pages name and that are being made.
+PLANNED = {
+    "backends/cpu/program.py",
+    "frames/frame.py",
+    "importers/fold/__init__.py",
+    "importers/fold/layers.py",
+    "importers/onnx/operators.py",
+    "importers/onnx/stages.py",
+    "net/layers.py",
+    "test/unit/test_layer_kinds.py",
+}
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "ARCHITECTURE.md"])
+def test_files_that_a_page_names_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([\w/.-]+/[\w.-]*|[\w-]+\.(?:py|md|yaml|xml))`", text)) - PLANNED
+    assert len(paths) > 10
+    ours = {path for path in paths if not path.startswith("../") and "_msgs/" not in path}
+    # Folders of a data set are the reader's.
+    ours -= {path for path in ours if re.search(rf"^\| `{re.escape(path)}` \|", text, re.MULTILINE)}
+    assert not [path for path in ours if not any((root / path).exists() for root in PLACES)]
+
+
+#: Where paths of the pages begin; ``model.yaml`` is a file of every model.
+PLACES = (ROOT, ROOT / "bnn_perception", ROOT / "models" / "road_signs")
+
+
+def test_the_data_folder_is_the_one_that_the_tests_look_in():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    conftest = (ROOT / "test" / "conftest.py").read_text(encoding="utf-8")
+    assert "`BNN_DATA`" in text
+    assert '"BNN_DATA"' in conftest
+    assert "`../shared/data`" in text
+    assert 'ROOT.parent / "shared" / "data"' in conftest
+    folders = set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE))
+    used = set()
+    for path in (ROOT / "test").rglob("*.py"):
+        used |= {
+            found.split("/")[0] for found in re.findall(r'\bdata\("([\w/.]+)"\)', path.read_text("utf-8"))
+        }
+    for path in (ROOT / "config" / "train").glob("*.yaml"):
+        used |= set(re.findall(r"^ +(?:train|test|also): \[?(\w+)/", path.read_text("utf-8"), re.MULTILINE))
+    assert used
+    assert used <= folders
