@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnn_perception.net.model import load_model
+from bnn_perception import load_model
 
 cv2 = pytest.importorskip("cv2")
 
