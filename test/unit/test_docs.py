@@ -20,6 +20,20 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
 
+#: Files and constants that the pages name and that are being made.
+PLANNED = {
+    "MAX_KERNEL",
+    "backends/cpu/program.py",
+    "frames/frame.py",
+    "importers/fold/__init__.py",
+    "importers/fold/layers.py",
+    "importers/onnx/operators.py",
+    "importers/onnx/stages.py",
+    "net/layers.py",
+    "test/unit/test_layer_kinds.py",
+}
+
+
 def page(name):
     return (DOCS / name).read_text(encoding="utf-8")
 
@@ -59,7 +73,6 @@ NET = [
 
 #: Scalar fields of layers with different numbers, so that a shape tells which of them it is made of.
 SCALARS = {
-    "name": "layer",
     "channels": 3,
     "levels": 7,
     "in_channels": 65,
@@ -83,52 +96,50 @@ SIZES = {
     **{name: value for name, value in SCALARS.items() if isinstance(value, int)},
 }
 
-
-def layer_classes():
-    """The record of each layer kind, wherever in net/ it is."""
-    found = {}
-    for module in NET:
-        for value in vars(module).values():
-            kind = vars(value).get("kind") if isinstance(value, type) else None
-            if isinstance(kind, str) and dataclasses.is_dataclass(value):
-                found[kind] = value
-    return found
+(LAYER_KINDS,) = {
+    id(module.LAYER_KINDS): module.LAYER_KINDS for module in NET if hasattr(module, "LAYER_KINDS")
+}.values()
 
 
-LAYERS = layer_classes()
+def described(kind):
+    """The names of a kind's scalar fields, and its arrays with their shapes and types, as the page states them."""
+    section = page("model-folder.md").split(f"### `{kind}`\n")[1].split("\n#")[0]
+    (line,) = re.findall(r"^Fields: (.*)\.$", section, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| \((.*)\) \|$", section, re.MULTILINE)
+    arrays = {name: (tuple(SIZES[size] for size in shape.split(", ")), dtype) for name, dtype, shape in rows}
+    return set(re.findall(r"`(\w+)`", line)), arrays
 
 
-def section(kind):
-    return page("model-folder.md").split(f"### `{kind}`\n")[1].split("\n#")[0]
+def make(kind):
+    """A layer of a kind made of what the page says; its own validation checks every shape and type."""
+    scalars, arrays = described(kind)
+    values = {name: np.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
+    return LAYER_KINDS[kind](name="layer", **{name: SCALARS[name] for name in scalars}, **values)
 
 
 def test_every_layer_kind_has_a_section():
-    (kinds,) = {tuple(module.LAYER_KINDS) for module in NET if hasattr(module, "LAYER_KINDS")}
-    assert set(kinds) == set(LAYERS)
-    assert set(re.findall(r"^### `(\w+)`$", page("model-folder.md"), re.MULTILINE)) == set(kinds)
+    kinds = re.findall(r"^### `(\w+)`$", page("model-folder.md"), re.MULTILINE)
+    assert sorted(kinds) == sorted(LAYER_KINDS)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_arrays_of_a_layer_are_those_of_the_page(kind):
-    layer = object.__new__(LAYERS[kind])
-    for name, value in SCALARS.items():
-        object.__setattr__(layer, name, value)
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| \((.*)\) \|$", section(kind), re.MULTILINE)
-    stated = {name: (tuple(SIZES[size] for size in shape.split(", ")), dtype) for name, dtype, shape in rows}
-    actual = {
-        name: (tuple(shape), np.dtype(dtype).name) for name, (shape, dtype) in layer.array_specs().items()
-    }
-    assert stated == actual
+@pytest.mark.parametrize("kind", LAYER_KINDS)
+def test_fields_and_arrays_of_a_layer_are_those_of_the_page(kind):
+    scalars, arrays = described(kind)
+    assert {"name", *scalars, *arrays} == {field.name for field in dataclasses.fields(LAYER_KINDS[kind])}
+    assert make(kind).kind == kind
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_fields_of_a_layer_are_those_of_the_page(kind):
-    layer = object.__new__(LAYERS[kind])
-    for name, value in SCALARS.items():
-        object.__setattr__(layer, name, value)
-    scalars = {field.name for field in dataclasses.fields(LAYERS[kind])} - set(layer.array_specs()) - {"name"}
-    (line,) = re.findall(r"^Fields: (.*)\.$", section(kind), re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", line)) == scalars
+@pytest.mark.parametrize("kind", LAYER_KINDS)
+def test_another_shape_or_type_would_be_refused(kind):
+    layer = make(kind)
+    for array in described(kind)[1]:
+        value = getattr(layer, array)
+        for wrong in (
+            np.zeros((*value.shape[:-1], value.shape[-1] + 1), value.dtype),
+            value.astype(np.float64),
+        ):
+            with pytest.raises(bnn_perception.ModelError, match=array):
+                dataclasses.replace(layer, **{array: wrong})
 
 
 def test_limits_are_those_of_the_code():
@@ -139,7 +150,9 @@ def test_limits_are_those_of_the_code():
         for name, value in vars(module).items()
         if name.startswith("MAX_") and module.__name__ != "bnn_perception.net.bits"
     }
-    assert {name: int(number) for number, name in rows} == limits
+    stated = {name: int(number) for number, name in rows}
+    assert set(stated) - set(limits) <= PLANNED
+    assert {name: stated.get(name) for name in limits} == limits
 
 
 # The messages.
@@ -216,18 +229,6 @@ def test_every_command_for_a_jetson_says_whether_it_was_checked():
 
 
 # What a change needs.
-
-#: Files that the pages name and that are being made.
-PLANNED = {
-    "backends/cpu/program.py",
-    "frames/frame.py",
-    "importers/fold/__init__.py",
-    "importers/fold/layers.py",
-    "importers/onnx/operators.py",
-    "importers/onnx/stages.py",
-    "net/layers.py",
-    "test/unit/test_layer_kinds.py",
-}
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "ARCHITECTURE.md"])
