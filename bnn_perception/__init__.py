@@ -10,7 +10,7 @@ From the name of a model to the label of an image::
             print(prediction.label, prediction.score)
 
 The names below are the package's public face; everything else may move. A name is imported when it is first used,
-so that ``import bnn_perception`` takes no time and needs none of the optional packages.
+so that ``import bnn_perception`` costs milliseconds and needs none of the optional packages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A ROS 2 node around a Classifier: sensor_msgs/Image on `image` in, the best label as std_msgs/String on `label` out.
 
-The package's own node does more: several cameras, every encoding, diagnostics, parameters, no callback that computes.
+It takes rgb8 and bgr8. The package's own node does more: several cameras, every encoding, diagnostics, parameters, and
+no callback that computes.
 """
 
 from __future__ import annotations
