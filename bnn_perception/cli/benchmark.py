@@ -34,7 +34,7 @@ MEMORY_FRAMES, MEMORY_FACTOR = 500, 10
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("benchmark", help="time the backends, layer by layer and whole")
+    parser = subparsers.add_parser("benchmark")
     parser.add_argument("--model", default="road_signs", help="model folder or name (default: %(default)s)")
     parser.add_argument(
         "--threads",

@@ -17,7 +17,6 @@ from bnn_perception.resources import find_model
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "calibrate",
-        help="fit a model's temperatures, so that its scores mean something",
         description="Divides the logits of the binary net, and of its float twin, by the number that makes a score "
         "the share of right answers, and writes it into the model's model.yaml. No answer changes. Take images that "
         "the model was not trained on, and not those that you report its accuracy on.",

@@ -17,7 +17,7 @@ from bnn_perception.resources import find_model
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("classify", help="label image files or folders of them")
+    parser = subparsers.add_parser("classify")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image file or folder")
     add_backend_arguments(parser)
     parser.add_argument(

@@ -30,7 +30,7 @@ LABEL_IN_TEXT = 30
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("evaluate", help="accuracy and confusion matrix on labelled images")
+    parser = subparsers.add_parser("evaluate")
     parser.add_argument(
         "data", help="folder with a folder for each class, or .npz with x (N, H, W, 3) uint8 and y"
     )

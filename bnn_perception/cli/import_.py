@@ -19,7 +19,6 @@ COMPARED = 32
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "import",
-        help="make a model folder from a binary net of another tool",
         description="Takes a QONNX graph (.onnx) or a BNN-PYNQ parameter folder; tells them apart by itself.",
     )
     parser.add_argument("source", type=Path, help=".onnx file, or folder of *-weights.bin")

@@ -35,7 +35,6 @@ RESULT = "result.json"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "study",
-        help="train the variants of a configuration and compare them",
         description="Trains every variant of a configuration with every seed and writes a record of the results. "
         "A study that was interrupted goes on where it was when the same command is given again.",
     )

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "train",
-        help="train a binary net and its float twin",
         description="Trains the float twin, then the binary net, and writes a model folder. A run that was "
         "interrupted goes on where it was when the same command is given again. On N GPUs: "
         "torchrun --nproc-per-node N -m -- bnn_perception train ...",

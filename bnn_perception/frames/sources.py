@@ -144,7 +144,8 @@ class RenderedScene(Source):
         self._arguments = (seed, width, height)
 
     def _one_pass(self) -> Iterator[SourceFrame]:
-        from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
+        from bnn_perception.scenes.drive import Scene
+        from bnn_perception.scenes.signs import ROAD_SIGNS
 
         scene = Scene(*self._arguments)
         for index in itertools.count():

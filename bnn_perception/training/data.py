@@ -224,28 +224,30 @@ def render_road_signs(count: int, spec: InputSpec, seed: int) -> PreparedImages:
 
     Labels are class ids of GTSRB. Signs that cannot be drawn do not occur.
     """
-    from bnn_perception.scenes import drive as scene
+    from bnn_perception.scenes.crops import random_crop_image
+    from bnn_perception.scenes.drive import Scene
+    from bnn_perception.scenes.signs import RENDERED_CLASSES, ROAD_SIGNS
 
     rng = np.random.default_rng(seed)
-    classes = rng.permutation(np.resize(scene.RENDERED_CLASSES, count - count // 2))
+    classes = rng.permutation(np.resize(RENDERED_CLASSES, count - count // 2))
     images = [
-        prepare(Frame(scene.random_crop_image(int(label), rng, max(spec.height, spec.width))), spec)
+        prepare(Frame(random_crop_image(int(label), rng, max(spec.height, spec.width))), spec)
         for label in classes
     ]
     labels = [int(label) for label in classes]
-    drive = scene.Scene(seed=seed)
+    drive = Scene(seed=seed)
     for frame in range(5 * (count // 2)):
         pixels, label = drive.next()
         if frame % 5 == 0:  # neighbours look alike
             if frame % 1000 == 0:
-                drive = scene.Scene(seed=seed + 1 + frame)  # another sky, other trees and houses
+                drive = Scene(seed=seed + 1 + frame)  # another sky, other trees and houses
             images.append(prepare(Frame(pixels, region=drive.region), spec))
             labels.append(label)
     return PreparedImages(
         np.stack(images),
         np.asarray(labels, dtype=np.int64),
         np.arange(count, dtype=np.int64),
-        scene.ROAD_SIGNS,
+        ROAD_SIGNS,
     )
 
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import bnn_perception
+#: The folder of this package, whose warnings are lines for the user.
+PACKAGE = Path(__file__).parents[1]
 
 
 class Reporter:
@@ -71,7 +72,7 @@ def short_warnings(command: str) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if Path(filename).is_relative_to(Path(bnn_perception.__file__).parent):
+        if Path(filename).is_relative_to(PACKAGE):
             text = f"bnn_perception {command}: {message}\n"
         else:
             text = warnings.formatwarning(message, category, filename, lineno, line)

@@ -21,7 +21,8 @@ from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Classification
 
 from bnn_perception.resources import find_model
-from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
+from bnn_perception.scenes.drive import Scene
+from bnn_perception.scenes.signs import ROAD_SIGNS
 
 
 def test_shipped_model_changes_between_its_precisions_without_losing_a_frame(peer):

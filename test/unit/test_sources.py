@@ -14,7 +14,8 @@ import pytest
 
 from bnn_perception.frames.source import CompressedImage, RawImage, SourceError
 from bnn_perception.frames.sources import open_source
-from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
+from bnn_perception.scenes.drive import Scene
+from bnn_perception.scenes.signs import ROAD_SIGNS
 
 
 @pytest.fixture
