@@ -99,7 +99,14 @@ TARGETS: dict[str, Target] = {
             )
         ),
     ),
-    "preprocess": Target(("preprocess.py",), ("unit/test_preprocess.py",)),
+    "preprocess": Target(
+        ("preprocess.py",),
+        (
+            "unit/test_preprocess.py",
+            "unit/test_cpu_backends.py::test_a_missing_package_is_named",
+            "kernels/test_cuda_parts.py::test_regions_are_staged_one_after_the_other",
+        ),
+    ),
     "images": Target(("images.py",), ("unit/test_images.py",)),
     "sources": Target(("sources.py",), ("unit/test_sources.py",)),
     "classifier": Target(("classifier.py",), ("unit/test_classifier.py",)),

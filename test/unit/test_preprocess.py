@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models import random_frame
 from numpy.typing import NDArray
 
-from bnn_perception.frames.frame import ENCODINGS, Frame, check_region
+from bnn_perception.frames.frame import ENCODINGS, WHOLE, Frame, check_region
 from bnn_perception.frames.preprocess import LUMA, area_weights, prepare, prepare_reference, source_rect
 from bnn_perception.net.model import InputSpec
 
@@ -146,6 +146,9 @@ def test_luma_keeps_grey() -> None:
         ((480, 640), (0, 0, 1, 1), InputSpec(16, 64), (0, 160, 640, 160)),
         ((480, 640), (0.999, 0.999, 1e-9, 1e-9), InputSpec(32, 32), (639, 479, 1, 1)),
         ((1, 1), (0.3, 0.3, 0.3, 0.3), InputSpec(32, 32), (0, 0, 1, 1)),
+        # Position and size are both rounded up, which together would be a pixel too many.
+        ((3, 8), (0, 0.5, 1, 0.5), InputSpec(32, 32, fit="stretch"), (0, 2, 8, 1)),
+        ((8, 3), (0.5, 0, 0.5, 1), InputSpec(32, 32, fit="stretch"), (2, 0, 1, 8)),
     ],
 )
 def test_source_rect(
@@ -187,11 +190,14 @@ def test_check_region_refuses(region: tuple[float, ...], reason: str) -> None:
         check_region(region)
 
 
-@pytest.mark.parametrize("region", [(0, 0, 1, 1), (0.7, 0.2, 0.3, 0.8), (0.9, 0, 0.1, 1), (0, 0, 1e-9, 1e-9)])
+@pytest.mark.parametrize(
+    "region", [WHOLE, (0, 0, 1, 1), (0.7, 0.2, 0.3, 0.8), (0.9, 0, 0.1, 1), (0, 0, 1e-9, 1e-9)]
+)
 def test_check_region_takes_what_touches_the_edge(region: tuple[float, ...]) -> None:
     """0.7 + 0.3 and the like may come out a rounding above 1."""
     assert check_region(region) == region
     assert all(type(value) is float for value in check_region(region))
+    assert WHOLE == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize(

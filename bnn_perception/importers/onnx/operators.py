@@ -105,7 +105,10 @@ class Tail(NamedTuple):
     axis_before_13: int | None
 
 
+#: How an operator changes the signal, and the layers of a binary net; it may give a constant instead of a signal.
 Change = Callable[[Node[Signal], LayerBuilder], "Signal | NDArray[np.int64]"]
+#: How an operator changes the stages of a float twin.
+StageChange = Callable[[Node[stages.Tensor], stages.Chain], None]
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Operator:
 
     Attributes:
         name: its op_type.
-        expressed: which of its nodes the model format can express, for the table; empty where none.
+        expressed: which of its nodes the model format can express, for the table.
         apply: gives the signal behind a node, or a constant; None where it can only follow the logits.
         domains: where it is defined.
         activations: which inputs may depend on the image.
@@ -135,7 +138,7 @@ class Operator:
     before_sign: bool = False
     takes_pad: bool = False
     tail: Tail | None = None
-    stage: Callable[[Node[stages.Tensor], stages.Chain], None] | None = None
+    stage: StageChange | None = None
     run: Callable[..., Any] | None = None
 
     def check(self, node: Node[Signal]) -> None:
@@ -190,21 +193,16 @@ def _quantizer(ask: Callable[[Node[Signal]], Threshold | Quantization]) -> Chang
     return change
 
 
-def _chain(
-    change: Callable[[Node[stages.Tensor], stages.Chain], None],
-) -> Callable[[Node[stages.Tensor], stages.Chain], None]:
+def _chain(change: StageChange) -> StageChange:
     """An operator of the chain of a float twin."""
     return lambda node, chain: chain.follow(node, change)
 
 
-def _branch(
-    change: Callable[[Node[stages.Tensor]], stages.Tensor],
-) -> Callable[[Node[stages.Tensor], stages.Chain], None]:
+def _branch(change: Callable[[Node[stages.Tensor]], stages.Tensor]) -> StageChange:
     """An operator of a shortcut in a float twin."""
     return lambda node, chain: chain.branch(node, change)
 
 
-_SHORT = "no arithmetic"
 _COMPARED = "one threshold a channel, strict or not; the constant on either side"
 _CONSTANTS = "with one constant, or one a channel"
 _PROBABILITIES = "behind the logits, where it is left out"
@@ -355,7 +353,7 @@ RECORDS = (
         _signal(shapes.unsqueeze),
         numbers=Numbers.ANY,
     ),
-    Operator("Transpose", _SHORT, _signal(shapes.transpose), numbers=Numbers.ANY, before_sign=True),
+    Operator("Transpose", "no arithmetic", _signal(shapes.transpose), numbers=Numbers.ANY, before_sign=True),
     Operator(
         "Flatten",
         "to (N, features)",
