@@ -423,6 +423,13 @@ def test_times_of_every_stage(monkeypatch):
     assert list(other) == order[1:-1]
 
 
+def test_a_frame_that_came_in_the_moment_of_its_stamp_has_an_age(bench):
+    bench.put(0, message(10), age=0.0)
+    bench.until(lambda: bench.pipeline.latency.summary())
+    assert bench.pipeline.latency.summary()["receive"].maximum == 0.0
+    assert "total" in bench.pipeline.latency.summary()
+
+
 def test_only_answered_frames_have_times(bench):
     bench.put(0, bad(10))
     bench.finish()
