@@ -25,7 +25,9 @@ ROUNDING = 1e-9
 
 def raw(stamp=0, **fields):
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    return sources.SourceFrame("a frame", stamp, sources.RawImage.of(pixels, "bgr8"), **fields)
+    rows = np.pad(pixels.reshape(2, 9), ((0, 0), (0, 3)))
+    image = sources.RawImage(2, 3, "bgr8", is_bigendian=1, step=12, data=rows.reshape(-1))
+    return sources.SourceFrame("a frame", stamp, image, **fields)
 
 
 class Script:
@@ -201,9 +203,9 @@ def test_an_image_and_its_truth(peer, host):
     assert [(result.class_id, result.score) for result in truths[-1].results] == [("stop", 1.0)]
     assert truths[-1].header in [image.header for image in images]
     message = images[-1]
-    assert (message.height, message.width, message.encoding, message.step) == (2, 3, "bgr8", 9)
-    assert message.is_bigendian == 0
-    assert message.data.tobytes() == bytes(range(18))
+    assert (message.height, message.width, message.encoding, message.step) == (2, 3, "bgr8", 12)
+    assert message.is_bigendian == 1
+    assert message.data.tobytes() == bytes([*range(9), 0, 0, 0, *range(9, 18), 0, 0, 0])
     # Stamped as a camera does, not with the time of the source.
     assert abs(stamp(message) - peer.node.get_clock().now().nanoseconds) < PATIENCE * 1e9
     # What is not known is not said.
@@ -220,10 +222,11 @@ def test_a_compressed_image(peer, host):
     images = peer.subscribe(CompressedImage, "/image_raw/compressed", ReliabilityPolicy.BEST_EFFORT)
     node = host(Script([], compressed=True))
     data = np.arange(200, dtype=np.uint8)
+    kind = "bgr8; png compressed bgr8"
     while not images:
-        node.publish(sources.SourceFrame("x", 0, sources.CompressedImage("jpeg", data), frame_id="mast"))
+        node.publish(sources.SourceFrame("x", 0, sources.CompressedImage(kind, data), frame_id="mast"))
         peer.work(0.05)
-    assert (images[0].format, images[0].data.tobytes()) == ("jpeg", data.tobytes())
+    assert (images[0].format, images[0].data.tobytes()) == (kind, data.tobytes())
     assert images[0].header.frame_id == "mast"
 
 

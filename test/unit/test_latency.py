@@ -57,6 +57,25 @@ def test_stages_may_be_missing():
     assert LatencyWindow().summary() == {}
 
 
+def test_a_frame_s_stages_are_seen_together():
+    latency = LatencyWindow()
+    seen = []
+    reader = threading.Thread(target=lambda: seen.append(latency.summary()))
+
+    class Times(dict):
+        """Lets the other thread read between two stages."""
+
+        def items(self):
+            yield "wait", 1.0
+            reader.start()
+            reader.join(0.1)
+            yield "total", 2.0
+
+    latency.add(Times())
+    reader.join()
+    assert list(seen[0]) == ["wait", "total"]
+
+
 def test_one_thread_adds_while_another_reads():
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # threads take turns as often as they can
