@@ -141,6 +141,7 @@ def test_no_engine_is_an_error_until_there_is_one(peer, machine, hosted_on):
     peer.send(camera, image(picture("red", 4, 4)))
     hosted.says("1 frames got no answer", DiagnosticStatus.ERROR)
     hosted.diagnostics.until(lambda status, values: "got no answer" not in status.message)
+    assert hosted.diagnostics.status.level == DiagnosticStatus.ERROR
     assert hosted.diagnostics.frames("failed") == 2
     assert hosted.answers == []
     machine.gpu_works = True
@@ -155,6 +156,7 @@ def test_the_cpu_that_stands_in_is_a_warning_until_the_gpu_works(peer, machine, 
     camera = hosted.camera()
     machine.gpu_works = False
     peer.send(camera, image(picture("red", 4, 4)))
+    hosted.says("1 frames got no answer", DiagnosticStatus.ERROR)  # one period long
     hosted.says(
         "the CPU answers because cuda_binary failed: the GPU has fallen off the bus", DiagnosticStatus.WARN
     )
@@ -308,26 +310,27 @@ def test_frames_lost_by_every_camera_are_counted(host, patient):
         hosted.says("OK", DiagnosticStatus.OK)
 
 
-def test_a_silent_camera_is_named_whichever_it_is(peer, host, monkeypatch):
+@pytest.mark.parametrize(("loud", "silent"), [("left", "right"), ("right", "left")])
+def test_a_silent_camera_is_named_whichever_it_is(peer, host, monkeypatch, loud, silent):
     monkeypatch.setattr(classifier_node, "SILENCE", 0.5)
     hosted = host(image_topics=["left", "right"])
-    left = hosted.camera("/bnn/left")
+    camera = hosted.camera(f"/bnn/{loud}")
 
-    def says_of_right_alone(text):
-        """Wait for a warning while the left camera keeps sending."""
+    def says_of_the_silent_one_alone(text):
+        """Wait for a warning while the other camera keeps sending."""
 
         def heard(status, values):
-            peer.send(left, image(picture("red", 4, 4)))
-            alone = "/bnn/right" in status.message and "/bnn/left" not in status.message
+            peer.send(camera, image(picture("red", 4, 4)))
+            alone = f"/bnn/{silent}" in status.message and f"/bnn/{loud}" not in status.message
             return alone and text in status.message and status.level == DiagnosticStatus.WARN
 
         hosted.diagnostics.until(heard)
         return hosted.diagnostics.status.message
 
-    assert says_of_right_alone("nobody") == "nobody publishes /bnn/right"
-    hosted.unanswered("/bnn/right")
-    message = says_of_right_alone("publisher(s)")
-    assert message.startswith("no frame on /bnn/right for ")
+    assert says_of_the_silent_one_alone("nobody") == f"nobody publishes /bnn/{silent}"
+    hosted.unanswered(f"/bnn/{silent}")
+    message = says_of_the_silent_one_alone("publisher(s)")
+    assert message.startswith(f"no frame on /bnn/{silent} for ")
     assert "though it has 1 publisher(s); if it should have sent some, start" in message
 
 
@@ -490,6 +493,26 @@ def test_a_wish_refused_late_does_not_undo_a_newer_one(peer, machine, hosted_on)
     assert hosted.get("threads") == [5]
 
 
+def test_label_info_is_that_of_the_engine_that_answers(peer, machine, hosted_on, english, german):
+    """And not that of a wish which is still being met."""
+    hosted = hosted_on("cpu")
+    turns = threading.Semaphore(0)
+    machine.before_making = lambda: turns.acquire(timeout=PATIENCE)
+    made = machine.made
+    hosted.set(model=str(german))
+    peer.until(lambda: machine.made == made + 1)
+    hosted.set(score_threshold=0.25)
+    peer.until(lambda: len(hosted.infos) == 2)
+    assert (hosted.infos[-1].threshold, hosted.labels()) == (0.25, ["red", "green", "blue"])
+    hosted.set(model=str(english))
+    turns.release()
+    peer.until(lambda: len(hosted.infos) == 3)
+    assert hosted.labels() == ["rot", "gruen", "blau"]
+    turns.release()
+    peer.until(lambda: len(hosted.infos) == 4)
+    assert hosted.labels() == ["red", "green", "blue"]
+
+
 def test_engines_are_closed_when_they_are_replaced_and_at_the_end(peer, machine, hosted_on):
     hosted = hosted_on("cpu")
     camera = hosted.camera()
@@ -559,6 +582,14 @@ def test_topics_offer_and_ask_for_what_they_should(peer, host):
     assert labels.qos_profile.reliability == ReliabilityPolicy.RELIABLE
     (info,) = peer.node.get_publishers_info_by_topic("/bnn/label_info")
     assert info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def test_only_the_region_is_looked_at(peer, host, patient):
+    hosted = host(region=[0.5, 0.0, 0.5, 1.0])
+    camera = hosted.camera()
+    halves = np.concatenate([picture("green", 4, 2), picture("blue", 4, 2)], axis=1)
+    send_and_wait(peer, camera, image(halves), hosted.answers)
+    assert labels_of(hosted.answers[-1]) == ["blue"]
 
 
 def test_larger_images_than_allowed_are_refused(peer, host, patient):

@@ -91,6 +91,9 @@ def test_a_wish_is_delivered_and_the_old_engine_closed(start, machine, heard):
     assert engine.degraded == ""
     loader.retire(first)
     heard.until(lambda: machine.open == [engine.backend])
+    loader.request(first.spec)
+    heard.until(lambda: len(heard.engines) == 2)
+    assert machine.closed == ["cuda_binary"]
 
 
 def test_a_wish_that_fails_is_rejected_with_the_reason(start, machine, heard):
