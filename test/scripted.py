@@ -81,7 +81,8 @@ class Processor:
 
     def __init__(self, machine, name, classes):
         self.name = name
-        self.device_name = f"a stand-in {name.partition('_')[0]}"
+        self.device = name.partition("_")[0]
+        self.device_name = f"a stand-in {self.device}"
         self.frames = []
         self._machine = machine
         self._classes = classes
@@ -105,6 +106,7 @@ class NumberReader:
 
     Attributes:
         batches: the numbers of the frames of each call.
+        regions: the region of each frame so far.
         faults: what the next calls raise, one each; None where a call goes well.
         gate: a call waits until it is set.
         entered: set when a call has begun.
@@ -113,12 +115,14 @@ class NumberReader:
     """
 
     is_float = False
+    device = "cpu"
     device_name = "a stand-in"
 
     def __init__(self, name="first"):
         self.name = name
         self.times = {"inference": 0.0}
         self.batches = []
+        self.regions = []
         self.faults = []
         self.gate = threading.Event()
         self.gate.set()
@@ -134,6 +138,7 @@ class NumberReader:
         assert not self.closed, f"{self.name} answers after it was closed"
         numbers = [int(frame.pixels[0, 0, 0]) for frame in frames]
         self.batches.append(numbers)
+        self.regions += [frame.region for frame in frames]
         self.entered.set()
         assert self.gate.wait(PATIENCE)
         fault = self.faults.pop(0) if self.faults else None

@@ -24,7 +24,7 @@ from vision_msgs.msg import Classification, LabelInfo
 
 from bnn_perception.backends import BackendError
 from bnn_perception.ros import classifier_node, engine
-from bnn_perception.ros.classifier_node import ClassifierNode
+from bnn_perception.ros.classifier_node import ClassifierNode, UnsupportedEventTypeError
 from bnn_perception.ros.diagnostics import as_mapping
 from bnn_perception.ros.parameters import ParameterError
 
@@ -62,13 +62,15 @@ class Hosted:
         infos: all label infos, the first that of the start.
     """
 
-    def __init__(self, peer, model, **parameters):
+    def __init__(self, peer, model, is_ready=True, **parameters):
         self._peer = peer
         self.diagnostics = Diagnostics(peer)
         self.infos = peer.subscribe(LabelInfo, "/bnn/label_info", LATCHED)
         self.answers = peer.subscribe(Classification, "/bnn/labels")
         self.node = peer.host(ClassifierNode, model=str(model), **{"diagnostics_period": 0.1, **parameters})
-        peer.until(lambda: self.infos)
+        self.node.start()
+        if is_ready:
+            peer.until(lambda: self.infos)
 
     def camera(self, topic="/bnn/image"):
         """A publisher on the topic that the node has been seen to answer."""
@@ -117,6 +119,101 @@ def hosted_on(host, machine, patient):
         return host(backend="binary", device=device, **parameters)
 
     return start
+
+
+# The start.
+
+
+@pytest.fixture
+def slow(machine):
+    """Lets the first engine wait in its maker: ``slow.set()`` lets it go on."""
+    go_on = threading.Event()
+
+    def wait():
+        assert go_on.wait(PATIENCE)
+
+    machine.before_making = wait
+    yield go_on
+    go_on.set()
+
+
+def loading(peer, model, **parameters):
+    """A node whose first engine is being made, and what is heard of it."""
+    hosted = Hosted(peer, model, is_ready=False, backend="binary", device="cpu", **parameters)
+    hosted.says("loading", DiagnosticStatus.WARN)
+    return hosted
+
+
+def test_the_node_is_there_while_its_first_engine_is_made(peer, machine, slow, patient, english):
+    hosted = loading(peer, english)
+    message = hosted.diagnostics.status.message
+    assert f"loading model {english} with backend binary on device cpu for " in message
+    seconds = [float(message.split(" for ")[1].split(" s")[0])]
+    values = hosted.diagnostics.values
+    assert (values["model"], values["backend"], values["device"]) == ("red-green-blue", "none", "none")
+    assert values["device wanted"] == "cpu"
+    assert hosted.diagnostics.status.hardware_id == ""
+    assert hosted.infos == []
+    camera = hosted.unanswered()
+    peer.until(lambda: camera.get_subscription_count() > 0)
+    while hosted.diagnostics.frames("dropped while loading") < 3:
+        peer.send(camera, image(picture("red", 4, 4)))
+        hosted.diagnostics.until(lambda status, values: True)
+    peer.until(lambda: "for 1 s" in hosted.diagnostics.status.message)
+    hosted.diagnostics.until(lambda status, values: True)
+    dropped = hosted.diagnostics.frames("dropped while loading")
+    slow.set()
+    peer.until(lambda: hosted.infos)
+    hosted.says("OK", DiagnosticStatus.OK)
+    assert hosted.labels() == ["red", "green", "blue"]
+    assert hosted.diagnostics.values["backend"] == "cpu_binary"
+    assert hosted.answers == []
+    send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    hosted.diagnostics.until(lambda status, values: hosted.diagnostics.frames("classified") == 1)
+    parts = ("classified", "dropped as stale", "dropped while loading", "failed", "refused")
+    assert hosted.diagnostics.frames("received") == sum(map(hosted.diagnostics.frames, parts)) == dropped + 1
+    assert seconds[0] <= 1
+
+
+def test_parameters_can_be_set_while_the_first_engine_is_made(peer, machine, slow, patient, english, german):
+    hosted = loading(peer, english)
+    hosted.set(score_threshold=0.25)
+    hosted.set(model=str(german), threads=2)
+    peer.work(0.2)
+    assert hosted.infos == []
+    slow.set()
+    peer.until(lambda: hosted.infos and hosted.labels()[0] == "rot")
+    hosted.says("OK", DiagnosticStatus.OK)
+    assert hosted.infos[-1].threshold == 0.25
+    assert machine.calls[0] == ("binary", "cpu", 0)
+    assert machine.calls[-1] == ("binary", "cpu", 2)
+    assert hosted.get("model", "threads") == [str(german), 2]
+
+
+def test_a_first_engine_that_cannot_be_made_ends_the_spinning(peer, machine, english):
+    machine.gpu_works = False
+    node = peer.host(ClassifierNode, model=str(english), backend="binary", device="cuda")
+    node.start()
+    with pytest.raises(BackendError, match="^no usable GPU$"):
+        peer.until(lambda: False)
+
+
+def test_a_newer_request_takes_the_place_of_a_first_one_that_fails(peer, machine, slow, patient, english):
+    hosted = Hosted(peer, english, is_ready=False, backend="binary", device="cuda")
+    hosted.says("loading", DiagnosticStatus.WARN)
+    machine.gpu_works = False
+    hosted.set(device="cpu")
+    slow.set()
+    peer.until(lambda: hosted.infos)
+    hosted.says("OK", DiagnosticStatus.OK)
+    assert hosted.get("device") == ["cpu"]
+
+
+def test_a_node_that_was_not_started_holds_no_thread(peer, english):
+    before = threading.active_count()
+    node = peer.host(ClassifierNode, model=str(english))
+    assert threading.active_count() == before
+    node.destroy_node()
 
 
 # Faults and what diagnostics say of them.
@@ -221,6 +318,7 @@ def test_every_value_of_diagnostics_has_its_name(peer, host, patient):
         "received": 4,
         "classified": 3,
         "dropped as stale": 0,
+        "dropped while loading": 0,
         "lost in transport": 0,
         "failed": 0,
         "refused": 1,
@@ -335,14 +433,11 @@ def test_a_silent_camera_is_named_whichever_it_is(peer, host, monkeypatch, loud,
 
 
 def test_a_dds_that_cannot_tell_of_losses_costs_nothing_else(peer, host, monkeypatch):
-    class UnsupportedEventTypeError(Exception):
-        pass
-
     create = ClassifierNode.create_subscription
 
     def without_events(self, *args, event_callbacks=None, **options):
         if event_callbacks is not None:
-            raise UnsupportedEventTypeError
+            raise UnsupportedEventTypeError("not here")
         return create(self, *args, **options)
 
     monkeypatch.setattr(ClassifierNode, "create_subscription", without_events)

@@ -1,4 +1,4 @@
-"""The loading thread: wishes, faults and recovery, with backends that fail when they are told to."""
+"""The loading thread: requests, faults and recovery, with backends that fail when they are told to."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scripted import PATIENCE, Machine, Processor, wait_until
 from bnn_perception.backends import BackendError
 from bnn_perception.ros import engine as engine_module
 from bnn_perception.ros.engine import EngineLoader, EngineSpec, build_engine
+from bnn_perception.ros.parameters import EngineSettings
 
 #: Seconds from a fault to the first new try, in tests that wait for it.
 FIRST_RETRY = 0.05
@@ -52,37 +53,77 @@ def start(machine, heard):
     loaders = []
 
     def start(device, first_retry=FIRST_RETRY):
-        spec = EngineSpec("m", random_model(np.random.default_rng(0)), "binary", device, 0)
-        first = build_engine(spec)
         loader = EngineLoader(
-            spec,
             deliver=heard.engines.append,
             reject=lambda spec, reason: heard.rejections.append((spec, reason)),
             report=heard.lines.append,
             first_retry=first_retry,
         )
         loaders.append(loader)
-        return loader, first
+        loader.start()
+        loader.request(
+            EngineSpec(EngineSettings("m", "binary", device), random_model(np.random.default_rng(0)))
+        )
+        heard.until(lambda: heard.engines)
+        return loader, heard.engines.pop()
 
     yield start
     for loader in loaders:
         loader.close()
 
 
-def wish(spec, **changes):
-    values = {
-        "model_name": "other",
-        "model": spec.model,
-        "backend": "float",
-        "device": spec.device,
-        "threads": 1,
-    }
-    return EngineSpec(**{**values, **changes})
+def request(spec, **changes):
+    """A spec that differs from ``spec`` in all but the device, and in the changes."""
+    values = {"model": "other", "backend": "float", "device": spec.asked.device, "threads": 1}
+    return EngineSpec(EngineSettings(**{**values, **changes}), spec.model)
 
 
-def test_a_wish_is_delivered_and_the_old_engine_closed(start, machine, heard):
+def test_nothing_is_made_before_the_start(machine, heard, start):
+    _, first = start("cpu")
+    loader = EngineLoader(heard.engines.append, lambda *_: None, heard.lines.append)
+    loader.request(first.spec)
+    time.sleep(0.05)
+    assert machine.made == 1
+    assert loader.close()  # there is no thread to wait for
+    assert heard.engines == []
+
+
+def test_the_first_request_may_fail_and_the_next_be_met(machine, heard):
+    machine.gpu_works = False
+    loader = EngineLoader(heard.engines.append, lambda *rejection: heard.rejections.append(rejection), print)
+    loader.start()
+    spec = EngineSpec(EngineSettings("m", "binary", "cuda"), random_model(np.random.default_rng(0)))
+    loader.request(spec)
+    heard.until(lambda: heard.rejections)
+    assert heard.rejections == [(spec, "no usable GPU")]
+    assert loader.current is None
+    other = request(spec, device="cpu")
+    loader.request(other)
+    heard.until(lambda: heard.engines)
+    assert loader.current is other
+    assert loader.close()
+
+
+def test_the_end_does_not_wait_longer_than_its_patience(machine, heard):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def compile_for_long():
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    machine.before_making = compile_for_long
+    loader = EngineLoader(heard.engines.append, lambda *_: None, print)
+    loader.start()
+    loader.request(EngineSpec(EngineSettings("m"), random_model(np.random.default_rng(0))))
+    assert begun.wait(PATIENCE)
+    assert not loader.close(0.05)
+    go_on.set()
+    assert loader.close()
+
+
+def test_what_is_requested_is_delivered_and_the_old_engine_closed(start, machine, heard):
     loader, first = start("auto")
-    spec = wish(first.spec)
+    spec = request(first.spec)
     loader.request(spec)
     heard.until(lambda: heard.engines)
     (engine,) = heard.engines
@@ -96,10 +137,10 @@ def test_a_wish_is_delivered_and_the_old_engine_closed(start, machine, heard):
     assert machine.closed == ["cuda_binary"]
 
 
-def test_a_wish_that_fails_is_rejected_with_the_reason(start, machine, heard):
+def test_a_request_that_fails_is_rejected_with_the_reason(start, machine, heard):
     loader, first = start("cpu")
     machine.gpu_works = False
-    spec = wish(first.spec, device="cuda")
+    spec = request(first.spec, device="cuda")
     loader.request(spec)
     heard.until(lambda: heard.rejections)
     assert heard.rejections == [(spec, "no usable GPU")]
@@ -114,7 +155,7 @@ def test_what_is_no_backend_error_is_named(start, machine, heard, monkeypatch):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(Processor, "logits", explode)
-    loader.request(wish(first.spec))
+    loader.request(request(first.spec))
     heard.until(lambda: heard.rejections)
     assert heard.rejections[0][1] == "backend float: ZeroDivisionError: by zero"
     assert machine.open == [first.backend]  # the half-made one has been closed
@@ -197,7 +238,7 @@ def test_an_engine_that_ran_well_for_long_starts_over(start, machine, heard, mon
 
 def test_a_fault_of_a_replaced_engine_changes_nothing(start, machine, heard):
     loader, first = start("cpu")
-    spec = wish(first.spec)
+    spec = request(first.spec)
     loader.request(spec)
     heard.until(lambda: heard.engines)
     loader.fault(first, "too late")
@@ -207,12 +248,12 @@ def test_a_fault_of_a_replaced_engine_changes_nothing(start, machine, heard):
     assert heard.lines == []
 
 
-def test_a_wish_ends_the_tries(start, machine, heard):
+def test_a_request_ends_the_tries(start, machine, heard):
     loader, first = start("cuda")
     machine.gpu_works = False
     loader.fault(first, "gone")
     heard.until(lambda: heard.lines)
-    loader.request(wish(first.spec, device="cpu"))
+    loader.request(request(first.spec, device="cpu"))
     heard.until(lambda: heard.engines)
     assert heard.engines[0].backend.name == "cpu_float"
     machine.gpu_works = True
@@ -220,8 +261,8 @@ def test_a_wish_ends_the_tries(start, machine, heard):
     assert len(heard.engines) == 1
 
 
-def test_an_engine_is_made_as_the_wish_says_and_warmed_up(machine):
-    spec = EngineSpec("m", random_model(np.random.default_rng(0)), "float", "cuda", 3)
+def test_an_engine_is_made_as_the_spec_says_and_warmed_up(machine):
+    spec = EngineSpec(EngineSettings("m", "float", "cuda", 3), random_model(np.random.default_rng(0)))
     engine = build_engine(spec)
     assert machine.calls == [("float", "cuda", 3)]
     assert machine.open == [engine.backend]
@@ -239,9 +280,9 @@ def test_an_engine_is_made_as_the_wish_says_and_warmed_up(machine):
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_what_is_made_anew_is_what_was_wished(start, machine, heard, device):
+def test_what_is_made_anew_is_what_was_requested(start, machine, heard, device):
     loader, first = start(device)
-    spec = wish(first.spec, threads=5)
+    spec = request(first.spec, threads=5)
     loader.request(spec)
     heard.until(lambda: heard.engines)
     engine = recovered(loader, machine, heard, heard.engines[0])
@@ -251,7 +292,7 @@ def test_what_is_made_anew_is_what_was_wished(start, machine, heard, device):
         assert machine.calls[-2] == ("float", "cpu", 5)
 
 
-def test_only_the_newest_wish_is_met(start, machine, heard):
+def test_only_the_newest_request_is_met(start, machine, heard):
     loader, first = start("cpu")
     begun, go_on = threading.Event(), threading.Event()
 
@@ -260,23 +301,23 @@ def test_only_the_newest_wish_is_met(start, machine, heard):
         assert go_on.wait(PATIENCE)
 
     machine.before_making = wait
-    wishes = [wish(first.spec, threads=threads) for threads in (1, 2, 3, 4)]
-    loader.request(wishes[0])
+    requests = [request(first.spec, threads=threads) for threads in (1, 2, 3, 4)]
+    loader.request(requests[0])
     assert begun.wait(PATIENCE)
-    for later in wishes[1:]:
+    for later in requests[1:]:
         loader.request(later)
     go_on.set()
     heard.until(lambda: len(heard.engines) == 2)
-    assert [engine.spec for engine in heard.engines] == [wishes[0], wishes[3]]
+    assert [engine.spec for engine in heard.engines] == [requests[0], requests[3]]
     assert [threads for _, _, threads in machine.calls] == [0, 1, 4]
-    assert loader.current is wishes[3]
+    assert loader.current is requests[3]
 
 
-def test_a_wish_that_was_rejected_leaves_all_as_it_was(start, machine, heard):
-    """The running engine is still the one that is made anew after a fault, and the wish is not tried again."""
+def test_a_request_that_was_rejected_leaves_all_as_it_was(start, machine, heard):
+    """The running engine is still the one that is made anew after a fault, and the request is not tried again."""
     loader, first = start("auto")
     machine.before_making = lambda: fail_float(machine)
-    spec = wish(first.spec)
+    spec = request(first.spec)
     loader.request(spec)
     heard.until(lambda: heard.rejections)
     assert heard.rejections == [(spec, "no float today")]
@@ -293,12 +334,12 @@ def fail_float(machine):
         raise BackendError("no float today")
 
 
-def test_a_rejected_wish_does_not_end_the_tries(start, machine, heard):
+def test_a_rejected_request_does_not_end_the_tries(start, machine, heard):
     loader, first = start("cuda")
     machine.gpu_works = False
     loader.fault(first, "gone")
     heard.until(heard.delays)
-    loader.request(wish(first.spec))
+    loader.request(request(first.spec))
     heard.until(lambda: heard.rejections)
     machine.gpu_works = True
     heard.until(lambda: heard.engines)

@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from scripted import PATIENCE, Clock, NumberReader, wait_until
 
 from bnn_perception.backends import BackendError
-from bnn_perception.ros import image_msg
 from bnn_perception.ros import pipeline as pipeline_module
 from bnn_perception.ros.engine import Engine, EngineSpec
+from bnn_perception.ros.parameters import EngineSettings, Settings
 from bnn_perception.ros.pipeline import Arrival, Pipeline
+
+
+class Message(SimpleNamespace):
+    """An image message of ``rows`` rows; who asks for its height, as the first who reads it does, calls ``on_read``."""
+
+    @property
+    def height(self):
+        self.on_read()
+        return self.rows
 
 
 def message(number, **fields):
     """A grey 4x4 image that :class:`NumberReader` reads as ``number``; ``fields`` replace what it says of itself."""
-    values = {"height": 4, "width": 4, "encoding": "mono8", "step": 4, "is_bigendian": 0}
-    return SimpleNamespace(**{**values, "data": bytearray([number]) * 16, "number": number, **fields})
+    values = {
+        "rows": 4,
+        "width": 4,
+        "encoding": "mono8",
+        "step": 4,
+        "is_bigendian": 0,
+        "on_read": lambda: None,
+    }
+    return Message(**{**values, "data": bytearray([number]) * 16, "number": number, **fields})
 
 
-def bad(number):
+def bad(number, **fields):
     """An image that says less of its rows than it must."""
-    return message(number, step=3)
+    return message(number, step=3, **fields)
 
 
 def make_engine(name="first"):
     """An engine, and the stand-in behind it."""
     reader = NumberReader(name)
-    return Engine(EngineSpec("m", None, "binary", "auto", 0), reader), reader
+    return Engine(EngineSpec(EngineSettings(), None), reader), reader
 
 
 class Node:
@@ -40,7 +57,7 @@ class Node:
         events: what happened, in order: ``("started", name)``, ``("retired", name)``, ``("failed", name, reason)``,
             ``("refused", number, reason)`` and ``("label", number, camera, label)``.
         answers: the predictions of each answer.
-        read_times, publish_times: milliseconds that reading and publishing take, by the message's number.
+        publish_times: milliseconds that publishing takes, by the message's number.
         clock: is moved by them.
         on_publish: called with each arrival that is answered.
     """
@@ -48,24 +65,16 @@ class Node:
     def __init__(self):
         self.events = []
         self.answers = []
-        self.wanted = 1
-        self.read_times = {}
         self.publish_times = {}
         self.clock = Clock()
         self.on_publish = lambda arrival: None
 
-    def read(self, message):
-        self.clock.advance(self.read_times.get(message.number, 0))
-        return image_msg.view(message, 10_000)
-
-    def top_k(self):
-        return self.wanted
-
-    def publish(self, arrival, predictions):
+    def answered(self, arrival, predictions):
         self.clock.advance(self.publish_times.get(arrival.message.number, 0))
         self.on_publish(arrival)
         self.answers.append(predictions)
-        self.events.append(("label", arrival.message.number, arrival.camera, predictions[0].label))
+        label = predictions[0].label if predictions else ""
+        self.events.append(("label", arrival.message.number, arrival.camera, label))
 
     def refused(self, arrival, error):
         self.events.append(("refused", arrival.message.number, error.reason))
@@ -91,12 +100,18 @@ class Node:
 
 
 class Bench:
-    """A pipeline whose first engine answers, and its node."""
+    """A pipeline whose first engine answers, and its node.
+
+    Attributes:
+        settings: what a frame takes along when it is put.
+    """
 
     def __init__(self):
         self.node = Node()
-        engine, self.first = make_engine()
-        self.pipeline = Pipeline(engine, self.node, self.node.retire)
+        self.settings = Settings(max_pixels=10_000)
+        self.pipeline = Pipeline(self.node, self.node.retire)
+        self.pipeline.start()
+        self.first = self.swapped("first")
         self.node.events.clear()
 
     @property
@@ -107,10 +122,11 @@ class Bench:
     def done(self):
         """How many frames have come to an end."""
         counts = self.counts
-        return counts.classified + counts.stale + counts.failed + sum(counts.refused.values())
+        dropped = counts.stale + counts.loading + counts.failed
+        return counts.classified + dropped + sum(counts.refused.values())
 
     def put(self, camera, message, received=0.0, age=None):
-        self.pipeline.put(Arrival(camera, message, received, age))
+        self.pipeline.put(Arrival(camera, message, self.settings, received, age))
 
     def until(self, condition):
         wait_until(condition, lambda: (self.counts, self.node.events))
@@ -194,7 +210,7 @@ def test_a_bad_frame_in_a_batch_leaves_the_others_their_labels(bench, broken):
 def test_a_batch_of_bad_frames_asks_nothing_of_the_engine(bench):
     bench.hold()
     bench.put(0, bad(10))
-    bench.put(1, message(11, height=0))
+    bench.put(1, message(11, rows=0))
     bench.release()
     assert bench.first.batches == [[0]]
     assert bench.counts.refused == {"step": 1, "zero size": 1}
@@ -205,9 +221,88 @@ def test_a_batch_of_bad_frames_asks_nothing_of_the_engine(bench):
 
 def test_as_many_labels_as_are_wanted(bench):
     for wanted in (1, 3):
-        bench.node.wanted = wanted
+        bench.settings = replace(bench.settings, top_k=wanted)
         bench.ask(wanted)
         assert len(bench.node.answers[-1]) == wanted
+
+
+def test_a_frame_is_answered_by_the_settings_of_the_moment_it_came(bench):
+    """Frames of one batch may want different numbers of labels, scores and parts of the picture."""
+    bench.hold()
+    own = {
+        0: replace(bench.settings, top_k=3),
+        1: replace(bench.settings, top_k=2),
+        2: replace(bench.settings, top_k=3, score_threshold=0.5),  # the stand-in's scores are 1, 1/2 and 1/3
+        3: replace(bench.settings, max_pixels=15),
+    }
+    for camera, settings in own.items():
+        bench.settings = settings
+        bench.put(camera, message(10 + camera))
+    bench.settings = replace(bench.settings, top_k=1, score_threshold=1.0)  # too late for all of them
+    bench.release()
+    assert [number for number, _, _ in bench.node.labels] == [0, 10, 11, 12]
+    assert [len(predictions) for predictions in bench.node.answers] == [1, 3, 2, 2]
+    assert bench.node.of("refused") == [(13, "too large")]
+
+
+def test_the_region_and_the_transport_are_those_of_the_frame(bench):
+    bench.settings = replace(bench.settings, region=(0.5, 0.0, 0.5, 1.0))
+    bench.ask(1)
+    assert bench.first.regions == [(0.5, 0.0, 0.5, 1.0)]
+    bench.settings = replace(bench.settings, image_transport="compressed")
+    bench.put(0, SimpleNamespace(data=b"", format="png", number=2))
+    bench.finish()
+    assert bench.node.of("refused") == [(2, "data length")]
+
+
+def test_scores_below_the_threshold_leave_an_answer_without_labels(bench):
+    bench.settings = replace(bench.settings, score_threshold=1.1)
+    bench.ask(5)
+    assert bench.node.labels == [(5, 0, "")]
+    assert bench.counts.classified == 1
+
+
+# The start.
+
+
+def test_frames_before_the_first_engine_are_dropped_unread_and_counted(bench):
+    """Bad ones too: nothing of a frame is looked at that cannot be answered."""
+    node = Node()
+    pipeline = Pipeline(node, node.retire)
+    read = []
+    try:
+        for number in (1, 2):  # a newer one takes the place of one that waits, whether anything runs or not
+            pipeline.put(
+                Arrival(0, message(number, on_read=lambda: read.append(1)), bench.settings, 0.0, None)
+            )
+        pipeline.start()
+        wait_until(lambda: pipeline.counts.loading == 1)
+        assert pipeline.counts.stale == 1
+        pipeline.put(Arrival(1, bad(3, on_read=lambda: read.append(3)), bench.settings, 0.0, None))
+        wait_until(lambda: pipeline.counts.loading == 2)
+        assert (read, node.events, pipeline.is_loading, pipeline.engine) == ([], [], True, None)
+        engine, _ = make_engine()
+        pipeline.swap(engine)
+        wait_until(lambda: node.events == [("started", "first")])
+        assert not pipeline.is_loading
+        pipeline.put(Arrival(0, message(4), bench.settings, 0.0, None))
+        wait_until(lambda: node.labels == [(4, 0, "first:4")])
+        wait_until(lambda: pipeline.counts.classified == 1)
+        counts = pipeline.counts
+        assert (counts.received, counts.stale, counts.loading, counts.failed) == (4, 1, 2, 0)
+    finally:
+        pipeline.stop()
+        pipeline.close_engines()
+
+
+def test_a_pipeline_that_was_never_started_ends(bench):
+    pipeline = Pipeline(bench.node, bench.node.retire)
+    engine, reader = make_engine("early")
+    pipeline.swap(engine)
+    pipeline.stop()
+    pipeline.close_engines()
+    assert reader.closed == 1
+    assert bench.node.events == []
 
 
 # Overload.
@@ -386,11 +481,10 @@ def test_times_of_every_stage(monkeypatch):
     monkeypatch.setattr(pipeline_module, "time", clock)
     bench.hold()
     # A bad frame stands before the others: its time is not that of another.
-    bench.node.read_times = {10: 5, 11: 2, 12: 4}
     bench.node.publish_times = {11: 1, 12: 3}
-    bench.put(0, bad(10), received=clock.now)
-    bench.put(1, message(11), received=clock.now - 0.010, age=30.0)
-    bench.put(2, message(12), received=clock.now - 0.004)
+    bench.put(0, bad(10, on_read=lambda: clock.advance(5)), received=clock.now)
+    bench.put(1, message(11, on_read=lambda: clock.advance(2)), received=clock.now - 0.010, age=30.0)
+    bench.put(2, message(12, on_read=lambda: clock.advance(4)), received=clock.now - 0.004)
     bench.first.times = {"upload": 0.5, "preprocess": 5.5, "inference": 12.0}
     calls = iter([0, 20])
     bench.first.on_call = lambda: clock.advance(next(calls))
