@@ -40,7 +40,7 @@ COMMANDS = {
     "train": Command("cli.train", "train a model from a configuration file", "train"),
     "study": Command("cli.study", "train variants of a configuration and compare them", "train"),
     "import": Command("cli.import_", "make a model folder from a network of another tool", "train"),
-    "demo": Command("ros.demo", "the node and a camera on this machine, with a live table", "ros"),
+    "demo": Command("cli.demo", "the node and a camera on this machine, with a live table", "ros"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),
     "camera_node": Command(
         "ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros", True

@@ -11,7 +11,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from bnn_perception.resources import resource_folder
-from bnn_perception.ros.demo import region_for
+from bnn_perception.cli.demo import region_for
 
 
 def nodes(context):
