@@ -1,4 +1,4 @@
-"""The demo: a camera and the classifier node as two processes on a ROS graph of their own, seen from a third."""
+"""``demo``: a camera and the classifier node as two processes on a ROS graph of their own, watched from a third."""
 
 from __future__ import annotations
 
@@ -10,24 +10,21 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bnn_perception.cli import add_backend_arguments
 from bnn_perception.errors import CommandError
-from bnn_perception.ros.diagnostics import as_mapping
+from bnn_perception.ros.diagnostics import FAILED, LOST, REFUSED, STALE, State
 from bnn_perception.ros.latency import STAGES
 from bnn_perception.ros.process import prepare_process, private_graph
 
 if TYPE_CHECKING:
-    from diagnostic_msgs.msg import DiagnosticArray
-    from rclpy.node import Node
-    from vision_msgs.msg import Classification, LabelInfo
+    from bnn_perception.ros.watcher import Watcher
 
-#: Seconds for the classifier to be ready. The first start of all compiles the CPU backend.
+#: Seconds for the classifier to be ready. Where nothing was compiled ahead, its start compiles the CPU backend.
 READY_PATIENCE = 300.0
 #: Seconds for the first label once the camera runs.
 LABEL_PATIENCE = 30.0
@@ -75,12 +72,14 @@ def run(args: argparse.Namespace) -> int:
     prepare_process()
     import rclpy
 
+    from bnn_perception.ros.watcher import Watcher
+
     rclpy.init(args=[])
     try:
         with tempfile.TemporaryDirectory(prefix="bnn_perception-demo-") as folder:
-            watcher = Watcher(rclpy.create_node("demo"), args.frames, is_scene(args.source))
-            play(args, watcher, Path(folder))
-        print(watcher.summary())
+            watcher = Watcher(args.frames, is_scene(args.source))
+            state = play(args, watcher, Path(folder))
+        print(summary(watcher, state, is_scene(args.source)))
     except Exception:
         if rclpy.ok():
             raise
@@ -90,35 +89,60 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def play(args: argparse.Namespace, watcher: Watcher, folder: Path) -> None:
-    """Start both nodes, watch them for as many frames as are wanted, and end them."""
+def play(args: argparse.Namespace, watcher: Watcher, folder: Path) -> State:
+    """Start both nodes, watch them for as many frames as are wanted, and end them; returns the last state."""
     parameters = {
         "model": args.model,
         "backend": args.backend,
         "device": args.device,
         "threads": args.threads,
+        "diagnostics_period": 0.25,
     }
-    parameters["diagnostics_period"] = 0.25
     region = region_for(args.source)
     if region is not None:
         parameters["region"] = list(region)
-    print("starting the classifier node; its first start of all compiles the CPU backend", flush=True)
+    print(
+        "starting the classifier node; where nothing is compiled yet, it compiles the CPU backend", flush=True
+    )
     with child("classifier_node", parameters, {"image": "image_raw"}, folder) as classifier:
-        watcher.work_until(
-            lambda: watcher.labels is not None and watcher.values, READY_PATIENCE, [classifier]
-        )
+        wait(watcher, watcher.is_ready, READY_PATIENCE, [classifier])
+        state = state_of(watcher)
         print(
-            f"camera_node ({args.source}) -> classifier_node ({watcher.values['model']} on "
-            f"{watcher.values['backend']}, {watcher.values['device']}) over DDS, "
-            f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}",
+            f"camera_node ({args.source}) -> classifier_node ({state.model} on {state.backend}, {state.device}) "
+            f"over DDS, ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}",
             flush=True,
         )
         camera_parameters = {"source": args.source, "loop": True, "decode": True}
         with child("camera_node", camera_parameters, {"__ns": "/bnn"}, folder) as camera:
-            watcher.work_until(watcher.stamps, LABEL_PATIENCE, [classifier, camera])
+            wait(watcher, watcher.stamps, LABEL_PATIENCE, [classifier, camera])
             with live_table(watcher) if sys.stdout.isatty() else plain_lines(watcher):
-                watcher.work_until(watcher.is_done, LABEL_PATIENCE + args.frames, [classifier, camera])
-                watcher.work(LINGER)
+                wait(watcher, watcher.is_done, LABEL_PATIENCE + args.frames, [classifier, camera])
+                watcher.work_until(lambda: False, LINGER)
+    return state_of(watcher)
+
+
+def wait(watcher: Watcher, condition: Callable[[], Any], patience: float, children: Sequence[Child]) -> None:
+    """Watch until the condition holds.
+
+    Raises:
+        CommandError: where a child ends first, or patience does.
+    """
+
+    def holds() -> Any:
+        for process in children:
+            process.check()
+        return condition()
+
+    if not watcher.work_until(holds, patience):
+        state = watcher.message or "the classifier node says nothing"
+        raise CommandError(f"waited {patience:.0f} s in vain, {len(watcher.answers)} labels came: {state}")
+
+
+def state_of(watcher: Watcher) -> State:
+    """The newest state of a node that was ready."""
+    if watcher.state is None:
+        raise CommandError("the classifier node has published no diagnostics")
+    return watcher.state
 
 
 @dataclass
@@ -165,141 +189,36 @@ def child(name: str, parameters: dict[str, Any], remappings: dict[str, str], fol
                 process.wait()
 
 
-class Watcher:
-    """Listens to the graph. Frames count from the first one whose answer, and truth if there is one, came here.
-
-    Args:
-        node: to listen with.
-        frames: how many count.
-        knows_truth: whether the camera publishes what each frame shows.
-
-    Attributes:
-        labels: of the model, None until the node is ready.
-        values: the newest of the node's diagnostics.
-        answers: label and score of each answered frame, and when the answer came, by the frame's stamp. A frame
-            without a label above the threshold has the label "".
-        truths: what each frame shows, by its stamp.
-        on_answer: called with the stamp after each answer.
-    """
-
-    def __init__(self, node: Node, frames: int, knows_truth: bool) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
-        from rclpy.executors import SingleThreadedExecutor
-        from rclpy.qos import DurabilityPolicy, QoSProfile
-        from vision_msgs.msg import Classification, LabelInfo
-
-        self._frames = frames
-        self._knows_truth = knows_truth
-        self.labels: set[str] | None = None
-        self.values: dict[str, str] = {}
-        self.answers: dict[int, Answer] = {}
-        self.truths: dict[int, str] = {}
-        self.on_answer: Callable[[int], None] = lambda stamp: None
-        self._message = ""
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_subscription(LabelInfo, "/bnn/label_info", self._on_label_info, latched)
-        node.create_subscription(Classification, "/bnn/labels", self._on_labels, 100)
-        node.create_subscription(Classification, "/bnn/truth", self._on_truth, 100)
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-
-    def work_until(self, condition: Callable[[], Any], patience: float, children: Sequence[Child]) -> None:
-        """Listen until the condition holds.
-
-        Raises:
-            CommandError: where a child ends first, or patience does.
-        """
-        deadline = time.monotonic() + patience
-        while not condition():
-            for process in children:
-                process.check()
-            if time.monotonic() > deadline:
-                state = self._message or "the classifier node says nothing"
-                raise CommandError(
-                    f"waited {patience:.0f} s in vain, {len(self.answers)} labels came: {state}"
-                )
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def work(self, seconds: float) -> None:
-        """Listen for a while."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def stamps(self) -> list[int]:
-        """Of the frames that count, in order: all that were sent where the truth tells of them, else the answered."""
-        known = self.truths if self._knows_truth else self.answers
-        first = min(self.answers.keys() & known.keys(), default=None)
-        return [] if first is None else sorted(stamp for stamp in known if stamp >= first)[: self._frames]
-
-    def is_done(self) -> bool:
-        """Whether as many frames as were wanted have been sent."""
-        return len(self.stamps()) == self._frames
-
-    def summary(self) -> str:
-        """The result as a text of several lines."""
-        stamps = self.stamps()
-        answered = [stamp for stamp in stamps if stamp in self.answers]
-        counts = {
-            name: int(self.values[f"frames {name}"]) for name in ("lost in transport", "refused", "failed")
-        }
-        dropped = max(0, len(stamps) - len(answered) - sum(counts.values()))
-        if not self._knows_truth:  # the node knows less than the camera, which does not tell
-            dropped = int(self.values["frames dropped as stale"])
-        lines = [
-            "",
-            f"accuracy  {self._accuracy(answered)}",
-            f"frames    {len(stamps)} {'sent' if self._knows_truth else 'seen'}, {len(answered)} classified, "
-            f"{dropped} dropped for a newer one, "
-            + ", ".join(f"{count} {name}" for name, count in counts.items()),
-            f"latency   {'':<12}{'p50':>8}{'p95':>8}  ms",
-        ]
-        for stage in (key.split()[1] for key in self.values if key.endswith(" p50 (ms)")):
-            p50, p95 = (float(self.values[f"latency {stage} {name} (ms)"]) for name in ("p50", "p95"))
-            lines.append(f"          {stage:<12}{p50:8.2f}{p95:8.2f}  {STAGES.get(stage, '')}")
-        return "\n".join(lines)
-
-    def _accuracy(self, answered: Sequence[int]) -> str:
-        if not self._knows_truth:
-            return "unknown: the source does not tell the truth"
-        judged = [stamp for stamp in answered if self.truths[stamp] in (self.labels or ())]
-        if not judged:
-            return "unknown: the labels of the model are not those of the scene"
-        correct = sum(self.answers[stamp].label == self.truths[stamp] for stamp in judged)
-        return f"{100 * correct / len(judged):.1f} % ({correct} of {len(judged)} frames)"
-
-    def _on_label_info(self, message: LabelInfo) -> None:
-        self.labels = {entry.class_name for entry in message.class_map}
-
-    def _on_labels(self, message: Classification) -> None:
-        now, stamp = time.time_ns(), stamp_of(message)
-        best = message.results[0] if message.results else None
-        latency = (now - stamp) * 1e-6
-        self.answers[stamp] = Answer(best.class_id, best.score, latency) if best else Answer("", 0.0, latency)
-        self.on_answer(stamp)
-
-    def _on_truth(self, message: Classification) -> None:
-        self.truths[stamp_of(message)] = message.results[0].class_id
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.name == "/bnn/classifier":
-                self.values = as_mapping(status.values)
-                self._message = status.message
+def summary(watcher: Watcher, state: State, knows_truth: bool) -> str:
+    """The result of the demo as a text of several lines."""
+    stamps = watcher.stamps()
+    answered = [stamp for stamp in stamps if stamp in watcher.answers]
+    counts = {name: state.frames[name] for name in (LOST, REFUSED, FAILED)}
+    dropped = max(0, len(stamps) - len(answered) - sum(counts.values()))
+    if not knows_truth:  # the node knows less than the camera, which does not tell
+        dropped = state.frames[STALE]
+    lines = [
+        "",
+        f"accuracy  {accuracy(watcher, answered) if knows_truth else 'unknown: the source does not tell the truth'}",
+        f"frames    {len(stamps)} {'sent' if knows_truth else 'seen'}, {len(answered)} classified, "
+        f"{dropped} dropped for a newer one, "
+        + ", ".join(f"{count} {name}" for name, count in counts.items()),
+        f"latency   {'':<12}{'p50':>8}{'p95':>8}  ms",
+    ]
+    for stage, percentiles in state.latency.items():
+        lines.append(
+            f"          {stage:<12}{percentiles.p50:8.2f}{percentiles.p95:8.2f}  {STAGES.get(stage, '')}"
+        )
+    return "\n".join(lines)
 
 
-class Answer(NamedTuple):
-    """A label as it came; ``latency`` in milliseconds from the frame's stamp to here."""
-
-    label: str
-    score: float
-    latency: float
-
-
-def stamp_of(message: Classification) -> int:
-    """Of the header, in nanoseconds."""
-    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+def accuracy(watcher: Watcher, answered: Sequence[int]) -> str:
+    """How many of the answered frames got the label that they show."""
+    judged = [stamp for stamp in answered if watcher.truths[stamp] in (watcher.labels or ())]
+    if not judged:
+        return "unknown: the labels of the model are not those of the scene"
+    correct = sum(watcher.answers[stamp].label == watcher.truths[stamp] for stamp in judged)
+    return f"{100 * correct / len(judged):.1f} % ({correct} of {len(judged)} frames)"
 
 
 def cells(watcher: Watcher, number: int, stamp: int) -> tuple[str, str, str, str, str]:
