@@ -20,7 +20,9 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Classification
 
+from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.resources import find_model
+from bnn_perception.ros.classifier_node import ENDING
 from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
 
 
@@ -166,6 +168,26 @@ def test_told_to_end_while_starting(english):
             assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_at_once_while_it_compiles(peer, english, tmp_path, number):
+    """With an empty cache the CPU's kernels take many seconds; nothing can interrupt the compiler."""
+    diagnostics = Diagnostics(peer)
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    parameters = (f"model:={english}", "device:=cpu", "diagnostics_period:=0.1")
+    with running("classifier_node", *parameters, environment={"NUMBA_CACHE_DIR": str(tmp_path)}) as process:
+        diagnostics.until(lambda status, values: "loading" in status.message)
+        os.killpg(process.pid, number)
+        begin = time.monotonic()
+        output, code = ending(process)
+        seconds = time.monotonic() - begin
+    assert code == 0, output
+    assert output == ""
+    assert answers == []
+    # The node waits ENDING seconds for the compiler, and what is left is the end of DDS; a launcher kills after 5 s.
+    assert seconds < ENDING + 4
+    assert not list(tmp_path.rglob("native.evaluate*.nbc")), "it had compiled all before it was told to end"
+
+
 FAILING = {
     "model:=/nowhere": "/nowhere/model.yaml: no such file",
     "backend:=float": "has no float twin",
@@ -175,6 +197,8 @@ FAILING = {
     "region:=[0.0, 0.0, 2.0, 1.0]": "does not lie inside the image",
     "image_topics:=['a', 'a']": "image_topics",
 }
+if why_unusable() is not None:  # only making the engine tells, in the thread that makes it
+    FAILING["device:=cuda"] = "device cuda"
 
 
 def test_start_that_fails_says_why_in_one_line(english):
