@@ -36,6 +36,7 @@ COMMANDS = {
         "cli.calibrate", "fit a model's temperatures, so that scores mean something", "standalone"
     ),
     "inspect": Command("cli.inspect_", "the layers of a model", "standalone"),
+    "compile": Command("cli.compile_", "compile ahead what the first start would wait for", "standalone"),
     "benchmark": Command("cli.benchmark", "time the backends layer by layer", "standalone"),
     "train": Command("cli.train", "train a model from a configuration file", "train"),
     "study": Command("cli.study", "train variants of a configuration and compare them", "train"),
