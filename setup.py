@@ -124,7 +124,10 @@ class CompileAhead(install_data):
             check=False,
         )
         if done.returncode != 0:
-            print(f"{PACKAGE}: nothing was compiled ahead; the first start of the node will", file=sys.stderr)
+            print(
+                f"{PACKAGE}: nothing was compiled ahead; the first start of the node will compile",
+                file=sys.stderr,
+            )
 
 
 setup(

@@ -41,40 +41,33 @@ class Start(NamedTuple):
 
 def measure(model: str, cache: Path) -> Start:
     """Start a node on the CPU with numba's cache in a folder, and end it after its first label."""
-    import rclpy
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import Image
 
-    from bnn_perception.ros.watcher import Watcher
+    from bnn_perception.ros.watcher import watching
 
     os.environ["NUMBA_CACHE_DIR"] = str(cache)
-    rclpy.init(args=[])
-    watcher = Watcher(1, knows_truth=False)
-    images = watcher.create_publisher(Image, "/bnn/image", qos_profile_sensor_data)
+    parameters = {"model": model, "device": "cpu", "diagnostics_period": 0.1}
     frame = Image(height=480, width=640, encoding="rgb8", step=3 * 640)
     frame.data = array.array("B", bytes(3 * 640 * 480))
-
-    def send() -> None:
-        frame.header.stamp = watcher.get_clock().now().to_msg()
-        images.publish(frame)
-
-    watcher.create_timer(PERIOD, send)
     times = []
-    parameters = {"model": model, "device": "cpu", "diagnostics_period": 0.1}
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            begin = time.perf_counter()
-            with child("classifier_node", parameters, {}, Path(folder)) as node:
-                for event in (
-                    lambda: watcher.state is not None,
-                    lambda: watcher.labels is not None,
-                    lambda: watcher.answers,
-                ):
-                    wait(watcher, event, PATIENCE, [node])
-                    times.append(time.perf_counter() - begin)
-    finally:
-        watcher.destroy_node()
-        rclpy.try_shutdown()
+    with watching(1, knows_truth=False) as watcher, tempfile.TemporaryDirectory() as folder:
+        images = watcher.create_publisher(Image, "/bnn/image", qos_profile_sensor_data)
+
+        def send() -> None:
+            frame.header.stamp = watcher.get_clock().now().to_msg()
+            images.publish(frame)
+
+        watcher.create_timer(PERIOD, send)
+        begin = time.perf_counter()
+        with child("classifier_node", parameters, {}, Path(folder)) as node:
+            for event in (
+                lambda: watcher.state is not None,
+                lambda: watcher.labels is not None,
+                lambda: watcher.answers,
+            ):
+                wait(watcher, event, PATIENCE, [node])
+                times.append(time.perf_counter() - begin)
     return Start(*times)
 
 
@@ -110,8 +103,8 @@ written by
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-{machine}; {versions}; model `road_signs`, backend `binary` on the CPU. The other load of the machine is part of the
-figures: read them as a ratio of cold to warm.
+{machine}; {versions}; model `road_signs`, backend
+`binary` on the CPU. The other load of the machine is part of the figures: read them as a ratio of cold to warm.
 
 ## What is compiled when
 

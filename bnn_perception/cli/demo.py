@@ -70,22 +70,15 @@ def run(args: argparse.Namespace) -> int:
     # Read when rclpy is loaded, here and in the children.
     os.environ.update(private_graph(random.randint(1, 101)))
     prepare_process()
-    import rclpy
+    from bnn_perception.ros.watcher import watching
 
-    from bnn_perception.ros.watcher import Watcher
-
-    rclpy.init(args=[])
-    try:
-        with tempfile.TemporaryDirectory(prefix="bnn_perception-demo-") as folder:
-            watcher = Watcher(args.frames, is_scene(args.source))
-            state = play(args, watcher, Path(folder))
-        print(summary(watcher, state, is_scene(args.source)))
-    except Exception:
-        if rclpy.ok():
-            raise
-        raise KeyboardInterrupt from None  # Ctrl-C or SIGTERM has ended ROS, as a call into it said
-    finally:
-        rclpy.try_shutdown()
+    knows_truth = is_scene(args.source)
+    with (
+        watching(args.frames, knows_truth) as watcher,
+        tempfile.TemporaryDirectory(prefix="bnn_perception-demo-") as folder,
+    ):
+        state = play(args, watcher, Path(folder))
+        print(summary(watcher, state, knows_truth))
     return 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -107,6 +109,24 @@ class Watcher(Node):
             if status.name == CLASSIFIER:
                 self.state = State.from_values(as_mapping(status.values))
                 self.message = status.message
+
+
+@contextlib.contextmanager
+def watching(frames: int, knows_truth: bool) -> Iterator[Watcher]:
+    """ROS from its start to its end, with a :class:`Watcher`; Ctrl-C and SIGTERM are a KeyboardInterrupt."""
+    rclpy.init(args=[])
+    try:
+        watcher = Watcher(frames, knows_truth)
+        try:
+            yield watcher
+        finally:
+            watcher.destroy_node()
+    except Exception:
+        if rclpy.ok():
+            raise
+        raise KeyboardInterrupt from None  # a signal has ended ROS, as a call into it said
+    finally:
+        rclpy.try_shutdown()
 
 
 def stamp_of(message: Classification) -> int:

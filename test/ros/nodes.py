@@ -94,7 +94,7 @@ def image(pixels, encoding="rgb8", padding=0, frame_id="camera"):
 
 
 def stamp(message):
-    """Of its header, in nanoseconds."""
+    """The stamp of its header in nanoseconds."""
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 

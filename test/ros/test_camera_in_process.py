@@ -19,7 +19,7 @@ from bnn_perception.ros import camera_node
 from bnn_perception.ros.camera_node import LINGER, CameraNode
 from bnn_perception.ros.parameters import ParameterError
 
-#: Of sums of steps of a clock that stands at a thousand seconds, in seconds.
+#: The rounding of sums of steps of a clock that stands at a thousand seconds, in seconds.
 ROUNDING = 1e-9
 
 

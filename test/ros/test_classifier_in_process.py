@@ -1,6 +1,6 @@
-"""The classifier node inside the tests' own process, over real DDS: faults, refused wishes, and what diagnostics say.
+"""The classifier node inside the tests' own process, over real DDS: faults, refused requests, and what diagnostics say.
 
-What only a processor can do (fail, come back, refuse a wish late) a stand-in does here when it is told to.
+What only a processor can do (fail, come back, refuse a request late) a stand-in does here when it is told to.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NODE = "/bnn/classifier"
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-# Of a stand-in's three classes, each as likely as the others, as float32 has it.
+# The score of each of a stand-in's three classes, which are equally likely, as float32 has it.
 THIRD = float(np.float32(1) / np.float32(3))
 
 STAGES = ["receive", "wait", "decode", "inference", "publish", "node", "overhead", "total"]
@@ -91,7 +91,7 @@ class Hosted:
         return [parameter_value_to_python(self._peer.get_parameter(NODE, n)) for n in names]
 
     def labels(self):
-        """Of the newest label info."""
+        """The labels of the newest label info."""
         return [entry.class_name for entry in self.infos[-1].class_map]
 
     def says(self, text, level=None):
@@ -484,7 +484,7 @@ def test_diagnostics_come_where_simulated_time_stands_still(host):
     assert stamp(hosted.diagnostics._arrays[-1]) == 0  # the time of the simulation, which has not begun
 
 
-# Models, label info and wishes.
+# Models, label info and requests.
 
 
 def test_a_model_set_again_is_read_again(peer, host, english, german, tmp_path):
@@ -535,7 +535,7 @@ def test_a_score_at_the_threshold_is_published(peer, hosted_on):
         assert labels_of(hosted.answers[-1]) == labels
 
 
-def test_parameters_say_what_runs_after_a_wish_that_could_not_be_met(
+def test_parameters_say_what_runs_after_a_request_that_could_not_be_met(
     peer, machine, hosted_on, english, german
 ):
     hosted = hosted_on("auto")
@@ -550,15 +550,15 @@ def test_parameters_say_what_runs_after_a_wish_that_could_not_be_met(
     assert f"kept model {english} with backend binary on device auto, for model {german} with" in message
     names = ("model", "backend", "device", "threads")
     before = [str(english), "binary", "auto", 0]
-    # Each of the four was a wish; parameters are set back after the last.
+    # Each of the four was a request; parameters are set back after the last.
     peer.until(lambda: hosted.get(*names) == before)
     assert hosted.labels() == ["red", "green", "blue"]
     made = machine.made
     hosted.set(top_k=2)
     peer.work(0.2)
-    assert machine.made == made  # setting back is no wish
+    assert machine.made == made  # setting back is no request
     assert hosted.get(*names) == before
-    # The next wish starts from what runs, and what was refused is forgotten over it.
+    # The next request starts from what runs, and what was refused is forgotten over it.
     machine.before_making = lambda: None
     hosted.set(threads=2)
     hosted.says("OK", DiagnosticStatus.OK)
@@ -567,7 +567,7 @@ def test_parameters_say_what_runs_after_a_wish_that_could_not_be_met(
     assert hosted.labels() == ["red", "green", "blue"]
 
 
-def test_a_wish_refused_late_does_not_undo_a_newer_one(peer, machine, hosted_on):
+def test_a_request_refused_late_does_not_undo_a_newer_one(peer, machine, hosted_on):
     hosted = hosted_on("cpu")
     asked, go_on = threading.Event(), threading.Event()
 
@@ -589,7 +589,7 @@ def test_a_wish_refused_late_does_not_undo_a_newer_one(peer, machine, hosted_on)
 
 
 def test_label_info_is_that_of_the_engine_that_answers(peer, machine, hosted_on, english, german):
-    """And not that of a wish which is still being met."""
+    """And not that of a request which is still being met."""
     hosted = hosted_on("cpu")
     turns = threading.Semaphore(0)
     machine.before_making = lambda: turns.acquire(timeout=PATIENCE)

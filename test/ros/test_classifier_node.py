@@ -49,7 +49,7 @@ def node(shared_node, peer, english):
     if shared_node.poll() is None:
         values = {"model": str(english), "backend": "binary", "top_k": 1, "region": [0.0, 0.0, 1.0, 1.0]}
         peer.set_parameters(NODE, **values, score_threshold=0.0)
-        # A wish of the next test would otherwise take the place of these, and be set back to what still runs.
+        # A request of the next test would otherwise take the place of these, and be set back to what still runs.
         Diagnostics(peer).until(
             lambda status, values: (values["model"], values["backend"]) == ("red-green-blue", "cpu_binary")
         )
@@ -93,15 +93,15 @@ def test_encodings_and_row_padding(peer, node):
 def test_models_and_backends_swap_under_load(peer, node, english, german):
     answers = peer.subscribe(Classification, "/bnn/labels")
     images = peer.camera(image(picture("red")), "/bnn/image", answers)
-    wishes = [
+    requests = [
         {"backend": "reference"},
         {"model": str(german)},
         {"backend": "binary"},
         {"model": str(english)},
     ] * 3
     sent = {}
-    for wish in wishes:
-        (result,) = peer.set_parameters(NODE, **wish)
+    for request in requests:
+        (result,) = peer.set_parameters(NODE, **request)
         assert result.successful, result.reason
         for index in range(10):
             colour = list(COLOURS)[index % 3]

@@ -37,18 +37,18 @@ def test_shipped_model_changes_between_its_precisions_without_losing_a_frame(pee
     sent, right = [], {"cpu_binary": [], "cpu_float": []}
     with running("classifier_node", region, "device:=cpu", "diagnostics_period:=0.1"):
         images = peer.camera(image(scene.next()[0]), "/bnn/image", answers)
-        for wish in ("binary", "float") * 2:
-            (result,) = peer.set_parameters("/bnn/classifier", backend=wish)
+        for kind in ("binary", "float") * 2:
+            (result,) = peer.set_parameters("/bnn/classifier", backend=kind)
             assert result.successful, result.reason
             for count in range(400):
                 pixels, class_id = scene.next()
                 sent.append(send_and_wait(peer, images, image(pixels), answers))
-                if diagnostics.heard and diagnostics.values["backend"] == f"cpu_{wish}":
-                    right[f"cpu_{wish}"].append(labels_of(answers[-1]) == [ROAD_SIGNS[class_id]])
+                if diagnostics.heard and diagnostics.values["backend"] == f"cpu_{kind}":
+                    right[f"cpu_{kind}"].append(labels_of(answers[-1]) == [ROAD_SIGNS[class_id]])
                     if count >= 20:
                         break
             else:
-                pytest.fail(f"the backend did not become {wish}")
+                pytest.fail(f"the backend did not become {kind}")
     assert [stamp(answer) for answer in answers] == sent
     for backend, correct in right.items():
         # Frames of few signs: far from the model's accuracy, and as far from the 2 % of chance.
