@@ -109,8 +109,8 @@ written by
 ## What is compiled when
 
 - **The CPU's kernels** (`bnn_perception/native.py`) are compiled by numba, once for each processor and version of the
-  source; they are the same for every model. A cold start compiles them. They are kept beside the source where that
-  folder can be written, otherwise in the user's cache, or in `NUMBA_CACHE_DIR`.
+  source. They are the same for every model: four functions with one signature each. A cold start compiles them. They
+  are kept beside the source where that folder can be written, otherwise in the user's cache, or in `NUMBA_CACHE_DIR`.
 - **The GPU's kernels** are compiled by NVRTC for the GPU that is there and the model that is loaded; CuPy keeps them in
   `~/.cupy/kernel_cache`.
 - **`python -m bnn_perception compile`** does both ahead. `make` runs it in the environment that it makes, and

@@ -20,7 +20,7 @@ from bnn_perception.resources import find_model
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("compile", help="compile ahead, so that no start of the node waits for it")
+    parser = subparsers.add_parser("compile")
     parser.add_argument(
         "--model",
         default="road_signs",
