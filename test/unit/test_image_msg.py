@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnn_perception.frames.frame import ENCODINGS, MAX_SIDE
-from bnn_perception.frames.preprocess import ENCODINGS
 from bnn_perception.ros.image_msg import REASONS, RefusedFrame, decode, view
 
 MAX_PIXELS = 1_000_000
