@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train train-demo gpu-check lint clean
+.PHONY: demo test test-train mutants train-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
@@ -23,6 +23,10 @@ test: $(STAMP)
 # The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
 test-train: $(VENV)/.made-for-training
 	$(RUN) -m pytest $(ARGS)
+
+# How many small faults, put into a copy of the package one at a time, the tests notice; takes hours with all modules.
+mutants: $(STAMP)
+	$(RUN) test/mutants/run.py $(ARGS)
 
 # Trains float twin and binary net on scikit-learn's handwritten digits, and evaluates what came out.
 train-demo: $(VENV)/.made-for-training

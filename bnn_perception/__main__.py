@@ -2,6 +2,10 @@
 
 Each command is a module, imported when it is asked for, so that a command needs only the dependencies of its own.
 Those under ``cli`` are run by :func:`bnn_perception.cli.execute`, the others have ``main(argv) -> exit code``.
+
+A few programs for the work on this repository are no commands. They are run as modules from a checkout:
+``benchmark.accuracy.page`` and ``benchmark.gpu.performance`` write pages of ``docs/``, ``benchmark.gpu.benchmark`` and
+``benchmark.gpu.parts`` measure a GPU, ``bnn_perception.training.digits`` makes the images of ``make train-demo``.
 """
 
 from __future__ import annotations
@@ -26,21 +30,23 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "classify": Command("cli.classify", "label image files", "standalone"),
+    "classify": Command("cli.classify", "label image files or folders of them", "standalone"),
     "evaluate": Command(
         "cli.evaluate",
-        "accuracy and confusion matrix on a labelled set; float against binary",
+        "accuracy and confusion matrix on labelled images; float against binary",
         "standalone",
     ),
     "calibrate": Command(
         "cli.calibrate", "fit a model's temperatures, so that scores mean something", "standalone"
     ),
-    "inspect": Command("cli.inspect_", "the layers of a model", "standalone"),
+    "inspect": Command(
+        "cli.inspect_", "the layers of a model: shapes, precision, bytes, operations", "standalone"
+    ),
     "compile": Command("cli.compile_", "compile ahead what the first start would wait for", "standalone"),
-    "benchmark": Command("cli.benchmark", "time the backends layer by layer", "standalone"),
-    "train": Command("cli.train", "train a model from a configuration file", "train"),
-    "study": Command("cli.study", "train variants of a configuration and compare them", "train"),
-    "import": Command("cli.import_", "make a model folder from a network of another tool", "train"),
+    "benchmark": Command("cli.benchmark", "time the backends, layer by layer and whole", "standalone"),
+    "train": Command("cli.train", "train a binary net and its float twin", "train"),
+    "study": Command("cli.study", "train the variants of a configuration and compare them", "train"),
+    "import": Command("cli.import_", "make a model folder from a binary net of another tool", "train"),
     "demo": Command("cli.demo", "the node and a camera on this machine, with a live table", "ros"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),
     "camera_node": Command(
@@ -66,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"bnn_perception.{command.module}")
         if command.is_node:
             return module.main(arguments[1:])
-        return importlib.import_module("bnn_perception.cli").execute(module, name, arguments[1:])
+        return importlib.import_module("bnn_perception.cli").execute(
+            module, name, arguments[1:], command.summary
+        )
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "bnn_perception":
             raise

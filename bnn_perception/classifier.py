@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends import Backend
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 
 
@@ -34,11 +34,32 @@ def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np
 
 
 class Classifier:
-    """Classifies frames with one backend. Used by one thread at a time, like the backend."""
+    """Classifies images and frames with one backend. Used by one thread at a time, like the backend.
+
+    :func:`bnn_perception.load_classifier` makes one from the name of a model. In a ``with`` statement the backend is
+    closed at the end.
+    """
 
     def __init__(self, model: Model, backend: Backend) -> None:
         self.model = model
         self.backend = backend
+
+    def predict(self, image: NDArray[np.uint8] | Frame, top_k: int = 1) -> list[Prediction]:
+        """The ``top_k`` most likely classes of one image, best first.
+
+        Args:
+            image: (height, width, 3) uint8 RGB or (height, width) uint8 grey, of any size; a :class:`Frame` for other
+                encodings or for a region of interest.
+            top_k: most classes to return.
+
+        Raises:
+            ValueError: for an array that is no such image.
+            BackendError: where the device fails.
+        """
+        if not isinstance(image, Frame):
+            image = Frame(image[..., None], "mono8") if image.ndim == 2 else Frame(image)
+        (predictions,) = self.classify([image], top_k)
+        return predictions
 
     def scores(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
         """(len(frames), classes) float32; each row adds up to 1."""
@@ -55,3 +76,13 @@ class Classifier:
             [Prediction(int(i), labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
             for row in self.scores(frames)
         ]
+
+    def close(self) -> None:
+        """Give back what the backend holds. Calling it again does nothing."""
+        self.backend.close()
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -75,7 +75,7 @@ __device__ __forceinline__ int dot4(unsigned a, unsigned b, int sum) {
 #endif
 }
 
-// Copies N words from shared memory to registers, VECTOR words an access; `from` is aligned to as many.
+// Copies N words to registers, VECTOR words an access; `from` is aligned to as many.
 template <int N, int VECTOR>
 __device__ __forceinline__ void load_words(unsigned (&to)[N], const unsigned* from) {
   constexpr int whole = N / VECTOR * VECTOR;

@@ -11,6 +11,9 @@
 #if !defined(OUT_HEIGHT) || !defined(OUT_WIDTH) || !defined(OUT_CHANNELS) || !defined(TILE) || !defined(WARPS)
 #error "OUT_HEIGHT, OUT_WIDTH, OUT_CHANNELS, TILE or WARPS is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
+#if !defined(LUMA_RED) || !defined(LUMA_GREEN) || !defined(LUMA_BLUE)
+#error "LUMA_RED, LUMA_GREEN or LUMA_BLUE is not stated; see bnn_perception/backends/cuda/specs.py"
+#endif
 #define THREADS (WARPS * WARP)
 #define LANES 4  // threads that share an output pixel: red, green, blue and one idle
 
@@ -41,8 +44,8 @@ __device__ __forceinline__ unsigned rounded_mean(unsigned long long total, unsig
 
 // A pixel of the output.
 __device__ __forceinline__ unsigned packed(unsigned red, unsigned green, unsigned blue) {
-  // ITU-R BT.601 in 1/256: LUMA of bnn_perception/frames/preprocess.py.
-  return OUT_CHANNELS == 3 ? red | green << 8 | blue << 16 : (77 * red + 150 * green + 29 * blue + 128) >> 8;
+  return OUT_CHANNELS == 3 ? red | green << 8 | blue << 16
+                           : (LUMA_RED * red + LUMA_GREEN * green + LUMA_BLUE * blue + 128) >> 8;  // weights in 1/256
 }
 
 // upload  frame descriptors, gridDim.z of them, then pixels

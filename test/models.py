@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bnn_perception.frames.preprocess import CHANNELS, Frame
+from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BinaryConv2d,
@@ -339,7 +339,9 @@ def residual_models(draw: st.DrawFn) -> Model:
 
 
 def random_frame(rng: np.random.Generator, height: int, width: int, encoding: str = "rgb8") -> Frame:
-    return Frame(rng.integers(0, 256, (height, width, CHANNELS[encoding]), dtype=np.uint8), encoding)
+    return Frame(
+        rng.integers(0, 256, (height, width, ENCODINGS[encoding].channels), dtype=np.uint8), encoding
+    )
 
 
 def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:

@@ -156,7 +156,7 @@ def _words(spec: KernelSpec, count: Mapping[str, int]) -> float:
     if spec.kernel == "bconv2d_popc":
         group = defines["STEP_TAPS"] * defines["CHUNK_WORDS"]
     elif spec.kernel == "dense":
-        group = defines["STEP"]
+        group = defines["STEP"] * defines["LOAD_WORDS"]
     else:
         return 0
     return count.get("POPC", 0) / popcounts(group) * group
@@ -174,7 +174,8 @@ def _words_per_thread(spec: KernelSpec) -> float:
         steps = divide_up(d["TAPS_Y"] * d["TAPS_X"] * d["IN_WORDS"], 8)
         return matrices * steps * 4 * _MMA_MACS / (32 * WARP)
     if spec.kernel == "dense":
-        return d["SLICE"] * d["FRAMES"]
+        step = d["STEP"] * d["LOAD_WORDS"]
+        return divide_up(d["IN_WORDS"], d["LANES"] * step) * step * d["FRAMES"]
     return 0
 
 

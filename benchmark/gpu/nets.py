@@ -56,7 +56,7 @@ SQUARES = ((56, 64), (28, 128), (14, 256))
 ROAD_SIGNS = Topology("road_signs", 32, Convolutions((64, 128, 256), 3), (512, 43))
 
 
-def random_model(topology: Topology, rng: np.random.Generator) -> Model:
+def benchmark_model(topology: Topology, rng: np.random.Generator) -> Model:
     """A binary model with random weights; thresholds are such that about half of all bits are set."""
     spec = InputSpec(topology.side, topology.side)
     kernel = topology.convolutions.kernel
@@ -126,7 +126,7 @@ def _thresholds(count: int, mean: float, deviation: float, rng: np.random.Genera
     return np.rint(rng.normal(mean, 0.5 * deviation, count)).astype(np.int32)
 
 
-def random_float_twin(model: Model, rng: np.random.Generator) -> bytes:
+def benchmark_float_twin(model: Model, rng: np.random.Generator) -> bytes:
     """A float twin of ``model``'s topology as an ONNX file: Conv -> MaxPool -> BatchNormalization -> Relu, Gemm.
 
     The same operators as the twins that this package trains and exports.
@@ -211,6 +211,6 @@ def random_float_twin(model: Model, rng: np.random.Generator) -> bytes:
 def random_net(topology: Topology, folder: Path, seed: int = 0) -> Model:
     """Both precisions of a net with random weights, saved to and loaded from ``folder``; no twin without onnx."""
     rng = np.random.default_rng(seed)
-    model = random_model(topology, rng)
-    twin = random_float_twin(model, rng) if importlib.util.find_spec("onnx") else None
+    model = benchmark_model(topology, rng)
+    twin = benchmark_float_twin(model, rng) if importlib.util.find_spec("onnx") else None
     return save_model(model, folder, twin)

@@ -22,7 +22,7 @@ import numpy as np
 from benchmark.gpu import nvrtc, sass
 from benchmark.gpu.benchmark import RESULTS
 from benchmark.gpu.model import BOARDS, CARRY_SAVE_GAIN, Board, Code, floor, predict, take_apart
-from benchmark.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_model
+from benchmark.gpu.nets import PAPER, ROAD_SIGNS, Topology, benchmark_model
 from benchmark.gpu.report import TENSOR_KERNEL, TENSOR_PEAK
 from benchmark.gpu.work import Work, binary_work
 from bnn_perception.backends.cuda.network import network
@@ -156,7 +156,7 @@ def _boards() -> list[str]:
 
 
 def _net(topology: Topology, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
-    model = random_model(topology, np.random.default_rng(0))
+    model = benchmark_model(topology, np.random.default_rng(0))
     # By board: every kernel by POPC, and for the layers that can, the kernel on tensor cores.
     found = {}
     for board in BOARDS:

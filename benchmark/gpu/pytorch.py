@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bnn_perception.backends.cuda.timing import Timing, sample
 from bnn_perception.errors import one_line
-from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.importers.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Result:
 
     Attributes:
         gpu: time of the GPU for a batch, frames there to logits there, in a CUDA graph.
-        call: wall time of a whole call, frames in the host's memory to logits there.
+        call: wall time of a whole call, frames in the host's memory to logits there: a copy, a graph, a copy.
         logits: of the first batch, (N, classes) float32.
     """
 
@@ -149,7 +149,6 @@ class Result:
 def time_variant(stages: Sequence[Stage], variant: Variant, batches: Sequence[NDArray[np.uint8]]) -> Result:
     """Measure a variant on ``batches`` of (N, height, width, channels) uint8, by the rules of the other backends."""
     import torch
-    from cupy.cuda import runtime
 
     torch.backends.cuda.matmul.allow_tf32 = variant.tf32
     torch.backends.cudnn.allow_tf32 = variant.tf32
@@ -176,17 +175,15 @@ def time_variant(stages: Sequence[Stage], variant: Variant, batches: Sequence[ND
         classes = stages[-1].out_channels
         logits = torch.empty((len(batches[0]), classes), dtype=torch.float32).pin_memory()
 
-        def copy(target: torch.Tensor, source: torch.Tensor, kind: int) -> None:
-            # By CUDA itself: PyTorch 2.11 refuses its own copies from page-locked memory while a graph is captured.
-            stream = torch.cuda.current_stream().cuda_stream
-            runtime.memcpyAsync(target.data_ptr(), source.data_ptr(), source.nbytes, kind, stream)
+        on_gpu.copy_(pinned)
+        replay, answers = _captured(lambda: twin(on_gpu))
 
-        def whole() -> None:
-            copy(on_gpu, pinned, runtime.memcpyHostToDevice)
-            answers = twin(on_gpu)
-            copy(logits, answers, runtime.memcpyDeviceToHost)
+        def call() -> None:
+            # The copies stand outside of the graph: PyTorch 2.11 refuses them while it is captured.
+            on_gpu.copy_(pinned, non_blocking=True)
+            replay()
+            logits.copy_(answers, non_blocking=True)
 
-        call, _ = _captured(whole)
         host, calls = pinned.numpy(), 0
 
         def call_time() -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bnn_perception.backends.cuda import float_specs
 from bnn_perception.backends.cuda.float_specs import aligned, columns
-from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.importers.stage import Stage
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.model import (
     InputConv2d,

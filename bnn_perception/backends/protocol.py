@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 
 #: Kinds of processors.
 Device = Literal["cpu", "cuda"]

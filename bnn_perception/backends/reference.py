@@ -15,7 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from bnn_perception.backends.protocol import Device, StageTimer
-from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BinaryConv2d,

@@ -1,6 +1,7 @@
 """The command line: one module a command, listed in :mod:`bnn_perception.__main__` and imported when it is called.
 
-A command's module has ``add_parser(subparsers)`` and ``run(args) -> exit code``. Errors that a user can mend
+A command's module has ``add_parser(subparsers)`` and ``run(args) -> exit code``; its summary stands in the list of
+commands alone. Errors that a user can mend
 are raised as :class:`~bnn_perception.errors.Error` and printed as one line.
 """
 
@@ -14,19 +15,25 @@ from types import ModuleType
 from bnn_perception.errors import Error
 
 
-def execute(module: ModuleType, name: str, argv: Sequence[str]) -> int:
+def execute(module: ModuleType, name: str, argv: Sequence[str], summary: str = "") -> int:
     """Run the command ``name`` of a module.
 
     Args:
         module: has ``add_parser`` and ``run``.
         name: as the user typed it.
         argv: arguments after the name.
+        summary: what the command does, from the list of commands; stands first in its help.
 
     Returns:
         The exit code: 0 for success, 1 where the command failed with a message, 2 for wrong usage, 130 for Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="bnn_perception")
-    module.add_parser(parser.add_subparsers(required=True))
+    subparsers = parser.add_subparsers(required=True)
+    module.add_parser(subparsers)
+    command = subparsers.choices.get(name)
+    if command is not None and summary:
+        sentence = f"{summary[0].upper()}{summary[1:]}."
+        command.description = f"{sentence} {command.description or ''}".strip()
     args = parser.parse_args([name, *argv])
     try:
         code: int = module.run(args)

@@ -21,8 +21,9 @@ from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Workers
 from bnn_perception.backends.cpu.float import open_session, to_tensor
 from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.cli import onnx_runs
-from bnn_perception.cli.timing import Timing, compare
-from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.cli.timing import CallTimes, compare
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.model import Model, Thermometer, iter_layers, load_model
 from bnn_perception.resources import find_model
 from bnn_perception.ros import node_cost
@@ -33,7 +34,7 @@ MEMORY_FRAMES, MEMORY_FACTOR = 500, 10
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("benchmark", help="time the backends, layer by layer and whole")
+    parser = subparsers.add_parser("benchmark")
     parser.add_argument("--model", default="road_signs", help="model folder or name (default: %(default)s)")
     parser.add_argument(
         "--threads",
@@ -157,7 +158,7 @@ def _weighted_layers(model: Model) -> int:
     return sum(not isinstance(layer, Thermometer) for layer in model.layers)
 
 
-def _figures(timing: Timing, base: Timing | None = None) -> dict[str, Any]:
+def _figures(timing: CallTimes, base: CallTimes | None = None) -> dict[str, Any]:
     figures: dict[str, Any] = {"median": timing.median, "p95": timing.p95}
     if base is not None and base is not timing:
         figures["ratio"], figures["ratio_p10"], figures["ratio_p90"] = timing.ratio_to(base)

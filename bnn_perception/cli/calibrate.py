@@ -8,17 +8,15 @@ from pathlib import Path
 
 from bnn_perception.backends import DEVICES
 from bnn_perception.errors import CommandError
-from bnn_perception.evaluation.calibration import CalibrationError
-from bnn_perception.evaluation.evaluate import calibrate
-from bnn_perception.frames.images import read_dataset
-from bnn_perception.net.model import load_model
+from bnn_perception.evaluation.calibration import CalibrationError, calibrate
+from bnn_perception.frames.dataset import read_dataset
+from bnn_perception.net.model import TEMPERATURES, load_model, update_info
 from bnn_perception.resources import find_model
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "calibrate",
-        help="fit a model's temperatures, so that its scores mean something",
         description="Divides the logits of the binary net, and of its float twin, by the number that makes a score "
         "the share of right answers, and writes it into the model's model.yaml. No answer changes. Take images that "
         "the model was not trained on, and not those that you report its accuracy on.",
@@ -38,14 +36,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    model = load_model(find_model(args.model))
+    folder = find_model(args.model)
+    model = load_model(folder)
     dataset = read_dataset(args.data, model.labels)
     try:
-        calibrations = calibrate(model, dataset, Path(args.data).name, args.device, args.threads)
+        model, calibrations = calibrate(model, dataset, Path(args.data).name, args.device, args.threads)
     except CalibrationError as error:
         raise CommandError(f"{args.data}: {error}") from None
+    temperatures = {name: getattr(model, name) for name in TEMPERATURES}
+    try:
+        update_info(folder, calibration=model.info["calibration"], **temperatures)
     except OSError as error:
-        raise CommandError(f"{model.folder}: cannot be written: {error.strerror or error}") from None
+        raise CommandError(f"{folder}: cannot be written: {error.strerror or error}") from None
     for line in dataset.refused:
         print(f"bnn_perception calibrate: left out: {line}", file=sys.stderr)
     print("precision  temperature       score            calibration error  negative log likelihood")
@@ -58,5 +60,5 @@ def run(args: argparse.Namespace) -> int:
         ]
         print(f"{precision:9}  " + "  ".join(f"{old:{form}} -> {new:<{form}}" for old, new, form in columns))
     left = f", {len(dataset.refused)} left out" if dataset.refused else ""
-    print(f"{model.folder}: calibrated on {len(calibrations[0].before.truth)} images{left}")
+    print(f"{folder}: calibrated on {len(calibrations[0].before.truth)} images{left}")
     return 0

@@ -10,14 +10,14 @@ from bnn_perception.backends import make_backend
 from bnn_perception.classifier import Classifier
 from bnn_perception.cli import add_backend_arguments
 from bnn_perception.errors import CommandError
+from bnn_perception.frames.frame import WHOLE, Frame, check_region
 from bnn_perception.frames.images import ImageError, find_images, read_image
-from bnn_perception.frames.preprocess import WHOLE, Frame, check_region
 from bnn_perception.net.model import load_model
 from bnn_perception.resources import find_model
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("classify", help="label image files or folders of them")
+    parser = subparsers.add_parser("classify")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image file or folder")
     add_backend_arguments(parser)
     parser.add_argument(

@@ -16,20 +16,21 @@ from bnn_perception.backends import Backend, check_choice, make_backend
 from bnn_perception.cli import add_backend_arguments
 from bnn_perception.errors import CommandError
 from bnn_perception.evaluation import pictures
-from bnn_perception.evaluation.evaluate import Comparison, Evaluation, evaluate_all
-from bnn_perception.frames.images import read_dataset
+from bnn_perception.evaluation.compare import Comparison
+from bnn_perception.evaluation.evaluate import Evaluation, evaluate_all
+from bnn_perception.frames.dataset import read_dataset
 from bnn_perception.net.model import Model, load_model
 from bnn_perception.resources import find_model
 
-#: Of a column of labels: what a terminal of 80 columns leaves beside the figures.
+#: Width of a column of labels: what a terminal of 80 columns leaves beside the figures.
 LABEL_WIDTH = 40
 
-#: Of a label in a sentence: two of them fit into 80 columns.
+#: Width of a label in a sentence: two of them fit into 80 columns.
 LABEL_IN_TEXT = 30
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("evaluate", help="accuracy and confusion matrix on labelled images")
+    parser = subparsers.add_parser("evaluate")
     parser.add_argument(
         "data", help="folder with a folder for each class, or .npz with x (N, H, W, 3) uint8 and y"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bnn_perception.cli.inspect_ import layer_rows, print_table, totals
 from bnn_perception.errors import CommandError
+from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError, find_images, read_image
-from bnn_perception.frames.preprocess import Frame
 from bnn_perception.importers import import_model
 from bnn_perception.net.model import Model
 
@@ -19,13 +19,12 @@ COMPARED = 32
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "import",
-        help="make a model folder from a binary net of another tool",
         description="Takes a QONNX graph (.onnx) or a BNN-PYNQ parameter folder; tells them apart by itself.",
     )
     parser.add_argument("source", type=Path, help=".onnx file, or folder of *-weights.bin")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="text file with a label a line, in order")
-    parser.add_argument("--name", default="", help="of the model (default: that of the source)")
+    parser.add_argument("--name", default="", help="name of the model (default: that of the source)")
     parser.add_argument(
         "--pixel-maximum",
         type=float,
@@ -47,9 +46,7 @@ def run(args: argparse.Namespace) -> int:
         how = "" if args.pixel_maximum is not None else " (--pixel-maximum says it otherwise)"
         print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}{how}")
     if "fraction_bits" in source:
-        print(
-            f"its real-valued streams are in fixed point, with at least {source['fraction_bits']} fractional bits"
-        )
+        print(f"its residuals are in fixed point, with at least {source['fraction_bits']} fractional bits")
     if args.images is not None:
         print_parity(args.source, model, args.images)
     print(f"model folder: {args.out}")
@@ -70,7 +67,7 @@ def print_parity(source: Path, model: Model, images: Path) -> None:
         raise CommandError(
             "--images compares with a QONNX graph; a BNN-PYNQ folder holds none (try evaluate)"
         )
-    from bnn_perception.importers.onnx import read as qonnx
+    from bnn_perception.cli.parity import compare
 
     frames, left_out = [], 0
     for path in find_images(images)[:COMPARED]:
@@ -80,7 +77,7 @@ def print_parity(source: Path, model: Model, images: Path) -> None:
             left_out += 1
     if not frames:
         raise CommandError(f"{images}: none of its images can be read")
-    parity = qonnx.compare(source, model, frames)
+    parity = compare(source, model, frames)
     print(
         f"parity on {parity.images} images ({left_out} left out): same class on {parity.same_class}, largest "
         f"difference of a logit {parity.difference:.2g} (largest logit {parity.magnitude:.3g})"

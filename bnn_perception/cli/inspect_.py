@@ -26,9 +26,7 @@ FLOAT_BYTES = 4
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser(
-        "inspect", help="layer table of a model: shapes, precision, bytes, operations"
-    )
+    parser = subparsers.add_parser("inspect")
     parser.add_argument(
         "model", nargs="?", default="road_signs", help="model folder or name (default: %(default)s)"
     )

@@ -59,7 +59,8 @@ def quantize(twin: Path, folder: Path, input_shape: tuple[int, int, int]) -> Pat
 
     name = str(onnx.load(str(twin), load_external_data=False).graph.input[0].name)
     prepared, quantized = folder / "prepared.onnx", folder / "int8.onnx"
-    logging.getLogger().setLevel(logging.ERROR)  # it advises to do what was just done
+    # Its warnings advise to do what was just done.
+    logging.getLogger().setLevel(logging.ERROR)
     quant_pre_process(str(twin), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared),

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnn_perception.cli.inspect_ import layer_rows, totals
-from bnn_perception.cli.train import find_config, resumable, train, train_float_twin
+from bnn_perception.cli.train import find_config, resumable
 from bnn_perception.errors import CommandError
 from bnn_perception.files import replacing
-from bnn_perception.net.model import load_model
 from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ RESULT = "result.json"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "study",
-        help="train the variants of a configuration and compare them",
         description="Trains every variant of a configuration with every seed and writes a record of the results. "
         "A study that was interrupted goes on where it was when the same command is given again.",
     )
@@ -161,12 +159,16 @@ def _finished(jobs: dict[Future[None], Run]) -> Iterator[Run]:
 
 
 def _train_twin(run: Run, data: str | None, folder: Path, threads: int) -> None:
+    from bnn_perception.training.pipeline import train_float_twin
+
     with _log(folder / run.folder):
         train_float_twin(replace(run.config, threads=threads), data, folder / run.folder, Reporter())
 
 
 def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -> None:
     """Train the binary net of one run with the float twin of ``owner``, and write its result."""
+    from bnn_perception.training.pipeline import train
+
     own = folder / run.folder
     if (own / RESULT).exists():
         return
@@ -177,13 +179,13 @@ def _train(run: Run, owner: Run, data: str | None, folder: Path, threads: int) -
                 with replacing(own / name) as partial:
                     shutil.copyfile(folder / owner.folder / name, partial)
         config = replace(run.config, threads=threads)
-        accuracy = train(config, data, own, own / "model", Reporter(), command="study")
-    model = load_model(own / "model")
+        model = train(config, data, own, own / "model", Reporter(), command="study")
+    assert model is not None  # it is None in further processes of torchrun alone
     rows = layer_rows(model)
     result = {
         "variant": run.variant,
         "seed": run.config.seed,
-        **{key: accuracy[key] for key in ("binary", "float", "images", "part")},
+        **{key: model.info["accuracy"][key] for key in ("binary", "float", "images", "part")},
         **totals(rows),
         "input_macs": sum(row["macs"] for row in rows if row["kind"].startswith("input_")),
         "machine": model.info["training"]["machine"],

@@ -19,8 +19,8 @@ PAUSE = 0.02
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Milliseconds of one call: (rounds, calls)."""
+class CallTimes:
+    """Milliseconds of every call of one contender: (rounds, calls)."""
 
     milliseconds: NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Timing:
     def p95(self) -> float:
         return float(np.percentile(self.milliseconds, 95))
 
-    def ratio_to(self, other: Timing) -> tuple[float, float, float]:
+    def ratio_to(self, other: CallTimes) -> tuple[float, float, float]:
         """How many times longer this took: the median over the rounds, and their 10th and 90th percentile.
 
         Each round compares the two medians of calls that were made shortly after one another.
@@ -42,7 +42,7 @@ class Timing:
         return float(middle), float(low), float(high)
 
 
-def compare(contenders: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
+def compare(contenders: Mapping[str, Callable[[], object]]) -> dict[str, CallTimes]:
     """Time the contenders turn about, each round beginning with another one."""
     names = list(contenders)
     times = {name: np.zeros((ROUNDS, CALLS)) for name in names}
@@ -57,4 +57,4 @@ def compare(contenders: Mapping[str, Callable[[], object]]) -> dict[str, Timing]
                 begin = time.perf_counter()
                 call()
                 times[name][round_, index] = (time.perf_counter() - begin) * 1e3
-    return {name: Timing(values) for name, values in times.items()}
+    return {name: CallTimes(values) for name, values in times.items()}

@@ -6,29 +6,25 @@ import argparse
 import os
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bnn_perception.backends import make_backend
 from bnn_perception.errors import CommandError
-from bnn_perception.evaluation.evaluate import evaluate
-from bnn_perception.frames.images import read_dataset
-from bnn_perception.net.model import DESCRIPTION, Model, update_info
+from bnn_perception.net.model import DESCRIPTION
 from bnn_perception.resources import resource_folder
-from bnn_perception.training.config import Config, ConfigError, portable
+from bnn_perception.training import config as configs
+from bnn_perception.training.config import portable
 from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:
     from bnn_perception.training.distributed import World
-    from bnn_perception.training.train import TrainingData
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "train",
-        help="train a binary net and its float twin",
         description="Trains the float twin, then the binary net, and writes a model folder. A run that was "
         "interrupted goes on where it was when the same command is given again. On N GPUs: "
         "torchrun --nproc-per-node N -m -- bnn_perception train ...",
@@ -83,20 +79,16 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def resumable(kept: str) -> Iterator[None]:
-    """Errors of training in one line.
+    """Say at an error of the operating system, a full disk say, that the same command goes on.
 
     Args:
-        kept: what is not lost at an error of the operating system: the last whole epoch, or epochs.
+        kept: what is not lost then: the last whole epoch, or epochs.
 
     Raises:
-        CommandError: for the errors of a configuration, of data and of the operating system.
+        CommandError: for an error of the operating system.
     """
-    from bnn_perception.training.data import DataError
-
     try:
         yield
-    except (ConfigError, DataError) as error:
-        raise CommandError(str(error)) from None
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -107,7 +99,7 @@ def resumable(kept: str) -> Iterator[None]:
 
 
 def _train(args: argparse.Namespace, reporter: Reporter, world: World) -> int:
-    from bnn_perception.training import config as configs
+    from bnn_perception.training.pipeline import train
 
     if args.config is not None:
         config, root = configs.load_config(find_config(args.config)), args.data
@@ -134,112 +126,6 @@ def _check_folder(option: str, path: Path) -> None:
         raise CommandError(f"{option} {path}: {place} is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise CommandError(f"{option} {path}: {place} cannot be written to")
-
-
-def train_float_twin(config: Config, root: str | None, run_folder: Path, reporter: Reporter) -> None:
-    """Train the float twin alone: what :func:`train` begins with."""
-    from bnn_perception.training.distributed import join
-    from bnn_perception.training.train import run_stage
-
-    with join() as world, _open(config, root, run_folder, reporter, world) as data:
-        run_stage("float_twin", config, data, run_folder, reporter, world)
-
-
-def train(
-    config: Config,
-    root: str | None,
-    run_folder: Path,
-    out: Path,
-    reporter: Reporter,
-    command: str,
-    world: World | None = None,
-) -> dict[str, Any]:
-    """Train what the run folder does not hold yet, write the model folder and measure it.
-
-    Args:
-        root: where the configuration's data paths start.
-        command: of the user, for the model's description.
-        world: the processes that train together; None for this one alone, on the GPU if there is one.
-
-    Returns:
-        The accuracy of both precisions, from 0 to 1, as the model's description states it; empty in all processes
-        but the first, which alone writes.
-    """
-    from bnn_perception.training.config import resolve_data
-    from bnn_perception.training.distributed import join
-    from bnn_perception.training.publish import publish
-    from bnn_perception.training.train import run_stages
-
-    if world is None:
-        with join() as alone:
-            return train(config, root, run_folder, out, reporter, command, alone)
-    test = resolve_data(config.data.test, root) if config.data.test else run_folder / "validation.npz"
-    with _open(config, root, run_folder, reporter, world) as data:
-        if config.data.test:  # an error there must not wait for hours of training
-            _check_test_set(test, data.train.names, config, reporter)
-        nets = run_stages(config, data, run_folder, reporter, world)
-        if not world.is_main:
-            return {}
-        net = next(reversed(nets.values()))
-        model = publish(config, net, nets["float_twin"], data, run_folder, out, {"command": command})
-        named = Path("DATA") / portable(config.data.test) if config.data.test else portable(test)
-        evaluation = (
-            f"python -m bnn_perception evaluate {named} --model {portable(out)} "
-            "--backend binary|float --device cpu"
-        )
-        accuracy = {
-            **measure(model, test, config, reporter),
-            "part": "test" if config.data.test else "validation",
-            "command": evaluation,
-        }
-        update_info(out, accuracy=accuracy)
-        return accuracy
-
-
-def _check_test_set(test: Path, labels: Sequence[str], config: Config, reporter: Reporter) -> None:
-    dataset = read_dataset(test, labels, config.data.ignore)
-    absent = [label for index, label in enumerate(labels) if index not in dataset.labels]
-    if absent:
-        reporter.line(
-            f"{test}: holds no image of {', '.join(absent)}; the accuracy will say nothing about that"
-        )
-
-
-@contextmanager
-def _open(
-    config: Config, root: str | None, run_folder: Path, reporter: Reporter, world: World
-) -> Iterator[TrainingData]:
-    """What a run trains on; its folder belongs to this process, or these, until the end of the block."""
-    import torch
-
-    from bnn_perception.training.run import locked, open_run
-    from bnn_perception.training.train import load_data
-
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with ExitStack() as stack:
-        with world.main_first():
-            if world.is_main:
-                stack.enter_context(locked(run_folder))
-            open_run(run_folder, config)
-        reporter.line(f"trains on: {world.describe(config.precision)}")
-        yield load_data(config, root, run_folder, reporter, world)
-
-
-def measure(model: Model, test: Path, config: Config, reporter: Reporter) -> dict[str, float]:
-    """Accuracy of both precisions on a labelled set, by the CPU backends that users run."""
-    result: dict[str, float] = {}
-    for name in ("binary", "float"):
-        backend = make_backend(model, name, "cpu", config.threads)
-        evaluation = evaluate(model, backend, read_dataset(test, model.labels, config.data.ignore))
-        backend.close()
-        result[name] = round(evaluation.accuracy, 6)
-        result["images"] = len(evaluation.truth)
-        reporter.line(
-            f"{backend.name}: accuracy {evaluation.accuracy:.4%} ({evaluation.correct} of {len(evaluation.truth)}) "
-            f"on {test.name}"
-        )
-    return result
 
 
 def find_config(name: str) -> Path:

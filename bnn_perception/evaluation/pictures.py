@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import CommandError
-from bnn_perception.frames.images import Dataset
+from bnn_perception.frames.dataset import Dataset
 
 if TYPE_CHECKING:
     from bnn_perception.evaluation.evaluate import Evaluation
@@ -21,10 +21,10 @@ INK = "#1b2733"
 ACCENT = "#7a0c08"
 ACCENT_ON_DARK = "#ffe9e6"
 
-#: Of a confusion matrix, inches: a thousand classes would otherwise take gigabytes.
+#: Longest side of a confusion matrix, inches: a thousand classes would otherwise take gigabytes.
 MAX_SIDE = 50.0
 
-#: Endings that matplotlib writes without further programs.
+#: Extensions of the files that matplotlib writes without further programs.
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff")
 
 
@@ -78,9 +78,9 @@ def confusion_matrices(
     Args:
         confusions: (classes, classes) counts each, rows the truth. They are drawn in percent of the row, the
             diagonal included.
-        titles: stand before how many are correct.
-        labels: of the classes.
-        path: of the picture; its ending is its format.
+        titles: what stands above each, before the number of correct answers.
+        labels: the names of the classes.
+        path: the picture's file; its extension says the format.
 
     Raises:
         CommandError: where matplotlib is missing or the file cannot be written.
@@ -109,7 +109,7 @@ def confusion_matrices(
 
 
 def cell_colour(percent: float, right: bool) -> str:
-    """Of the figure in a cell, which is the darker the more percent there are."""
+    """The colour of a cell's figure, legible on the cell: the more percent, the darker it is."""
     if percent > 40:
         return "white" if right else ACCENT_ON_DARK
     return INK if right else ACCENT
@@ -157,8 +157,8 @@ def mistakes(
     """Draw the mistakes with the highest scores, surest first.
 
     Args:
-        chosen: places in ``result`` of the mistakes to choose from.
-        most: that are drawn.
+        chosen: which images of ``result`` are mistakes to choose from.
+        most: how many are drawn at most.
 
     Returns:
         How many there are on the sheet.
@@ -189,18 +189,18 @@ def mistakes(
 
 
 def _percent(value: float) -> str:
-    """Rounded, but never to 0 or 100 where it is not."""
+    """A percentage in whole numbers; 0 and 100 stand for nothing but themselves."""
     if value < 1:
         return "<1"
     return ">99" if 99.5 <= value < 100 else f"{value:.0f}"
 
 
 def shorten(label: str, most: int) -> str:
-    """At most so many characters: beginnings and ends tell labels apart."""
+    """A label in at most ``most`` characters, its middle left out: beginnings and ends tell labels apart."""
     end = (most - 1) // 3
     return label if len(label) <= most else f"{label[: most - 1 - end]}…{label[-end:]}"
 
 
 def literal(text: str) -> str:
-    """For matplotlib, which takes what stands between two dollar signs for a formula."""
+    """A text as matplotlib shows it literally: what stands between two dollar signs would be a formula."""
     return text.replace("$", r"\$")

@@ -1,32 +1,28 @@
-"""Reads image files and labelled sets of images, tolerant of what people's folders hold."""
+"""Image files: how one is read, and which a folder or a tar file holds; tolerant of what people keep there."""
 
 from __future__ import annotations
 
 import os
-import re
 import tarfile
-import unicodedata
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
-from bnn_perception.frames.preprocess import MAX_SIDE
+from bnn_perception.frames.frame import MAX_SIDE
 
-#: Endings of the files that are taken for images.
+#: Extensions of the files that are taken for images.
 SUFFIXES = {
     *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
     *(".pbm", ".pgm", ".pnm", ".ppm"),
 }
 
-#: Endings of pictures that OpenCV need not know: they are tried, so that what is left out is reported.
+#: Extensions that OpenCV may not support; they are tried, so that unreadable files are reported and not passed over.
 TRIED = {".avif", ".gif", ".heic", ".heif", ".jp2"}
 
-# OpenCV decodes up to 2**30 pixels; a file that large is a mistake or an attack on a robot's memory.
+#: OpenCV decodes up to 2**30 pixels; a file that large is a mistake or an attack on a robot's memory.
 MAX_PIXELS = 1 << 27
 
 
@@ -39,9 +35,9 @@ class ImageFile:
     """Where the bytes of one image lie: a file, or a stretch of an uncompressed tar file.
 
     Attributes:
-        name: for messages.
-        path: of the file.
-        offset, size: of the stretch, bytes; a size of -1 reaches to the end.
+        name: what messages call the image.
+        path: the file.
+        offset, size: where in the file the image lies, bytes; a size of -1 reaches to the end.
     """
 
     name: str
@@ -50,7 +46,7 @@ class ImageFile:
     size: int = -1
 
     def size_on_disk(self) -> int:
-        """Of the image, bytes."""
+        """The bytes that the image takes."""
         return self.path.stat().st_size if self.size < 0 else self.size
 
 
@@ -191,135 +187,3 @@ def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFil
 def _is_image(path: PurePath) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
     return path.suffix.lower() in SUFFIXES | TRIED and not hidden
-
-
-@dataclass
-class Dataset:
-    """Labelled images, read one by one.
-
-    Attributes:
-        labels: (n,) class index of each image.
-        names: of each image, for messages.
-        refused: images that the last iteration left out because they could not be read, with the reason.
-    """
-
-    labels: NDArray[np.int64]
-    names: list[str]
-    _arrays: NDArray[np.uint8] | None = None
-    _files: list[ImageFile] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8 RGB of one image.
-
-        Raises:
-            ImageError: where it cannot be read.
-        """
-        if self._arrays is None:
-            return read_image(self._files[index])
-        image = self._arrays[index]
-        return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image
-
-    def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Index and pixels of every image that can be read."""
-        self.refused.clear()
-        for index in range(len(self)):
-            try:
-                yield index, self.read(index)
-            except ImageError as error:
-                self.refused.append(str(error))
-
-
-def read_dataset(path: str | os.PathLike[str], labels: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
-    """Open a folder (or tar file) with a folder of images for each class, or an ``.npz`` with ``x`` and ``y``.
-
-    Folders are matched to labels as they are, then without regard to case and to ``_``, ``-`` and spaces, then by
-    number (``00007`` is class 7, or the label 7 where there are labels that are numbers). A class may be missing.
-
-    Args:
-        path: as :func:`class_folders` takes it; or the ``.npz`` with x (N, H, W, 3), (N, H, W, 1) or (N, H, W)
-            uint8 and y (N,) integers.
-        labels: of the model, in order.
-        ignore: folders that are left out.
-
-    Raises:
-        ImageError: naming the file or folder and what is wrong.
-    """
-    path = Path(path)
-    if path.suffix == ".tar" or not path.is_file():
-        return _read_folder(path, labels, ignore)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            x, y = arrays["x"], arrays["y"]
-    except KeyError as error:
-        raise ImageError(f"{path}: the array {error} is missing; x and y are expected") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
-        raise ImageError(f"{path}: is not an .npz file with x and y: {error}") from None
-    if x.dtype != np.uint8:
-        raise ImageError(f"{path}: x is {x.dtype}, not uint8")
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.ndim != 4 or x.shape[3] not in (1, 3) or 0 in x.shape:
-        raise ImageError(
-            f"{path}: x has shape {list(x.shape)}; (N, H, W, 3), (N, H, W, 1) or (N, H, W) is expected"
-        )
-    if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
-        raise ImageError(f"{path}: y is {y.dtype} {list(y.shape)}, not {len(x)} integers")
-    if y.min() < 0 or y.max() >= len(labels):
-        raise ImageError(
-            f"{path}: y holds {y.min()} to {y.max()}, but the model has classes 0 to {len(labels) - 1}"
-        )
-    return Dataset(y.astype(np.int64), [f"{path.name}[{i}]" for i in range(len(x))], x)
-
-
-def match_label(folder: str, labels: Sequence[str]) -> int | None:
-    """Index of the label that a folder's name means, None where it means none."""
-
-    def plain(text: str) -> str:
-        # Folders that come from a Mac spell an umlaut as two characters.
-        return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
-
-    if folder in labels:
-        return list(labels).index(folder)
-    plain_labels = [plain(label) for label in labels]
-    if plain(folder) in plain_labels:
-        return plain_labels.index(plain(folder))
-    if not _is_number(folder):
-        return None
-    numbers = {int(label): index for index, label in enumerate(labels) if _is_number(label)}
-    if numbers:  # "1" to "5" are not classes 0 to 4 by their place, which would be off by one
-        return numbers.get(int(folder))
-    return int(folder) if int(folder) < len(labels) else None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9
-
-
-def _read_folder(path: Path, labels: Sequence[str], ignore: Sequence[str]) -> Dataset:
-    indices: list[int] = []
-    files: list[ImageFile] = []
-    for folder, images in class_folders(path).items():
-        if folder in ignore:
-            continue
-        index = match_label(folder, labels)
-        if index is None:
-            shown = ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
-            raise ImageError(f"{path / folder}: the model has no class '{folder}'; it has {shown}")
-        indices += [index] * len(images)
-        files += images
-    if not files:
-        raise ImageError(f"{path}: its class folders hold no images ({', '.join(sorted(SUFFIXES))})")
-    names = [file.name for file in files]
-    return Dataset(np.asarray(indices, dtype=np.int64), names, _files=files)

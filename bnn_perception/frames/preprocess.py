@@ -19,89 +19,15 @@ Three steps, in this order:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.frames.frame import ENCODINGS, Frame, Rect
 from bnn_perception.net.model import InputSpec
-
-#: Channel index of red, green and blue in each encoding; names as in sensor_msgs/image_encodings.
-ENCODINGS: dict[str, tuple[int, int, int]] = {
-    "rgb8": (0, 1, 2),
-    "bgr8": (2, 1, 0),
-    "rgba8": (0, 1, 2),
-    "bgra8": (2, 1, 0),
-    "mono8": (0, 0, 0),
-}
-#: Number of channels in memory of each encoding.
-CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 
 #: Luma weights of red, green and blue in 1/256 (ITU-R BT.601), as integers that add up to 256.
 LUMA = (77, 150, 29)
-
-#: Region of interest that takes the whole frame: x, y, width, height as fractions of the frame.
-WHOLE = (0.0, 0.0, 1.0, 1.0)
-
-#: Longest side of a frame, so that the sums above stay below 2**63 and rows of them below 2**32.
-MAX_SIDE = 16384
-
-
-class Rect(NamedTuple):
-    """A rectangle of pixels inside a frame."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One camera frame as it lies in memory.
-
-    Attributes:
-        pixels: (height, width, channels) uint8, rows any distance apart, pixels adjacent in a row.
-        encoding: a key of :data:`ENCODINGS`.
-        region: region of interest, (x, y, width, height) as fractions of the frame.
-    """
-
-    pixels: NDArray[np.uint8]
-    encoding: str = "rgb8"
-    region: tuple[float, float, float, float] = WHOLE
-
-    def __post_init__(self) -> None:
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"encoding '{self.encoding}' is not one of {', '.join(ENCODINGS)}")
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3:
-            raise ValueError(
-                f"pixels are {self.pixels.dtype} of shape {self.pixels.shape}, not uint8 (height, width, channels)"
-            )
-        height, width, channels = self.pixels.shape
-        if channels != CHANNELS[self.encoding]:
-            raise ValueError(f"{channels} channels in an image of encoding {self.encoding}")
-        if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-            raise ValueError(f"image of {width}x{height} pixels; sides must be 1 to {MAX_SIDE}")
-
-
-def check_region(region: Sequence[float]) -> tuple[float, float, float, float]:
-    """Validate a region of interest.
-
-    Raises:
-        ValueError: naming what is wrong, unless 0 <= x, 0 <= y, width > 0, height > 0, x + width <= 1 and
-            y + height <= 1 (to 1e-9).
-    """
-    if len(region) != 4:
-        raise ValueError(f"region has {len(region)} numbers; it takes x, y, width and height as fractions")
-    x, y, width, height = (float(value) for value in region)
-    if not all(np.isfinite((x, y, width, height))):
-        raise ValueError(f"region {list(region)} holds a number that is not finite")
-    if x < 0 or y < 0 or width <= 0 or height <= 0 or x + width > 1 + 1e-9 or y + height > 1 + 1e-9:
-        raise ValueError(
-            f"region {list(region)} does not lie inside the image; x, y, width, height are fractions of it"
-        )
-    return x, y, width, height
 
 
 def source_rect(height: int, width: int, region: Sequence[float], spec: InputSpec) -> Rect:
@@ -130,8 +56,8 @@ def prepare(frame: Frame, spec: InputSpec, out: NDArray[np.uint8] | None = None)
     """Bring a frame to the model's input, compiled, without the GIL; the same pixels as :func:`prepare_reference`.
 
     Args:
-        frame: of any size, row stride and encoding.
-        spec: of the model.
+        frame: a frame of any size, row stride and encoding.
+        spec: the model's input.
         out: where to write, (height, width, channels) uint8, C-contiguous; None makes an array.
 
     Returns:
@@ -150,7 +76,7 @@ def prepare(frame: Frame, spec: InputSpec, out: NDArray[np.uint8] | None = None)
     rect = source_rect(pixels.shape[0], pixels.shape[1], frame.region, spec)
     if out is None:
         out = np.empty(spec.shape, dtype=np.uint8)
-    red, _, blue = ENCODINGS[frame.encoding]
+    red, _, blue = ENCODINGS[frame.encoding].rgb
     native.resize(
         pixels.ctypes.data + rect.y * pixels.strides[0] + rect.x * pixels.shape[2],
         pixels.strides[0],
@@ -174,7 +100,7 @@ def prepare_reference(frame: Frame, spec: InputSpec) -> NDArray[np.uint8]:
     sums = np.einsum("xj,yjc->yxc", area_weights(rect.width, spec.width), rows)
     area = rect.height * rect.width
     resized = (sums + area // 2) // area
-    rgb = resized[..., list(ENCODINGS[frame.encoding])]
+    rgb = resized[..., list(ENCODINGS[frame.encoding].rgb)]
     if spec.channels == 3:
         return rgb.astype(np.uint8)
     grey = (rgb @ np.asarray(LUMA, dtype=np.int64) + 128) >> 8

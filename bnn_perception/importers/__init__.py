@@ -1,4 +1,9 @@
-"""Makes models of nets that other tools trained: one module a format, each with ``read(source) -> Model``."""
+"""Makes models of nets that other tools trained.
+
+Each format has a module or folder with ``read(source) -> Model``: :mod:`~bnn_perception.importers.bnn_pynq` and
+:mod:`~bnn_perception.importers.onnx`. What does not depend on the format of a graph stands in
+:mod:`~bnn_perception.importers.fold`.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bnn_perception.importers.errors import ImporterError
 from bnn_perception.net.model import Model, ModelError, save_model
 
 
-class ImporterError(ModelError):
-    """A net that cannot be imported; the message names the file or the layer and the reason."""
-
-
 def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> Model:
-    """Read a net of another tool, whose kind is told from its form.
+    """Read a net of another tool; the form of the source tells its format.
 
     Args:
         source: a QONNX file (``.onnx``) or a BNN-PYNQ parameter folder (``*-weights.bin``).
@@ -53,8 +55,8 @@ def import_model(
     Args:
         source: as :func:`read` takes it.
         out: the folder to write; made where it does not exist.
-        labels: of the classes; empty: those that the source states, otherwise class_0 and so on.
-        name: of the model; empty: that of the source.
+        labels: names of the classes; empty: those that the source states, otherwise class_0 and so on.
+        name: the model's name; empty: that of the source.
         pixel_maximum: as :func:`read` takes it.
 
     Returns:

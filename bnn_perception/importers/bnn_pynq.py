@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
+from bnn_perception.importers.errors import ImporterError
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BinaryConv2d,
@@ -56,13 +56,14 @@ CLASSES = "classes.txt"
 WORD_BYTES = 8
 MAX_SIMD = 8 * WORD_BYTES
 MAX_OUTPUTS = 64
-MAX_CLASSES_BYTES = 1 << 16  # 64 labels of 200 characters of 4 bytes fit
+#: 64 labels of 200 characters of 4 bytes fit.
+MAX_CLASSES_BYTES = 1 << 16
 
 _FILE = re.compile(r"(0|[1-9][0-9]?)-(0|[1-9][0-9]{0,3})-(weights|thres)\.bin")
 
 
 class Matrix(NamedTuple):
-    """What is fixed about a layer.
+    """The shape of a layer's matrix and the width of its thresholds, which the net fixes.
 
     Attributes:
         rows: outputs; 0 for the last layer, which has as many as its files hold.
@@ -94,9 +95,9 @@ class Net:
 
     Attributes:
         name: as BNN-PYNQ calls it.
-        matrices: of its layers, in order.
-        input: what it takes.
-        build: makes the layers of a model of the parameters.
+        matrices: the matrices of its layers, in order.
+        input: the images that it takes.
+        build: makes the layers of a model from the parameters.
     """
 
     name: str
@@ -273,8 +274,8 @@ class _Folder:
 def _read_bytes(path: Path, limit: int) -> bytes:
     """At most ``limit + 1`` bytes of a file."""
     try:
-        with path.open("rb") as stream:
-            return stream.read(limit + 1)
+        with path.open("rb") as file:
+            return file.read(limit + 1)
     except OSError as error:
         raise ImporterError(f"{path}: cannot be read: {error.strerror or error}") from None
 

@@ -16,7 +16,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Classification, ObjectHypothesis
 
-from bnn_perception.frames.sources import RawImage, SourceError, SourceFrame, open_source
+from bnn_perception.frames.source import RawImage, SourceError, SourceFrame
+from bnn_perception.frames.sources import open_source
 from bnn_perception.ros.entry import run_node
 from bnn_perception.ros.parameters import Parameter, ParameterError, declare
 

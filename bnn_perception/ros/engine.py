@@ -16,7 +16,7 @@ import numpy as np
 from bnn_perception.backends import Backend, BackendError, make_backend
 from bnn_perception.classifier import Classifier
 from bnn_perception.errors import one_line
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 from bnn_perception.ros.parameters import EngineSettings
 

@@ -1,4 +1,4 @@
-"""From a sensor_msgs image to a :class:`~bnn_perception.frames.preprocess.Frame`: no copy where none is needed.
+"""From a sensor_msgs image to a :class:`~bnn_perception.frames.frame.Frame`: no copy where none is needed.
 
 A message is untrusted: what disagrees with itself is refused with a reason and costs that frame alone.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import one_line
-from bnn_perception.frames.preprocess import CHANNELS, MAX_SIDE, WHOLE, Frame
+from bnn_perception.frames.frame import ENCODINGS, MAX_SIDE, WHOLE, Frame
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -50,9 +50,9 @@ def view(message: Image, max_pixels: int, region: Region = WHOLE) -> Frame:
     """
     height, width, step = message.height, message.width, message.step
     _check_size(height, width, max_pixels)
-    if message.encoding not in CHANNELS:
+    if message.encoding not in ENCODINGS:
         return Frame(_convert(message), "rgb8", region)
-    channels = CHANNELS[message.encoding]
+    channels = ENCODINGS[message.encoding].channels
     if step < width * channels:
         raise RefusedFrame("step", f"step {step} is less than a row of {width} {message.encoding} pixels")
     if len(message.data) != step * height:
@@ -112,7 +112,7 @@ def _convert(message: Image) -> NDArray[np.uint8]:
     except Exception as error:  # one built for another NumPy raises whatever it likes
         raise RefusedFrame(
             "encoding",
-            f"encoding '{message.encoding}' is none of {', '.join(CHANNELS)} and needs cv_bridge, "
+            f"encoding '{message.encoding}' is none of {', '.join(ENCODINGS)} and needs cv_bridge, "
             f"which cannot be imported: {error}",
         ) from None
     bridge: Any = CvBridge()

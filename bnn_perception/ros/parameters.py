@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import BACKENDS, DEVICES
 from bnn_perception.errors import Error
-from bnn_perception.frames.preprocess import check_region
+from bnn_perception.frames.frame import check_region
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor

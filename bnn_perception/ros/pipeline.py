@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from bnn_perception.backends import BackendError
 from bnn_perception.classifier import Prediction
 from bnn_perception.errors import one_line
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.ros.engine import Engine
 from bnn_perception.ros.image_msg import UNPACK, RefusedFrame
 from bnn_perception.ros.latency import LatencyWindow

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bnn_perception.training.augmentation import augment
 from bnn_perception.training.config import AugmentationSpec
-from bnn_perception.training.data import Dataset, augment
+from bnn_perception.training.data import PreparedImages
 from bnn_perception.training.distributed import World
 
 
@@ -21,7 +22,7 @@ class Batch(NamedTuple):
     Attributes:
         images: (N, C, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        share: N, over what it would be were all parts equal: the weight of this part's mean in the mean of all parts.
+        share: N / (batch size / number of processes): the weight of this process's mean loss.
     """
 
     images: Tensor
@@ -33,8 +34,8 @@ class Example(NamedTuple):
     """What one training step takes: a batch, ready for the modules that are trained.
 
     Attributes:
-        inputs: of these modules: images, or what a frozen trunk makes of them.
-        labels, share: as of :class:`Batch`.
+        inputs: images, or the signs that the frozen convolutions make of them.
+        labels, share: see :class:`Batch`.
         teacher_logits: (N, classes) logits of the teacher; None without distillation.
     """
 
@@ -45,7 +46,7 @@ class Example(NamedTuple):
 
 
 def batches(
-    data: Dataset, indices: NDArray[np.intp], size: int, device: torch.device
+    data: PreparedImages, indices: NDArray[np.intp], size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, labels) on a device, as they are, ``size`` at a time."""
     for start in range(0, len(indices), size):
@@ -59,7 +60,7 @@ def count_steps(images: int, size: int, processes: int) -> int:
 
 
 def training_batches(
-    data: Dataset,
+    data: PreparedImages,
     indices: NDArray[np.intp],
     size: int,
     augmentation: AugmentationSpec,
@@ -77,7 +78,7 @@ def training_batches(
         yield Batch(images, labels, len(part) * world.size / len(chosen))
 
 
-def _load(data: Dataset, chosen: NDArray[np.intp], device: torch.device) -> tuple[Tensor, Tensor]:
+def _load(data: PreparedImages, chosen: NDArray[np.intp], device: torch.device) -> tuple[Tensor, Tensor]:
     pixels, labels = torch.from_numpy(data.images[chosen]), torch.from_numpy(data.labels[chosen])
     if device.type == "cuda":  # pinned memory lets the copies overlap with the step before
         pixels, labels = (t.pin_memory().to(device, non_blocking=True) for t in (pixels, labels))

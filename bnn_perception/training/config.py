@@ -1,6 +1,7 @@
 """The training configuration: one YAML file, checked when it is read, every field with a sensible default.
 
-Nothing but the data is needed: :func:`default_config` is what ``train --data FOLDER`` runs.
+A field states its default, and what it can be, in one line: the bounds of a number (of each, where there are several)
+or the choices of a text. Nothing but the data is needed: :func:`default_config` is what ``train --data FOLDER`` runs.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
 from bnn_perception.errors import Error, one_line
-from bnn_perception.net.model import MAX_LABEL, InputSpec
+from bnn_perception.net.model import MAX_LABEL, SHORTCUTS, InputSpec
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"
@@ -25,22 +26,45 @@ class ConfigError(Error, ValueError):
     """A configuration that cannot be used; the message names the file, the field and the remedy."""
 
 
+class Bounds(NamedTuple):
+    """Lowest and highest value of a number."""
+
+    low: float
+    high: float
+
+
+def within(low: float, high: float) -> dict[str, Bounds]:
+    """The metadata of a field that holds a number, or numbers, of a range."""
+    return {"bounds": Bounds(low, high)}
+
+
+def one_of(*choices: str) -> dict[str, tuple[str, ...]]:
+    """The metadata of a field that holds one of some words."""
+    return {"choices": choices}
+
+
+#: Sizes of layers, and numbers of epochs, at most.
+MAX_SIZE, MAX_EPOCHS = 65536, 100_000
+
+
 @dataclass(frozen=True)
 class ThermometerSpec:
     """Thermometer code of the pixels, ``levels`` bits a channel; one level is the paper's input binarization."""
 
-    levels: int = 8
+    kind: ClassVar[str] = "thermometer"
+    levels: int = field(default=8, metadata=within(1, MAX_SIZE))
 
 
 @dataclass(frozen=True)
 class ConvSpec:
     """Binary convolution, max pool where ``pool`` is not 0, batch norm, sign."""
 
-    channels: int
-    kernel: int = 3
-    stride: int = 1
-    padding: int = 1
-    pool: int = 0
+    kind: ClassVar[str] = "binary_conv2d"
+    channels: int = field(metadata=within(1, MAX_SIZE))
+    kernel: int = field(default=3, metadata=within(1, MAX_SIZE))
+    stride: int = field(default=1, metadata=within(1, MAX_SIZE))
+    padding: int = field(default=1, metadata=within(0, MAX_SIZE))
+    pool: int = field(default=0, metadata=within(0, MAX_SIZE))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after convolution and pool."""
@@ -56,57 +80,63 @@ class ConvSpec:
 class InputConvSpec(ConvSpec):
     """The same on 8-bit pixels; must come first."""
 
+    kind: ClassVar[str] = "input_conv2d"
+
 
 @dataclass(frozen=True)
-class InputStreamConvSpec(InputConvSpec):
-    """Convolution of 8-bit pixels, max pool, batch norm: the first real-valued stream of a residual net."""
+class InputResidualConvSpec(InputConvSpec):
+    """Convolution of 8-bit pixels, max pool, batch norm, no sign: its real values are a net's first residual."""
 
-
-#: What a residual convolution may add to its result.
-SHORTCUTS = ("none", "identity", "average_pool")
-
-#: What a residual convolution may do to its sums before the batch norm.
-ACTIVATIONS = ("none", "relu", "prelu")
+    kind: ClassVar[str] = "input_stream_conv2d"
 
 
 @dataclass(frozen=True)
 class ResidualConvSpec(ConvSpec):
-    """RSign, binary convolution, max pool, activation, batch norm, plus the shortcut of the stream.
+    """RSign, binary convolution, max pool, activation, batch norm; plus a shortcut of the residual before it.
 
     RSign, the sign with a learnt threshold a channel, is that of ReActNet (arXiv 2003.03488, section 4.2); the
     real-valued shortcut around every convolution is that of Bi-Real Net (arXiv 1808.00278, section 3.1).
 
     Attributes:
-        shortcut: ``identity``; ``average_pool``, 2x2, where the size halves; or ``none``. More channels than the
-            stream has must be a multiple of its channels, which are then repeated.
-        activation: ``relu`` as in QuickNet (arXiv 2011.09398), ``prelu`` with a slope a channel, or ``none``.
+        shortcut: what is added: ``identity``; ``average_pool``, 2x2, where the size halves; or ``none``. A layer may
+            have a multiple of the residual's channels, which are then repeated.
+        activation: what the sums go through: ``relu`` as in QuickNet (arXiv 2011.09398), ``prelu`` with a slope a
+            channel, or ``none``.
     """
 
-    shortcut: str = "identity"
-    activation: str = "none"
+    kind: ClassVar[str] = "residual_conv2d"
+    shortcut: str = field(default="identity", metadata=one_of(*SHORTCUTS))
+    activation: str = field(default="none", metadata=one_of("none", "relu", "prelu"))
 
 
 @dataclass(frozen=True)
 class DenseSpec:
-    """Binary matrix, batch norm, sign."""
+    """Binary fully connected layer, batch norm, sign."""
 
-    features: int
+    kind: ClassVar[str] = "binary_dense"
+    features: int = field(metadata=within(1, MAX_SIZE))
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """Binary matrix, batch norm: the logits. Must come last."""
+    """Binary fully connected layer, batch norm: the logits. Must come last."""
+
+    kind: ClassVar[str] = "output_dense"
 
 
 LayerSpec = ThermometerSpec | InputConvSpec | ConvSpec | DenseSpec | OutputSpec
-LAYER_KINDS: dict[str, type] = {
-    "thermometer": ThermometerSpec,
-    "input_conv2d": InputConvSpec,
-    "binary_conv2d": ConvSpec,
-    "input_stream_conv2d": InputStreamConvSpec,
-    "residual_conv2d": ResidualConvSpec,
-    "binary_dense": DenseSpec,
-    "output_dense": OutputSpec,
+#: The layers that can be trained, by the kind of the layer that they become in a model folder.
+LAYER_SPECS: dict[str, type] = {
+    spec.kind: spec
+    for spec in (
+        ThermometerSpec,
+        InputConvSpec,
+        ConvSpec,
+        InputResidualConvSpec,
+        ResidualConvSpec,
+        DenseSpec,
+        OutputSpec,
+    )
 }
 
 
@@ -123,7 +153,7 @@ class NetworkSpec:
         if not self.layers or not isinstance(self.layers[-1], OutputSpec):
             raise ConfigError("network: the last layer must be an output_dense")
         height, width, dense = self.height, self.width, False
-        stream: int | None = None  # channels of the real-valued stream, where there is one
+        residual: int | None = None  # its channels, where the layer before hands one on
         for index, layer in enumerate(self.layers):
             where = f"network[{index}]"
             if isinstance(layer, (InputConvSpec, ThermometerSpec)) != (index == 0):
@@ -140,9 +170,9 @@ class NetworkSpec:
                 if height < 1 or width < 1:
                     raise ConfigError(f"{where}: nothing is left of the {self.height}x{self.width} input")
                 if isinstance(layer, ResidualConvSpec):
-                    _check_shortcut(where, layer, stream, before, (height, width))
-                is_stream = isinstance(layer, (InputStreamConvSpec, ResidualConvSpec))
-                stream = layer.channels if is_stream else None
+                    _check_shortcut(where, layer, residual, before, (height, width))
+                hands_on = isinstance(layer, (InputResidualConvSpec, ResidualConvSpec))
+                residual = layer.channels if hands_on else None
             dense = dense or isinstance(layer, DenseSpec)
 
     def named_layers(self) -> list[tuple[str, LayerSpec]]:
@@ -163,19 +193,19 @@ class NetworkSpec:
 def _check_shortcut(
     where: str,
     layer: ResidualConvSpec,
-    stream: int | None,
+    residual: int | None,
     before: tuple[int, int],
     after: tuple[int, int],
 ) -> None:
     if layer.shortcut == "none":
         return
-    if stream is None:
+    if residual is None:
         raise ConfigError(
-            f"{where}: the layer before it has no stream to add; it must be an input_stream_conv2d or a "
+            f"{where}: the layer before it has no residual to add; it must be an input_stream_conv2d or a "
             f"residual_conv2d"
         )
-    if layer.channels % stream:
-        raise ConfigError(f"{where}: {layer.channels} channels are no multiple of the shortcut's {stream}")
+    if layer.channels % residual:
+        raise ConfigError(f"{where}: {layer.channels} channels are no multiple of the shortcut's {residual}")
     expected = before if layer.shortcut == "identity" else (before[0] // 2, before[1] // 2)
     if after != expected:
         raise ConfigError(
@@ -192,12 +222,12 @@ class DataSpec:
         train: a folder with a folder for each class; or such a folder in an uncompressed tar file
             (``photos.tar/train``); or an ``.npz`` with ``x`` (N, H, W, 3) uint8, ``y`` (N,) and optionally ``track``
             (N,): images of one track show the same object and stay on one side of the split.
-        also: further such folders or files with images of the same classes. Tracks of one number and class are one,
-            wherever they are stated.
+        also: further such folders or files, with images of the same classes. In several ``.npz`` with tracks, one
+            number in one class means one object; the images of a folder are not tracked.
         test: likewise, or empty: accuracy is then measured on the validation part and called so.
         validation: part of the training data that is kept for validation.
         labels: names of the classes; empty: folder names, or class_0, ... for an npz.
-        ignore: folders that are left out, of ``train`` and of ``test``.
+        ignore: folders that are left out, of the training data and of ``test``.
         rendered: how many road signs to render and add to the training data (class ids of GTSRB).
         rendered_share: part of each epoch that they make up.
     """
@@ -205,11 +235,11 @@ class DataSpec:
     train: str = ""
     also: tuple[str, ...] = ()
     test: str = ""
-    validation: float = 0.15
+    validation: float = field(default=0.15, metadata=within(0.01, 0.9))
     labels: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    rendered: int = 0
-    rendered_share: float = 0.1
+    rendered: int = field(default=0, metadata=within(0, 10**6))
+    rendered_share: float = field(default=0.1, metadata=within(0.0, 0.9))
 
 
 @dataclass(frozen=True)
@@ -220,7 +250,7 @@ class AugmentationSpec:
         rotation: degrees, either way.
         scale: smallest and largest.
         shift: part of the side, either way, in x and y.
-        perspective: strength of the keystone, part of the size.
+        perspective: strength of the keystone, part of the size; at 0.5 a corner of the picture reaches the horizon.
         flip: mirror left and right at random; wrong where a class has a side (an arrow, a letter).
         brightness, contrast, gamma: parts of the range or of 1, either way.
         colour: cast, part of each channel, either way.
@@ -228,28 +258,24 @@ class AugmentationSpec:
         noise: largest standard deviation, part of the range.
     """
 
-    rotation: float = 10.0
-    scale: tuple[float, float] = (0.8, 1.15)
-    shift: float = 0.1
-    perspective: float = 0.08
+    rotation: float = field(default=10.0, metadata=within(0.0, 180.0))
+    scale: tuple[float, float] = field(default=(0.8, 1.15), metadata=within(0.01, 100.0))
+    shift: float = field(default=0.1, metadata=within(0.0, 1.0))
+    perspective: float = field(default=0.08, metadata=within(0.0, 0.4))
     flip: bool = False
-    brightness: float = 0.06
-    contrast: float = 0.3
-    gamma: float = 0.3
-    colour: float = 0.08
-    blur: float = 0.8
-    noise: float = 0.02
+    brightness: float = field(default=0.06, metadata=within(0.0, 1.0))
+    contrast: float = field(default=0.3, metadata=within(0.0, 1.0))
+    gamma: float = field(default=0.3, metadata=within(0.0, 5.0))
+    colour: float = field(default=0.08, metadata=within(0.0, 1.0))
+    blur: float = field(default=0.8, metadata=within(0.0, 1.0))
+    noise: float = field(default=0.02, metadata=within(0.0, 1.0))
 
 
 #: Stages of training, in order; each is a field of the configuration.
 STAGES = ("float_twin", "activations", "binary", "head")
 
-#: How a stage may step, and how its learning rate may go after the warm-up.
-OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("cosine", "constant")
-
-#: Arithmetic of the training steps.
-PRECISIONS = ("auto", "float32", "bfloat16")
+#: Those of them that every training has.
+REQUIRED_STAGES = ("float_twin", "binary")
 
 
 @dataclass(frozen=True)
@@ -259,17 +285,17 @@ class StageSpec:
     Attributes:
         epochs: at most so many; 0 leaves out ``activations`` or ``head``.
         learning_rate: the highest, which a linear warm-up leads to.
-        warmup: its length, epochs.
+        warmup: length of that warm-up, epochs.
         optimizer: ``adam``, with decoupled decay (Loshchilov and Hutter, arXiv 1711.05101); or ``sgd``, with
             Nesterov's momentum of 0.9, which wants a higher learning rate.
-        schedule: of the learning rate after the warm-up: ``cosine`` to 0 (arXiv 1608.03983), or ``constant``.
+        schedule: what the learning rate does after the warm-up: ``cosine`` to 0 (arXiv 1608.03983), or ``constant``.
         restart: the epoch after which the cosine begins anew, from the highest rate to 0 at the last epoch (a warm
             restart of the same paper); 0: never.
-        weight_decay: of the weights of convolutions and matrices. Leave it 0 where weights are binary: it pulls
-            latent weights to 0, where any step may change their sign.
+        weight_decay: decay of the weights of convolutions and fully connected layers. Leave it 0 where weights are
+            binary: it pulls latent weights to 0, where any step may change their sign.
         label_smoothing: part of each label that is spread over all classes.
-        distillation: weight of the float twin's answers in the loss; 1 minus it is the labels'. The float twin itself
-            has no teacher.
+        distillation: weight of the teacher logits, the float twin's, in the loss; 1 minus it is that of the labels.
+            The float twin itself has no teacher.
         temperature: of the distillation (Hinton et al., arXiv 1503.02531).
         from_float: start from the weights of the stage before, the float twin's or those of ``activations``, instead
             of random ones; ``head`` always does.
@@ -282,20 +308,20 @@ class StageSpec:
             the last epochs gain most, so it should be a good part of ``epochs``.
     """
 
-    epochs: int
-    learning_rate: float
-    warmup: float = 1.0
-    optimizer: str = "adam"
-    schedule: str = "cosine"
+    epochs: int = field(metadata=within(0, MAX_EPOCHS))
+    learning_rate: float = field(metadata=within(0.0, 100.0))
+    warmup: float = field(default=1.0, metadata=within(0.0, MAX_EPOCHS))
+    optimizer: str = field(default="adam", metadata=one_of("adam", "sgd"))
+    schedule: str = field(default="cosine", metadata=one_of("cosine", "constant"))
     restart: int = 0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    distillation: float = 0.0
-    temperature: float = 4.0
+    weight_decay: float = field(default=0.0, metadata=within(0.0, 100.0))
+    label_smoothing: float = field(default=0.0, metadata=within(0.0, 1.0))
+    distillation: float = field(default=0.0, metadata=within(0.0, 1.0))
+    temperature: float = field(default=4.0, metadata=within(0.1, 100.0))
     from_float: bool = False
     latent_clipping: bool = True
     batch_norm_reestimation: bool = True
-    patience: int = 0
+    patience: int = field(default=0, metadata=within(0, MAX_EPOCHS))
 
 
 @dataclass(frozen=True)
@@ -307,15 +333,15 @@ class Config:
         activations: the net with binary activations and real weights, between the two others, as the first of the two
             steps of Martinez et al. (arXiv 2003.11535); no epochs: left out.
         binary: the net that is exported, unless there is a head stage.
-        head: the same net once more, its convolutions frozen, trained from the first matrix on
+        head: the same net once more, its convolutions frozen, trained from the first fully connected layer on
             (:mod:`bnn_perception.training.head`); no epochs: left out.
         batch: images a step, of all processes together.
         sampling: a class of n images is drawn in proportion to ``n ** sampling``; 1 leaves the data as it is, 0
             balances all classes.
         epoch_images: an epoch has at least so many real images; fewer are repeated, each time augmented anew.
-        threads: of the CPU; 0 takes one for each core.
-        precision: of the training steps: ``float32``, ``bfloat16`` (PyTorch's autocast; weights, batch-norm statistics
-            and whatever is measured stay float32), or ``auto``: bfloat16 on a GPU that has it, else float32.
+        threads: CPU threads; 0 takes one for each core.
+        precision: arithmetic of the training steps: ``float32``, ``bfloat16`` (PyTorch's autocast; weights, batch-norm
+            statistics and whatever is measured stay float32), or ``auto``: bfloat16 on a GPU that has it, else float32.
     """
 
     name: str
@@ -342,13 +368,16 @@ class Config:
     head: StageSpec = field(
         default_factory=lambda: StageSpec(epochs=0, learning_rate=2e-3, warmup=0.5, distillation=0.7)
     )
-    batch: int = 128
-    sampling: float = 0.5
-    epoch_images: int = 2000
-    seed: int = 1
-    threads: int = 0
-    precision: str = "auto"
+    batch: int = field(default=128, metadata=within(2, 65536))
+    sampling: float = field(default=0.5, metadata=within(0.0, 1.0))
+    epoch_images: int = field(default=2000, metadata=within(0, 10**9))
+    seed: int = field(default=1, metadata=within(0, 2**31 - 1))
+    threads: int = field(default=0, metadata=within(0, 4096))
+    precision: str = field(default="auto", metadata=one_of("auto", "float32", "bfloat16"))
 
+
+#: Parts of the configuration that are mappings of fields with a default each.
+PARTS = ("data", "augmentation", *STAGES)
 
 #: What ``train`` takes where the configuration names no network: 1.3 M weights, 32x32 pixels.
 DEFAULT_NETWORK: list[dict[str, Any]] = [
@@ -390,7 +419,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    # Of the file; of PyYAML; or of Python where PyYAML converts a number, a date or a nest of brackets.
+    # Errors of the file system, of PyYAML, and of Python where PyYAML converts a number, a date or nested brackets.
     except Exception as error:
         raise ConfigError(f"{path}: cannot be read: {one_line(error)}") from None
     return _mapping(str(path), content)
@@ -412,7 +441,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def from_mapping(content: object, default_name: str = "model") -> Config:
-    """A configuration from what YAML gave."""
+    """A configuration from the content of a YAML file."""
     values = _mapping("the configuration", content)
     _refuse_unknown("", values, Config)
     input_values = {"height": 32, "width": 32, **_mapping("input", values.get("input", {}))}
@@ -430,13 +459,11 @@ def from_mapping(content: object, default_name: str = "model") -> Config:
     )
     defaults = Config(name=default_name, network=network, input=input_spec, data=DataSpec())
     parts: dict[str, Any] = {
-        key: _fill(key, getattr(defaults, key), values[key])
-        for key in ("data", "augmentation", *STAGES)
-        if key in values
+        key: _fill(key, getattr(defaults, key), values[key]) for key in PARTS if key in values
     }
     scalars = {key: values[key] for key in values if key not in {*parts, "input", "network"}}
     config = replace(_fill("", defaults, scalars), **parts)
-    _check_ranges(config)
+    _check_fields(config)
     _check_names(config)
     return config
 
@@ -448,10 +475,12 @@ def override(
     seed: int | None = None,
     threads: int | None = None,
 ) -> Config:
-    """The configuration with what the command line gives (None: nothing) put in its place.
+    """The configuration with the values of the command line in their places; None changes nothing.
 
     Args:
-        epochs: of the binary stage, and at most so many of ``activations`` and ``head``.
+        epochs: epochs of the binary stage, and at most so many of ``activations`` and ``head``.
+        float_epochs: epochs of the float twin.
+        seed, threads: as in :class:`Config`.
     """
     binary, activations, head = config.binary, config.activations, config.head
     float_twin = config.float_twin
@@ -468,16 +497,15 @@ def override(
         seed=config.seed if seed is None else seed,
         threads=config.threads if threads is None else threads,
     )
-    _check_ranges(result)
+    _check_fields(result)
     return result
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """The configuration as plain values: what decides whether a run may be resumed, and what records keep."""
-    kinds = {spec: kind for kind, spec in LAYER_KINDS.items()}
     return {
         **asdict(config),
-        "network": [{"kind": kinds[type(layer)], **asdict(layer)} for layer in config.network.layers],
+        "network": [{"kind": layer.kind, **asdict(layer)} for layer in config.network.layers],
     }
 
 
@@ -508,48 +536,46 @@ def portable(path: str | os.PathLike[str]) -> Path:
     return Path(path.name) if path.is_absolute() else path
 
 
-def _check_ranges(config: Config) -> None:
-    for where, value, low, high in (
-        ("batch", config.batch, 2, 65536),
-        ("epoch_images", config.epoch_images, 0, 10**9),
-        ("seed", config.seed, 0, 2**31 - 1),
-        ("threads", config.threads, 0, 4096),
-        ("sampling", config.sampling, 0.0, 1.0),
-        ("data.validation", config.data.validation, 0.01, 0.9),
-        ("data.rendered", config.data.rendered, 0, 10**6),
-        ("data.rendered_share", config.data.rendered_share, 0.0, 0.9),
-        *_augmentation_ranges(config.augmentation),
-        *(each for stage in STAGES for each in _stage_ranges(stage, getattr(config, stage))),
-    ):
-        if not low <= value <= high:
-            raise ConfigError(f"{where} is {value}; it must be from {low} to {high}")
-    if config.augmentation.scale[0] > config.augmentation.scale[1]:
-        raise ConfigError(
-            f"augmentation.scale is {list(config.augmentation.scale)}; the smallest comes first"
-        )
-    chosen: list[tuple[str, str, tuple[str, ...]]] = [("precision", config.precision, PRECISIONS)]
+def _check_fields(config: Config) -> None:
+    """Check every field against what it can be, and those that depend on another one.
+
+    Raises:
+        ConfigError: naming the field.
+    """
     for stage in STAGES:
         spec: StageSpec = getattr(config, stage)
-        chosen += [
-            (f"{stage}.optimizer", spec.optimizer, OPTIMIZERS),
-            (f"{stage}.schedule", spec.schedule, SCHEDULES),
-        ]
-    for where, choice, choices in chosen:
-        if choice not in choices:
-            raise ConfigError(f"{where} is '{choice}'; it can be {', '.join(choices)}")
+        if stage in REQUIRED_STAGES:
+            _check_bounds(f"{stage}.epochs", spec.epochs, Bounds(1, MAX_EPOCHS))
+        _check_bounds(f"{stage}.restart", spec.restart, Bounds(0, max(0, spec.epochs - 1)))
+    _check_values("", config)
+    for part in PARTS:
+        _check_values(f"{part}.", getattr(config, part))
+    smallest, largest = config.augmentation.scale
+    if smallest > largest:
+        raise ConfigError(f"augmentation.scale is {[smallest, largest]}; the smallest comes first")
 
 
-def _augmentation_ranges(spec: AugmentationSpec) -> list[tuple[str, float, float, float]]:
-    """What :func:`_check_ranges` checks of the augmentation: field, value, lowest, highest."""
-    highest = {
-        "rotation": 180.0,
-        "shift": 1.0,
-        "perspective": 0.4,  # at 0.5 a corner of the picture reaches the horizon
-        **dict.fromkeys(("brightness", "contrast", "colour", "blur", "noise"), 1.0),
-        "gamma": 5.0,
-    }
-    ranges = [(f"augmentation.{name}", getattr(spec, name), 0.0, high) for name, high in highest.items()]
-    return ranges + [(f"augmentation.scale[{i}]", value, 0.01, 100.0) for i, value in enumerate(spec.scale)]
+def _check_values(prefix: str, spec: Any) -> None:
+    """Check the fields of a dataclass that state bounds or choices."""
+    for each in fields(spec):
+        name, value = f"{prefix}{each.name}", getattr(spec, each.name)
+        if "bounds" in each.metadata and isinstance(value, tuple):
+            for index, item in enumerate(value):
+                _check_bounds(f"{name}[{index}]", item, each.metadata["bounds"])
+        elif "bounds" in each.metadata:
+            _check_bounds(name, value, each.metadata["bounds"])
+        if "choices" in each.metadata:
+            _check_choice(name, value, each.metadata["choices"])
+
+
+def _check_bounds(name: str, value: float, bounds: Bounds) -> None:
+    if not bounds.low <= value <= bounds.high:
+        raise ConfigError(f"{name} is {value}; it must be from {bounds.low} to {bounds.high}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}; it can be {', '.join(choices)}")
 
 
 def _check_names(config: Config) -> None:
@@ -571,40 +597,23 @@ def is_label(text: str) -> bool:
     return bool(text.strip()) and len(text) <= MAX_LABEL and not odd
 
 
-def _stage_ranges(stage: str, spec: StageSpec) -> list[tuple[str, float, float, float]]:
-    """What :func:`_check_ranges` checks of a stage: field, value, lowest, highest."""
-    return [
-        (f"{stage}.{name}", value, low, high)
-        for name, value, low, high in (
-            ("epochs", spec.epochs, 1 if stage in ("float_twin", "binary") else 0, 100000),
-            ("learning_rate", spec.learning_rate, 0.0, 100.0),
-            ("warmup", spec.warmup, 0.0, 100000.0),
-            ("weight_decay", spec.weight_decay, 0.0, 100.0),
-            ("label_smoothing", spec.label_smoothing, 0.0, 1.0),
-            ("distillation", spec.distillation, 0.0, 1.0),
-            ("temperature", spec.temperature, 0.1, 100.0),
-            ("patience", spec.patience, 0, 100000),
-            ("restart", spec.restart, 0, max(0, spec.epochs - 1)),
-        )
-    ]
-
-
 def _layer(where: str, value: object) -> LayerSpec:
     values = _mapping(where, value)
     kind = values.pop("kind", None)
-    if kind not in LAYER_KINDS:
-        raise ConfigError(f"{where}: kind {kind!r} is not one of {', '.join(LAYER_KINDS)}")
-    cls = LAYER_KINDS[kind]
+    if kind not in LAYER_SPECS:
+        raise ConfigError(f"{where}: kind {kind!r} is not one of {', '.join(LAYER_SPECS)}")
+    cls = LAYER_SPECS[kind]
     _refuse_unknown(where, values, cls)
-    for key, choices in (("shortcut", SHORTCUTS), ("activation", ACTIVATIONS)):
-        if key in values and values[key] not in choices:
-            raise ConfigError(f"{where}.{key} is {values[key]!r}; it can be {', '.join(choices)}")
-    for key, number in values.items():
-        if key in ("shortcut", "activation"):
+    for each in fields(cls):
+        if each.name not in values:
             continue
-        low = 0 if key in ("padding", "pool") else 1
-        if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= 65536:
-            raise ConfigError(f"{where}.{key} is {number!r}; it must be a whole number of at least {low}")
+        name, given = f"{where}.{each.name}", values[each.name]
+        if "choices" in each.metadata:
+            _check_choice(name, given, each.metadata["choices"])
+            continue
+        low, high = each.metadata["bounds"]
+        if not isinstance(given, int) or isinstance(given, bool) or not low <= given <= high:
+            raise ConfigError(f"{name} is {given!r}; it must be a whole number of at least {low}")
     try:
         layer: LayerSpec = cls(**values)
     except TypeError:

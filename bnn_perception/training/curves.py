@@ -26,7 +26,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     axes = figure.subplots(2, len(stages), squeeze=False, sharex="col", sharey="row")
     for column, (stage, rows) in enumerate(stages.items()):
         epochs = [row["epoch"] for row in rows]
-        marker = "o" if len(rows) == 1 else ""  # of one epoch there is no line
+        marker = "o" if len(rows) == 1 else ""  # one epoch makes no line
         upper, lower = axes[0][column], axes[1][column]
         upper.plot(epochs, [row["loss"] for row in rows], marker=marker, color="tab:red")
         for key, label, colour in (

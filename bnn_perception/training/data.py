@@ -1,8 +1,7 @@
-"""Images and labels: reading them, splitting them, and augmentation.
+"""Images to train on: reading and rendering them, splitting off a part for validation, drawing an epoch.
 
 Images are brought to the network's input size once, by the same preprocessing that the robot runs
-(:mod:`bnn_perception.frames.preprocess`), and kept in memory as uint8. Augmentation then works on whole
-batches.
+(:mod:`bnn_perception.frames.preprocess`), and kept in memory as uint8.
 """
 
 from __future__ import annotations
@@ -12,27 +11,19 @@ import json
 import warnings
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from bnn_perception.errors import Error
-from bnn_perception.frames.images import (
-    SUFFIXES,
-    ImageError,
-    ImageFile,
-    class_folders,
-    match_label,
-    read_image,
-)
-from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.frames.dataset import match_label
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.images import SUFFIXES, ImageError, ImageFile, class_folders, read_image
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.model import InputSpec
-from bnn_perception.training.config import AugmentationSpec, is_label
+from bnn_perception.training.config import is_label
 
 #: Names of folders that hold a part of the images each, not a class.
 PARTS = {"test", "testing", "train", "training", "val", "valid", "validation"}
@@ -43,17 +34,17 @@ class DataError(Error, ValueError):
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Images of the network's input size.
+class PreparedImages:
+    """Images of the network's input size, all in memory.
 
     Attributes:
         images: (N, height, width, channels) uint8.
         labels: (N,) int64.
-        tracks: (N,) int64; images of one track show one object. Where nothing is known each image is its own.
+        tracks: (N,) int64; images of one track show one object. Where nothing is known each image has its own.
         names: of the classes.
         tracked: whether ``tracks`` was stated with the images.
-        digest: of what was read, the same wherever it lies: of the names and sizes of the files, or of the arrays of
-            an npz. Empty where it was not read, or where it is a part of that.
+        digest: SHA-256 of what was read, the same wherever it lies: of the names and sizes of the files, or of the
+            arrays of an npz. Empty for images that were not read, and for a part of those that were.
     """
 
     images: NDArray[np.uint8]
@@ -66,12 +57,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, chosen: NDArray[np.bool_]) -> Dataset:
+    def subset(self, chosen: NDArray[np.bool_]) -> PreparedImages:
         """The images where ``chosen`` is true."""
-        return Dataset(self.images[chosen], self.labels[chosen], self.tracks[chosen], self.names)
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            tracks=self.tracks[chosen],
+            digest="",
+        )
 
 
-def load(path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequence[str] = ()) -> Dataset:
+def load(
+    path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequence[str] = ()
+) -> PreparedImages:
     """Read a folder (or tar file) with a folder for each class, or an ``.npz`` with x, y and optionally track.
 
     A file that cannot be read costs that file only: it is left out with a warning.
@@ -102,7 +101,7 @@ def load(path: Path, spec: InputSpec, names: Sequence[str] = (), ignore: Sequenc
 
 def _load_folders(
     path: Path, folders: dict[str, list[ImageFile]], spec: InputSpec, names: tuple[str, ...]
-) -> Dataset:
+) -> PreparedImages:
     names = _class_names(path, list(folders), names)
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
@@ -130,7 +129,9 @@ def _load_folders(
     # Not of the pixels: another version of a decoder may give others, and the run is to go on with them.
     digest = hashlib.sha256(json.dumps([names, read]).encode())
     tracks = np.arange(len(images))
-    return Dataset(np.stack(images), np.asarray(labels, dtype=np.int64), tracks, names, digest.hexdigest())
+    return PreparedImages(
+        np.stack(images), np.asarray(labels, dtype=np.int64), tracks, names, digest.hexdigest()
+    )
 
 
 def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -159,7 +160,7 @@ def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) ->
     return tuple(folders)
 
 
-def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
+def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> PreparedImages:
     try:
         with np.load(path, allow_pickle=False) as archive:
             x, y = archive["x"], archive["y"]
@@ -191,10 +192,10 @@ def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> Dataset:
     if x.shape[1:] != spec.shape:
         encoding = "rgb8" if x.shape[3] == 3 else "mono8"
         x = np.stack([prepare(Frame(image, encoding), spec) for image in x])
-    return Dataset(x, y.astype(np.int64), tracks.astype(np.int64), names, digest.hexdigest(), tracked)
+    return PreparedImages(x, y.astype(np.int64), tracks.astype(np.int64), names, digest.hexdigest(), tracked)
 
 
-def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:
+def split(data: PreparedImages, part: float, seed: int) -> tuple[PreparedImages, PreparedImages]:
     """Split off about ``part`` of every class, whole tracks at a time.
 
     Returns:
@@ -218,49 +219,63 @@ def split(data: Dataset, part: float, seed: int) -> tuple[Dataset, Dataset]:
     return data.subset(~held), data.subset(held)
 
 
-def render_road_signs(count: int, spec: InputSpec, seed: int) -> Dataset:
+def render_road_signs(count: int, spec: InputSpec, seed: int) -> PreparedImages:
     """Draw ``count`` road signs: half as single crops, half cut out of rendered drives as the demo shows them.
 
     Labels are class ids of GTSRB. Signs that cannot be drawn do not occur.
     """
-    from bnn_perception.scenes import drive as scene
+    from bnn_perception.scenes.crops import random_crop_image
+    from bnn_perception.scenes.drive import Scene
+    from bnn_perception.scenes.signs import RENDERED_CLASSES, ROAD_SIGNS
 
     rng = np.random.default_rng(seed)
-    classes = rng.permutation(np.resize(scene.RENDERED_CLASSES, count - count // 2))
+    classes = rng.permutation(np.resize(RENDERED_CLASSES, count - count // 2))
     images = [
-        prepare(Frame(scene.random_crop_image(int(label), rng, max(spec.height, spec.width))), spec)
+        prepare(Frame(random_crop_image(int(label), rng, max(spec.height, spec.width))), spec)
         for label in classes
     ]
     labels = [int(label) for label in classes]
-    drive = scene.Scene(seed=seed)
+    drive = Scene(seed=seed)
     for frame in range(5 * (count // 2)):
         pixels, label = drive.next()
         if frame % 5 == 0:  # neighbours look alike
             if frame % 1000 == 0:
-                drive = scene.Scene(seed=seed + 1 + frame)  # another sky, other trees and houses
+                drive = Scene(seed=seed + 1 + frame)  # another sky, other trees and houses
             images.append(prepare(Frame(pixels, region=drive.region), spec))
             labels.append(label)
-    return Dataset(
+    return PreparedImages(
         np.stack(images),
         np.asarray(labels, dtype=np.int64),
         np.arange(count, dtype=np.int64),
-        scene.ROAD_SIGNS,
+        ROAD_SIGNS,
     )
 
 
-def concatenate(first: Dataset, second: Dataset) -> Dataset:
-    """The images of both, in order; class ids must mean the same. Tracks that both state stay as they are numbered."""
-    if len(second.names) > len(first.names):
-        raise DataError(f"{len(second.names)} classes cannot be added to {len(first.names)}")
-    tracked = first.tracked and second.tracked
-    tracks = second.tracks if tracked else second.tracks + first.tracks.max() + 1
-    return Dataset(
-        np.concatenate([first.images, second.images]),
-        np.concatenate([first.labels, second.labels]),
-        np.concatenate([first.tracks, tracks]),
-        first.names,
-        hashlib.sha256(f"{first.digest} {second.digest}".encode()).hexdigest() if second.digest else "",
-        tracked,
+def concatenate(*parts: PreparedImages) -> PreparedImages:
+    """The images of all parts, in order; class ids must mean the same, and the names are those of the first part.
+
+    Tracks that were stated keep their numbers, so that one number is one track in whichever parts it stands. All other
+    images get numbers that no part has.
+
+    Raises:
+        DataError: where a part has more classes than the first.
+    """
+    most = max(len(part.names) for part in parts)
+    if most > len(parts[0].names):
+        raise DataError(f"{most} classes cannot be added to {len(parts[0].names)}")
+    unused = 1 + max(int(part.tracks.max()) for part in parts)
+    tracks = []
+    for part in parts:
+        tracks.append(part.tracks if part.tracked else np.arange(unused, unused + len(part)))
+        unused += len(part)
+    digests = [part.digest for part in parts]
+    return PreparedImages(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate(tracks),
+        parts[0].names,
+        hashlib.sha256(" ".join(digests).encode()).hexdigest() if all(digests) else "",
+        any(part.tracked for part in parts),
     )
 
 
@@ -281,46 +296,3 @@ def epoch_indices(
         repeats, rest = divmod(int(quota[label]), len(members))
         chosen += [members] * repeats + [rng.permutation(members)[:rest]]
     return rng.permutation(np.concatenate(chosen))
-
-
-def augment(images: Tensor, spec: AugmentationSpec, generator: torch.Generator) -> Tensor:
-    """Change each image of a (N, C, H, W) batch in [0, 1] at random; the result are 8-bit pixels over 255."""
-    count, channels = images.shape[:2]
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=generator) * (high - low) + low
-
-    # Geometry: destination pixel (x, y) in [-1, 1] looks up (matrix @ (x, y, 1)) / (1 + px * x + py * y).
-    angle = torch.deg2rad(uniform(-spec.rotation, spec.rotation))
-    zoom = 1.0 / uniform(*spec.scale)
-    stretch = torch.sqrt(1.0 / uniform(0.9, 1.1)) if spec.scale[0] < spec.scale[1] else torch.ones(count)
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if spec.flip else torch.ones(count)
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    shift = uniform(-2 * spec.shift, 2 * spec.shift, 2)
-    rows = [
-        torch.stack([cos * stretch * mirror, -sin / stretch, shift[:, 0]], dim=1),
-        torch.stack([sin * stretch * mirror, cos / stretch, shift[:, 1]], dim=1),
-    ]
-    grid = functional.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    keystone = uniform(-spec.perspective, spec.perspective, 2)
-    plane = functional.affine_grid(torch.eye(2, 3)[None], [1, 1, *images.shape[2:]], align_corners=False)
-    depth = 1.0 + (plane * keystone[:, None, None, :]).sum(dim=-1, keepdim=True)
-    images = functional.grid_sample(images, grid / depth, padding_mode="reflection", align_corners=False)
-
-    # Light: gamma, contrast about the image's mean, brightness, colour cast.
-    gamma = torch.exp(uniform(-spec.gamma, spec.gamma, 1, 1, 1))
-    images = images.clamp(1e-6, 1.0).pow(gamma)
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = (images - mean) * uniform(1 - spec.contrast, 1 + spec.contrast, 1, 1, 1) + mean
-    images = images * (1 + uniform(-spec.colour, spec.colour, channels, 1, 1))
-    images = images + uniform(-spec.brightness, spec.brightness, 1, 1, 1)
-
-    if spec.blur > 0:  # half of the images, by 0 to `blur`
-        blend = (uniform(-spec.blur, spec.blur, 1, 1, 1)).clamp(min=0.0)
-        mean = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        images = images + blend * (mean - images)
-    if spec.noise > 0:
-        strength = uniform(0, spec.noise, 1, 1, 1)
-        images = images + strength * torch.randn(images.shape, generator=generator)
-    images = images.clamp(0.0, 1.0).mul(255.0).round().div(255.0)
-    return images.contiguous(memory_format=torch.channels_last)

@@ -29,8 +29,9 @@ class World:
     """This process among ``size`` that train together.
 
     Attributes:
-        device: that this process computes on.
-        rank: of this process, from 0.
+        device: what this process computes on.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     device: torch.device
@@ -44,7 +45,7 @@ class World:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The block runs in the main process, and then in all the others: they find what it has written."""
+        """Run the block in the main process first and then in all others, which find what it has written."""
         if self.size > 1 and not self.is_main:
             distributed.barrier()
         yield
@@ -90,11 +91,11 @@ class World:
 
     @property
     def device_name(self) -> str:
-        """What this process computes on, for people."""
+        """Name of what this process computes on, to be shown."""
         return "CPU" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
 
     def describe(self, precision: str) -> str:
-        """All devices and their arithmetic, for people."""
+        """The devices and their arithmetic, to be shown."""
         text = f"{self.device_name}, {'bfloat16' if self.uses_bfloat16(precision) else 'float32'}"
         return text if self.size == 1 else f"{text}, {self.size} processes"
 

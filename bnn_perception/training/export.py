@@ -1,4 +1,4 @@
-"""What training hands over: QONNX of the binary net and a plain ONNX file of the float twin."""
+"""Trained nets as files: QONNX of the binary net, plain ONNX of the float twin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bnn_perception.training.networks import ResidualConv, to_brevitas
 #: Opset and IR version that ONNX Runtime reads from 1.14 on.
 OPSET, IR_VERSION = 13, 8
 
-#: Metadata of a QONNX file, read by the importer: labels joined by newlines, and how a frame is fitted.
+#: Metadata of a QONNX file, read by the importer: labels joined by newlines, how a frame is fitted, the name.
 LABELS_KEY, FIT_KEY, NAME_KEY = "bnn_perception.labels", "bnn_perception.fit", "bnn_perception.name"
 
 
@@ -33,7 +33,8 @@ def export_qonnx(
 
     example = torch.zeros(1, spec.channels, spec.height, spec.width)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Brevitas and of torch's exporter, about themselves
+        # Brevitas and PyTorch's exporter warn about themselves.
+        warnings.simplefilter("ignore")
         from brevitas.export import export_qonnx as brevitas_export
 
         brevitas_net = to_brevitas(net, spec, len(labels))
@@ -48,8 +49,8 @@ def export_qonnx(
 def float_twin_onnx(net: nn.Sequential, spec: NetworkSpec) -> bytes:
     """The float twin as ONNX: ``image`` (N, channels, height, width) float32 in [0, 1] -> ``logits`` (N, classes).
 
-    Batch norm is folded into the convolution or matrix before it, in float64. Between the two may stand a max pool,
-    which a positive scale may pass (:func:`bnn_perception.training.networks.clip` keeps it positive); so may ReLU,
+    Batch norm is folded into the convolution or matrix product before it, in float64. A max pool may stand between the
+    two: a positive scale may pass it, and :func:`bnn_perception.training.networks.clip` keeps it positive. So may ReLU,
     which is written right behind the convolution, where runtimes fuse it.
     """
     from onnx import TensorProto, checker, helper
@@ -89,10 +90,10 @@ def float_twin_onnx(net: nn.Sequential, spec: NetworkSpec) -> bytes:
 
 
 class _FloatGraph:
-    """Nodes of a float twin, one behind the other.
+    """Nodes of a float twin, in order.
 
     Attributes:
-        tensor: what the last node gives, which the next one takes.
+        tensor: name of the last node's output, which the next node takes.
     """
 
     def __init__(self, tensor: str) -> None:
@@ -130,7 +131,7 @@ class _FloatGraph:
 
     def residual(self, name: str, block: ResidualConv) -> None:
         """ReLU, convolution with its batch norm, max pool, plus the shortcut."""
-        stream = self.tensor
+        residual = self.tensor
         assert isinstance(block.conv, nn.Conv2d)
         assert block.activation is None  # of the binary net alone
         self.add("Relu", f"{name}_relu_before")
@@ -139,7 +140,7 @@ class _FloatGraph:
             self.max_pool(f"{name}_pool", block.pool)
         if block.shortcut == "none":
             return
-        result, self.tensor = self.tensor, stream
+        result, self.tensor = self.tensor, residual
         if block.shortcut == "average_pool":
             self.add("AveragePool", f"{name}_average", kernel_shape=[2, 2], strides=[2, 2])
         if block.repeats > 1:

@@ -1,8 +1,8 @@
-"""The head stage: the matrices behind the convolutions are trained alone, on bits that are kept.
+"""The head stage: the fully connected layers are trained alone, on cached output bits of the frozen convolutions.
 
-In a net like the paper's (arXiv 1808.00209) the convolutions take 95 % of the time of a training step, and the matrices
-hold 98 % of the weights. With the convolutions frozen, their output bits are computed once for a number of augmented
-epochs; an epoch of the matrices then costs a small part of one of the whole net.
+In a net like the paper's (arXiv 1808.00209) the convolutions take 95 % of the time of a training step, and the fully
+connected layers hold 98 % of the weights. With the convolutions frozen, their output bits are computed once for several
+augmented epochs; an epoch of the fully connected layers then costs a small part of one of the whole net.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from torch import Tensor, nn
 
 from bnn_perception.training.batches import Example
 
-#: Augmented epochs whose bits are kept; epoch ``n`` of the stage takes number ``n`` modulo this.
+#: Augmented epochs whose bits are cached; epoch ``n`` of the stage takes number ``n`` modulo this.
 COPIES = 8
 
 
 def split(net: nn.Sequential) -> tuple[nn.Sequential, nn.Sequential]:
-    """The trunk, up to the signs that the first matrix takes, and the head behind it; both share ``net``'s modules."""
+    """The trunk, up to the signs that the first fully connected layer takes, and the head, of ``net``'s own modules."""
     modules = list(net.named_children())
     first = [name for name, _ in modules].index("flatten") + 1
     return nn.Sequential(OrderedDict(modules[:first])), nn.Sequential(OrderedDict(modules[first:]))
 
 
-class KeptBits:
-    """What a frozen trunk makes of augmented epochs, one bit a sign.
+class CachedBits:
+    """Cached output bits of the frozen convolutions, for several augmented epochs.
 
     Args:
-        trunk: ends in signs.
+        trunk: the convolutions; they end in signs.
         epoch: gives the examples of an augmented epoch, by its number.
     """
 
@@ -45,7 +45,7 @@ class KeptBits:
         """One epoch of signs, in ``steps`` batches of nearly the same size, in an order drawn from ``rng``."""
         number = epoch % COPIES
         if number not in self._copies:  # not all at once: a resumed run may need few of them
-            self._copies[number] = self._keep(number)
+            self._copies[number] = self._compute(number)
         bits, features, labels, teacher_logits = self._copies[number]
         for part in np.array_split(rng.permutation(len(bits)), steps):
             chosen = torch.from_numpy(part)
@@ -58,21 +58,23 @@ class KeptBits:
             )
 
     @torch.no_grad()
-    def _keep(self, number: int) -> _Copy:
+    def _compute(self, number: int) -> _Copy:
         self._trunk.eval()  # its batch norm is that of the finished net
-        bits, labels, opinions = [], [], []
+        bits, labels, logits = [], [], []
         features = 0
         for images, truth, _, teacher_logits in self._epoch(number):
             signs = self._trunk(images)
             features = signs.shape[1]
             bits.append(np.packbits(signs.cpu().numpy() > 0, axis=1))
             labels.append(truth)
-            opinions.append(teacher_logits)
-        taught = [teacher_logits for teacher_logits in opinions if teacher_logits is not None]
+            logits.append(teacher_logits)
+        taught = [each for each in logits if each is not None]
         return _Copy(np.concatenate(bits), features, torch.cat(labels), torch.cat(taught) if taught else None)
 
 
 class _Copy(NamedTuple):
+    """The cached examples of one augmented epoch."""
+
     bits: NDArray[np.uint8]
     features: int
     labels: Tensor

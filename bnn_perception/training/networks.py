@@ -1,11 +1,11 @@
 """One topology, built three times: the float twin, the binary net, the binary net in Brevitas.
 
-Every hidden layer is ``convolution or matrix -> [max pool] -> batch norm -> sign`` (the float twin: ReLU), so that
-batch norm and sign fold into one integer threshold (:mod:`bnn_perception.net.bits`). The weights are binarized by
+Every hidden layer is ``convolution or matrix product -> [max pool] -> batch norm -> sign`` (the float twin: ReLU), so
+that batch norm and sign fold into one integer threshold (:mod:`bnn_perception.net.bits`). The weights are binarized by
 ``sign`` too; training keeps *latent* real weights in [-1, 1] and lets gradients pass where the argument of the sign
 lies in [-1, 1] (the clipped straight-through estimator of Hubara et al., "Binarized Neural Networks", NIPS 2016).
 
-Binary convolutions pad with -1, as the engine does: the padding is a step of its own after the sign. The network's
+Binary convolutions pad with -1, as the engine does: the padding is a module of its own behind the sign. The network's
 input is (N, channels, height, width) float32 in [0, 1], pixels over 255.
 
 The light modules of this file train: they state the estimator in a few lines and need PyTorch alone. The same topology
@@ -27,7 +27,7 @@ from bnn_perception.training.config import (
     ConvSpec,
     DenseSpec,
     InputConvSpec,
-    InputStreamConvSpec,
+    InputResidualConvSpec,
     NetworkSpec,
     ResidualConvSpec,
     ThermometerSpec,
@@ -108,14 +108,14 @@ class ChannelShift(nn.Module):
 
 
 class ResidualConv(nn.Module):
-    """One residual convolution, from stream to stream; its parts are named as in a plain net.
+    """A residual convolution: it takes a residual and hands one on. Its parts are named as in a plain net.
 
     Args:
-        front: what makes the convolution's input of the stream: RSign and padding, or ReLU.
+        front: from the residual to the convolution's input: RSign and padding, or ReLU.
         conv: the convolution.
-        pool: max pool of the sums, or None.
-        activation: of the sums.
-        norm: their batch norm.
+        pool: max pool of its sums, or None.
+        activation: of what the pool gives, or None.
+        norm: batch norm of what the activation gives.
         shortcut: ``none``, ``identity`` or ``average_pool``.
         repeats: how often the shortcut's channels are repeated.
     """
@@ -207,14 +207,14 @@ def build_binary(spec: NetworkSpec, classes: int, quantizers: Quantizers = LIGHT
 
     The logits are a batch norm of integers, which exports as one scale and one bias a class.
     """
-    steps: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, layer, fan_in, stream in _walk(spec):
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer, fan_in, residual in _walk(spec):
         if isinstance(layer, ThermometerSpec):
-            steps[name] = Thermometer(layer.levels, quantizers.sign())
+            modules[name] = Thermometer(layer.levels, quantizers.sign())
             continue
-        if stream and not isinstance(layer, ResidualConvSpec):  # bits again
-            steps[f"{name}_shift"] = ChannelShift(stream)
-            steps[f"{name}_sign_before"] = quantizers.sign()
+        if residual and not isinstance(layer, ResidualConvSpec):  # bits again
+            modules[f"{name}_shift"] = ChannelShift(residual)
+            modules[f"{name}_sign_before"] = quantizers.sign()
         if isinstance(layer, ResidualConvSpec):
             front = OrderedDict(shift=ChannelShift(fan_in), sign=quantizers.sign())
             if layer.padding:
@@ -225,64 +225,64 @@ def build_binary(spec: NetworkSpec, classes: int, quantizers: Quantizers = LIGHT
                 "relu": nn.ReLU(),
                 "prelu": nn.PReLU(layer.channels),
             }[layer.activation]
-            steps[name] = _residual(layer, nn.Sequential(front), conv, activation, fan_in)
+            modules[name] = _residual(layer, nn.Sequential(front), conv, activation, fan_in)
         elif isinstance(layer, ConvSpec):
             padding = layer.padding
             if padding and not isinstance(layer, InputConvSpec):
-                steps[f"{name}_pad"] = nn.ConstantPad2d(padding, -1.0)
+                modules[f"{name}_pad"] = nn.ConstantPad2d(padding, -1.0)
                 padding = 0
-            steps[name] = quantizers.conv(
+            modules[name] = quantizers.conv(
                 fan_in, layer.channels, layer.kernel, stride=layer.stride, padding=padding, bias=False
             )
             if layer.pool:
-                steps[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
-            steps[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
-            if not isinstance(layer, InputStreamConvSpec):
-                steps[f"{name}_sign"] = quantizers.sign()
+                modules[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
+            modules[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
+            if not isinstance(layer, InputResidualConvSpec):
+                modules[f"{name}_sign"] = quantizers.sign()
         else:
-            if "flatten" not in steps:
-                steps["flatten"] = nn.Flatten()
+            if "flatten" not in modules:
+                modules["flatten"] = nn.Flatten()
             features = layer.features if isinstance(layer, DenseSpec) else classes
-            steps[name] = quantizers.linear(fan_in, features, bias=False)
-            steps[f"{name}_norm"] = nn.BatchNorm1d(features)
+            modules[name] = quantizers.linear(fan_in, features, bias=False)
+            modules[f"{name}_norm"] = nn.BatchNorm1d(features)
             if isinstance(layer, DenseSpec):
-                steps[f"{name}_sign"] = quantizers.sign()
-    return nn.Sequential(steps)
+                modules[f"{name}_sign"] = quantizers.sign()
+    return nn.Sequential(modules)
 
 
 def build_float(spec: NetworkSpec, classes: int) -> nn.Sequential:
-    """The float twin: the same convolutions, pools and matrices with real weights, ReLU and zero padding.
+    """The float twin: the same layers with real weights, ReLU and zero padding.
 
     A thermometer in front is left out: the twin takes the pixels as they are. In a residual net ReLU stands where the
     binary net has RSign.
     """
-    steps: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, layer, fan_in, stream in _walk(spec, thermometer=False):
-        if stream and not isinstance(layer, ResidualConvSpec):
-            steps[f"{name}_relu_before"] = nn.ReLU()
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer, fan_in, residual in _walk(spec, thermometer=False):
+        if residual and not isinstance(layer, ResidualConvSpec):
+            modules[f"{name}_relu_before"] = nn.ReLU()
         if isinstance(layer, ConvSpec):
             conv = nn.Conv2d(
                 fan_in, layer.channels, layer.kernel, stride=layer.stride, padding=layer.padding, bias=False
             )
             if isinstance(layer, ResidualConvSpec):
-                steps[name] = _residual(layer, nn.Sequential(nn.ReLU()), conv, None, fan_in)
+                modules[name] = _residual(layer, nn.Sequential(nn.ReLU()), conv, None, fan_in)
                 continue
-            steps[name] = conv
+            modules[name] = conv
             if layer.pool:
-                steps[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
-            steps[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
-            if not isinstance(layer, InputStreamConvSpec):
-                steps[f"{name}_relu"] = nn.ReLU(inplace=True)
+                modules[f"{name}_pool"] = nn.MaxPool2d(layer.pool)
+            modules[f"{name}_norm"] = nn.BatchNorm2d(layer.channels)
+            if not isinstance(layer, InputResidualConvSpec):
+                modules[f"{name}_relu"] = nn.ReLU(inplace=True)
             continue
-        if "flatten" not in steps:
-            steps["flatten"] = nn.Flatten()
+        if "flatten" not in modules:
+            modules["flatten"] = nn.Flatten()
         if isinstance(layer, DenseSpec):
-            steps[name] = nn.Linear(fan_in, layer.features, bias=False)
-            steps[f"{name}_norm"] = nn.BatchNorm1d(layer.features)
-            steps[f"{name}_relu"] = nn.ReLU(inplace=True)
+            modules[name] = nn.Linear(fan_in, layer.features, bias=False)
+            modules[f"{name}_norm"] = nn.BatchNorm1d(layer.features)
+            modules[f"{name}_relu"] = nn.ReLU(inplace=True)
         else:
-            steps[name] = nn.Linear(fan_in, classes)
-    return nn.Sequential(steps)
+            modules[name] = nn.Linear(fan_in, classes)
+    return nn.Sequential(modules)
 
 
 def _residual(
@@ -317,7 +317,7 @@ def clip(net: nn.Module) -> None:
 
 
 def parameter_groups(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Weights of convolutions and matrices, which may decay, and the rest (batch norm, biases), which must not."""
+    """Weights of convolutions and fully connected layers, which may decay, and the rest, which must not."""
     weights = [p for p in net.parameters() if p.dim() > 1]
     return weights, [p for p in net.parameters() if p.dim() <= 1]
 
@@ -355,22 +355,26 @@ def to_brevitas(net: nn.Module, spec: NetworkSpec, classes: int) -> nn.Sequentia
 
 
 def _walk(spec: NetworkSpec, thermometer: bool = True) -> Iterator[tuple[str, Any, int, int]]:
-    """Each layer with its name, its number of input channels (of a matrix: features) and the number of channels of
-    the real-valued stream that it takes; 0 where it takes signs or pixels."""
+    """Each layer with what its modules are built from.
+
+    Yields:
+        The layer's name, the layer, its input channels (of a fully connected layer: features), and how many of them
+        are channels of a residual: all of them, or 0 where the layer takes signs or pixels.
+    """
     height, width, channels = spec.height, spec.width, spec.channels
-    flat, stream = False, 0
+    flat, residual = False, 0
     for name, layer in spec.named_layers():
         if isinstance(layer, ThermometerSpec):
             if thermometer:
-                yield name, layer, channels, stream
+                yield name, layer, channels, residual
                 channels *= layer.levels
         elif isinstance(layer, ConvSpec):
-            yield name, layer, channels, stream
+            yield name, layer, channels, residual
             height, width = layer.output_size(height, width)
             channels = layer.channels
-            stream = channels if isinstance(layer, (InputStreamConvSpec, ResidualConvSpec)) else 0
+            residual = channels if isinstance(layer, (InputResidualConvSpec, ResidualConvSpec)) else 0
         else:
             fan_in = channels if flat else channels * height * width
-            yield name, layer, fan_in, stream
-            flat, stream = True, 0
+            yield name, layer, fan_in, residual
+            flat, residual = True, 0
             channels = layer.features if isinstance(layer, DenseSpec) else channels

@@ -1,4 +1,4 @@
-"""What the user sees while training runs."""
+"""What the user sees while training runs: lines, a progress bar, warnings."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import bnn_perception
+#: The folder of this package, whose warnings are lines for the user.
+PACKAGE = Path(__file__).parents[1]
 
 
 class Reporter:
     """Prints lines, and below them a progress bar where the output is a terminal.
 
     Args:
-        quiet: neither of them, as in the processes that train along with the first.
+        quiet: print neither, as in all processes of a training but the first.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -36,7 +37,7 @@ class Reporter:
 
     @contextmanager
     def bar(self, title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
-        """A bar of ``total`` steps, ``done`` of which are behind; yields what counts one step."""
+        """A bar of ``total`` steps, ``done`` of them done; yields a function that counts one more."""
         if self._console is None:
             yield lambda: None
             return
@@ -60,7 +61,7 @@ def short_warnings(command: str) -> Iterator[None]:
     """Print a warning of this package in one line, for it is about the user's files and not about a line of code.
 
     Args:
-        command: that the line begins with.
+        command: the command that the line names.
     """
 
     def show(
@@ -71,7 +72,7 @@ def short_warnings(command: str) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if Path(filename).is_relative_to(Path(bnn_perception.__file__).parent):
+        if Path(filename).is_relative_to(PACKAGE):
             text = f"bnn_perception {command}: {message}\n"
         else:
             text = warnings.formatwarning(message, category, filename, lineno, line)

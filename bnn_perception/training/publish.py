@@ -1,11 +1,9 @@
-"""From trained nets to a model folder: QONNX out, the importer in, and a check that nothing was lost between."""
+"""From trained nets to a model folder: the nets go out as QONNX and in by the importer, and nothing may be lost."""
 
 from __future__ import annotations
 
 import platform
 import shutil
-import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +13,14 @@ import numpy as np
 from torch import nn
 
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.evaluation.calibration import CalibrationError
-from bnn_perception.evaluation.evaluate import calibrate
-from bnn_perception.frames.images import read_dataset
-from bnn_perception.frames.preprocess import CHANNELS, Frame
+from bnn_perception.files import replacing
+from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.importers.onnx import read as qonnx
-from bnn_perception.net.model import Model, WithResidual, load_model, save_model
+from bnn_perception.net.model import FLOAT_TWIN, Model, WithResidual, save_model
 from bnn_perception.training.config import STAGES, Config, portable
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.export import export_qonnx, float_twin_onnx
-from bnn_perception.training.run import read_records
+from bnn_perception.training.run import QONNX, read_records
 from bnn_perception.training.train import TrainingData
 from bnn_perception.training.validation import predict
 
@@ -32,57 +28,65 @@ from bnn_perception.training.validation import predict
 CHECKED = 64
 
 
-def publish(
-    config: Config,
-    net: nn.Sequential,
-    twin: nn.Sequential,
-    data: TrainingData,
-    run: Path,
-    out: Path,
-    info: Mapping[str, Any],
+def to_model(
+    config: Config, net: nn.Sequential, twin: nn.Sequential, data: TrainingData, run: Path, command: str
 ) -> Model:
-    """Write the model folder of a finished run, its scores calibrated on the run's validation images.
+    """The nets of a finished run as a model in memory, not calibrated yet; its float twin lies in the run folder.
 
     Args:
         net, twin: the trained nets.
-        info: further fields of ``model.yaml``.
+        command: of the user, for the description.
 
     Raises:
         RuntimeError: where the model does not answer as the trained net does.
     """
-    path = run / "binary.onnx"
+    path = run / QONNX
     export_qonnx(net, config.network, path, data.train.names, config.name, config.input.fit)
     model = qonnx.read(path)
     check(model, net, data)
+    with replacing(run / FLOAT_TWIN) as partial:
+        partial.write_bytes(float_twin_onnx(twin, config.network))
+    description = {"description": config.description} if config.description else {}
+    info = {**description, "command": command, "training": _training_info(config, data, run)}
+    return replace(model, info=info, folder=run)
+
+
+def _training_info(config: Config, data: TrainingData, run: Path) -> dict[str, Any]:
+    """What ``model.yaml`` says of the training."""
     records = read_records(run)
-    seconds = sum(record["seconds"] for record in records)
     # The twin of a study comes from another run; a stage that stopped early has fewer epochs than configured.
     epochs = {stage: getattr(config, stage).epochs for stage in STAGES}
     epochs.update((record["stage"], record["epoch"]) for record in records)
-    epochs = {stage: count for stage, count in epochs.items() if count}
     devices = sorted({record.get("device", "CPU") for record in records})
-    training = {
+    return {
         "data": ", ".join(str(portable(path)) for path in (config.data.train, *config.data.also)),
         "images": len(data.train) - data.rendered,
         "rendered": data.rendered,
         "validation_images": len(data.validation),
-        "epochs": epochs,
+        "epochs": {stage: count for stage, count in epochs.items() if count},
         "seed": config.seed,
-        "hours": round(seconds / 3600, 2),
+        "hours": round(sum(record["seconds"] for record in records) / 3600, 2),
         "machine": f"{', '.join(devices)}, {platform.machine()}",
         "versions": {package: version(package) for package in ("torch", "brevitas", "onnx", "numpy")},
     }
-    description = {"description": config.description} if config.description else {}
-    model = replace(model, info={**description, **info, "training": training})
-    saved = save_model(model, out, float_twin_onnx(twin, config.network))
-    draw_curves(records, run / "curves.png", config.name)
+
+
+def write_folder(model: Model, run: Path, out: Path, title: str) -> Model:
+    """Write the model folder: the model, its float twin and the curves of its run.
+
+    Args:
+        model: whole, with everything that its description says.
+        run: its run folder, where the float twin lies.
+        out: the model folder.
+        title: above the curves.
+
+    Returns:
+        The model as it is read back.
+    """
+    saved = save_model(model, out, (run / FLOAT_TWIN).read_bytes())
+    draw_curves(read_records(run), run / "curves.png", title)
     shutil.copyfile(run / "curves.png", out / "curves.png")
-    validation = run / "validation.npz"
-    try:
-        calibrate(saved, read_dataset(validation, saved.labels), validation.name, threads=config.threads)
-    except CalibrationError as error:
-        warnings.warn(f"scores are not calibrated: {error}", stacklevel=2)
-    return load_model(out)
+    return saved
 
 
 def check(model: Model, net: nn.Module, data: TrainingData) -> None:
@@ -90,7 +94,7 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
 
     The thresholds are exact, while PyTorch rounds: a batch norm that lands on 0 to within float32 may differ by a
     bit. More than one image in :data:`CHECKED` that changes its class cannot come from that. In a residual net the
-    streams are rounded to fixed point too (:mod:`bnn_perception.importers.onnx.layers`): in quicknet_tiny that
+    residuals are rounded to fixed point too (:mod:`bnn_perception.importers.fold.layers`): in quicknet_tiny that
     changed the logits of 78 of 500 test images and the class of none, in a smaller net of its kind the class of 2, so
     that three in :data:`CHECKED` may.
     """
@@ -98,11 +102,11 @@ def check(model: Model, net: nn.Module, data: TrainingData) -> None:
     mask = np.zeros(len(data.validation), dtype=bool)
     mask[chosen] = True
     images = data.validation.subset(mask)
-    encoding = next(name for name, channels in CHANNELS.items() if channels == model.input.channels)
+    encoding = next(name for name, each in ENCODINGS.items() if each.channels == model.input.channels)
     logits = ReferenceBackend(model).logits([Frame(image, encoding) for image in images.images])
     differing = int((logits.argmax(axis=1) != predict(net, images).numpy().argmax(axis=1)).sum())
-    streams = any(isinstance(layer, WithResidual) for layer in model.layers)
-    if differing > (3 if streams else 1):
+    is_residual = any(isinstance(layer, WithResidual) for layer in model.layers)
+    if differing > (3 if is_residual else 1):
         raise RuntimeError(
             f"the exported model differs from the trained net on {differing} of {len(logits)} images"
         )

@@ -8,8 +8,9 @@
     <stage>_final.pt     the chosen weights of a finished stage
     rendered.npz         rendered road signs, where the configuration asks for them
     validation.npz       the validation images, for ``evaluate``
-    data.sha256          of the names and sizes of all images; only the same ones resume the run
+    data.sha256          digest of the names and sizes of all images; only the same ones resume the run
     binary.onnx          the binary net as QONNX
+    float.onnx           the float twin
     curves.png           drawn from the records
     lock                 held by the process that trains
 
@@ -35,6 +36,9 @@ import yaml
 
 from bnn_perception.files import naming, replacing
 from bnn_perception.training.config import Config, ConfigError, load_config, to_mapping
+
+#: Files of the run that other modules write or read.
+QONNX, VALIDATION = "binary.onnx", "validation.npz"
 
 
 @contextmanager
@@ -98,8 +102,8 @@ def keep_digest(run: Path, digest: str, source: str) -> None:
     Other images would be split in another way, and the net be measured on some that it was trained on.
 
     Args:
-        digest: :attr:`bnn_perception.training.data.Dataset.digest`.
-        source: of the images, for the message.
+        digest: :attr:`bnn_perception.training.data.PreparedImages.digest`.
+        source: what the message calls the images.
 
     Raises:
         ConfigError: where the run was trained on others.

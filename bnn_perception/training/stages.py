@@ -6,7 +6,7 @@ stage        activations      weights      starts from
 float_twin   real, ReLU       real         random weights
 activations  signs            real         the float twin's weights
 binary       signs            signs        everything of ``activations``, else the weights of the float twin
-head         signs            signs        everything of ``binary``; only the matrices are trained
+head         signs            signs        everything of ``binary``; only its head is trained
 ===========  ===============  ===========  ===============================================================
 
 To make activations binary first and weights after that is the two-step training of Bulat and Tzimiropoulos
@@ -22,7 +22,7 @@ from bnn_perception.training import networks
 from bnn_perception.training.config import NetworkSpec, StageSpec
 from bnn_perception.training.networks import Quantizers, Sign
 
-#: A net of binary activations and real weights.
+#: How a net of binary activations and real weights is built.
 REAL_WEIGHTS = Quantizers(nn.Conv2d, nn.Linear, Sign)
 
 
@@ -56,13 +56,13 @@ def initialise(net: nn.Module, source: nn.Module) -> None:
 
 
 def constrain(net: nn.Module, stage: str, spec: StageSpec) -> None:
-    """Bring the weights back, after a step, to where they have to stay (:func:`networks.clip`)."""
+    """Bring the weights back into their range after a training step (:func:`networks.clip`)."""
     if stage == "float_twin" or (networks.is_binary(net) and spec.latent_clipping):
         networks.clip(net)
 
 
 def optimizer(net: nn.Module, spec: StageSpec) -> torch.optim.Optimizer:
-    """The optimizer of a stage; only weights of convolutions and matrices decay."""
+    """The optimizer of a stage; only weights of convolutions and fully connected layers decay."""
     decayed, free = networks.parameter_groups(net)
     groups = [
         {"params": decayed, "weight_decay": spec.weight_decay},

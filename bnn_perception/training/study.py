@@ -33,7 +33,7 @@ class Run:
     """One training run of a study.
 
     Attributes:
-        variant: its name, as the file says it.
+        variant: name of the variant, as in the file.
         config: complete, with the seed.
     """
 
@@ -51,10 +51,10 @@ class Study:
     """What a file says of its study.
 
     Attributes:
-        name: of the file.
-        title, text: for the page that shows the results.
+        name: the file's name, without its extension.
+        title, text: what the page with the results says above them.
         baseline: the variant that the others are compared with, or None.
-        runs: the first seed of all variants first.
+        runs: all runs, those of the lowest seed first.
     """
 
     name: str
@@ -116,7 +116,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def float_key(config: Config) -> str:
-    """What the float twin of a run depends on: runs with equal keys have the same twin."""
+    """A key of everything that the float twin of a run depends on: runs with equal keys have the same twin."""
     values = configs.to_mapping(config)
     for name in ("name", "description", "threads", *configs.STAGES[1:]):
         del values[name]

@@ -1,4 +1,4 @@
-"""Training: one stage after the other, each epoch by epoch, with a checkpoint after every epoch.
+"""The stages of a training, one after the other, each epoch by epoch, with a checkpoint after every epoch.
 
 Everything random of an epoch follows from the seed, the stage and the epoch, so a resumed run goes on as an
 uninterrupted one would (:mod:`bnn_perception.training.run` keeps it). Distillation is that of Hinton et al.,
@@ -11,7 +11,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ from bnn_perception.training import head, stages
 from bnn_perception.training.batches import Example, count_steps, training_batches
 from bnn_perception.training.config import STAGES, Config, ConfigError, StageSpec, resolve_data
 from bnn_perception.training.curves import draw_curves
-from bnn_perception.training.data import Dataset
+from bnn_perception.training.data import PreparedImages
 from bnn_perception.training.distributed import World
 from bnn_perception.training.progress import Reporter
 from bnn_perception.training.run import (
+    VALIDATION,
     append_record,
     drop_records,
     is_new,
@@ -42,21 +43,21 @@ from bnn_perception.training.run import (
 )
 from bnn_perception.training.validation import evaluate, reestimate_batch_norm
 
-#: How often the curves are drawn while a stage runs, epochs.
+#: Epochs between two drawings of the curves while a stage runs.
 CURVES_EVERY = 10
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one run trains on and chooses by.
+    """The images that a run trains on, and those that it chooses weights by.
 
     Attributes:
-        train: real images, and behind them ``rendered`` rendered ones.
+        train: real images, followed by ``rendered`` rendered ones.
         validation: real images only.
     """
 
-    train: Dataset
-    validation: Dataset
+    train: PreparedImages
+    validation: PreparedImages
     rendered: int = 0
 
 
@@ -64,12 +65,7 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
     """Read and split the data, render what is to be rendered (once a run)."""
     if not config.data.train:
         raise ConfigError("data.train: names no folder or .npz file to train on")
-    everything, *others = (
-        datasets.load(resolve_data(path, root), config.input, config.data.labels, config.data.ignore)
-        for path in (config.data.train, *config.data.also)
-    )
-    for other in others:
-        everything = datasets.concatenate(everything, other)
+    everything = _read(config, root)
     train, validation = datasets.split(everything, config.data.validation, config.seed)
     text = (
         f"data: {len(train)} images of {len(train.names)} classes to train on, {len(validation)} to validate"
@@ -79,7 +75,7 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
             train = datasets.concatenate(train, _rendered(config, run, reporter))
         text += f", {config.data.rendered} rendered"
     reporter.line(text)
-    path = run / "validation.npz"
+    path = run / VALIDATION
     if world.is_main:
         keep_digest(run, everything.digest, config.data.train)
     if world.is_main and (is_new(run) or not path.exists()):
@@ -88,7 +84,20 @@ def load_data(config: Config, root: str | None, run: Path, reporter: Reporter, w
     return TrainingData(train, validation, config.data.rendered)
 
 
-def _rendered(config: Config, run: Path, reporter: Reporter) -> Dataset:
+def _read(config: Config, root: str | None) -> PreparedImages:
+    """The images of ``data.train`` and ``data.also`` together."""
+
+    def load(path: str, names: Sequence[str]) -> PreparedImages:
+        return datasets.load(resolve_data(path, root), config.input, names, config.data.ignore)
+
+    first = load(config.data.train, config.data.labels)
+    if not config.data.also:
+        return first
+    # By the names of the first: folders of other names than its own are refused and not taken for its classes.
+    return datasets.concatenate(first, *(load(path, first.names) for path in config.data.also))
+
+
+def _rendered(config: Config, run: Path, reporter: Reporter) -> PreparedImages:
     path = run / "rendered.npz"
     if not path.exists():
         reporter.line(f"rendering {config.data.rendered} road signs")
@@ -129,7 +138,7 @@ def run_stage(
     Args:
         stage: one of :data:`STAGES`.
         run: the folder of the run.
-        source: the net of the stage before, to start from; None where there is none.
+        source: the trained net of the stage before, to start from; None for the first stage.
         teacher: the trained float twin, for distillation; None where there is none.
 
     Returns:
@@ -139,7 +148,7 @@ def run_stage(
         ConfigError: where a checkpoint cannot be read or the loss is not finite.
     """
     spec: StageSpec = getattr(config, stage)
-    torch.manual_seed(config.seed)  # of the initial weights
+    torch.manual_seed(config.seed)  # the initial weights follow from it
     net = stages.build(stage, config.network, len(data.train.names))
     # The order in memory decides how sums are rounded: that of a net which is loaded must be that of a trained one.
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -201,10 +210,10 @@ class _Trainer:
     """Trains the net of one stage, epoch by epoch.
 
     Attributes:
-        epoch: how many are behind.
+        epoch: how many epochs have been trained.
         trained: the part of the net that the stage trains: all of it, or its head.
         best: the epoch of the highest validation accuracy: ``accuracy``, ``epoch``, weights ``net``, and ``improved``,
-            the first epoch that reached this accuracy. Of equals the last is kept: its learning rate is lower.
+            the first epoch that reached this accuracy. The last of equal epochs is kept: its learning rate is lower.
         steps: batches an epoch.
     """
 
@@ -218,10 +227,10 @@ class _Trainer:
         world: World,
     ) -> None:
         self.stage, self.config, self.data, self.net = stage, config, data, net
-        self.trained, self.kept = net, None
+        self.trained, self.cache = net, None
         if stage == "head":
             trunk, self.trained = head.split(net)
-            self.kept = head.KeptBits(trunk, self._augmented)
+            self.cache = head.CachedBits(trunk, self._augmented)
         self.spec: StageSpec = getattr(config, stage)
         self.teacher, self.world = teacher, world
         self.distillation = self.spec.distillation if teacher is not None else 0.0
@@ -238,12 +247,12 @@ class _Trainer:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last epoch is behind, or ``patience`` at its end."""
+        """Whether the last epoch has been trained, or ``patience`` is exhausted."""
         patience = self.spec.patience
         return self.epoch >= self.spec.epochs or 0 < patience <= self.epoch - self.best["improved"]
 
     def resume(self, run: Path) -> None:
-        """Take up the checkpoint of the run, if there is one."""
+        """Continue from the checkpoint of the run, if there is one."""
         state = load_state(run / f"{self.stage}.pt")
         if state is not None:
             self.net.load_state_dict(state["net"])
@@ -274,7 +283,7 @@ class _Trainer:
         """Train for one epoch and validate; returns its record.
 
         Args:
-            advance: is called after every step.
+            advance: called after every step.
         """
         began = time.perf_counter()
         loss, train_accuracy = self._train_epoch(advance)
@@ -298,13 +307,13 @@ class _Trainer:
     def _train_epoch(self, advance: Callable[[], None]) -> tuple[float, float]:
         """One pass; returns the mean loss and the accuracy on the augmented images."""
         config, world = self.config, self.world
-        if self.kept is None:
+        if self.cache is None:
             examples = self._augmented(self.epoch)
         else:
             rng = np.random.default_rng([_seed(config.seed, "order", self.epoch), world.rank])
-            examples = self.kept.examples(self.epoch, self.steps, rng)
+            examples = self.cache.examples(self.epoch, self.steps, rng)
         self.parallel.train()
-        # Loss and hits add up where they arise: to read them would let the device wait after every step.
+        # Loss and hits are summed on the device: reading them after every step would make it wait.
         sums, seen = torch.zeros(3, dtype=torch.float64, device=world.device), 0
         for step, (inputs, labels, share, teacher_logits) in enumerate(examples):
             for group in self.optimizer.param_groups:
@@ -330,7 +339,7 @@ class _Trainer:
         return loss_sum / count, correct / count
 
     def _augmented(self, epoch: int) -> Iterator[Example]:
-        """The examples of an epoch as its number augments them."""
+        """The augmented examples of an epoch, which follow from its number."""
         config = self.config
         seed = _seed(config.seed, self.stage, epoch)
         indices = self.epoch_indices(np.random.default_rng(seed))
@@ -357,11 +366,11 @@ class _Trainer:
         return (1 - self.distillation) * loss + self.distillation * soft
 
     def choose(self) -> str:
-        """Give the net the best weights by validation, of: the last and the best epoch, each with its batch norm as
-        it is and, where the stage says so, re-estimated. Returns which they were.
+        """Give the net the best weights by validation, and say which they are.
 
-        The best of many epochs is partly the luckiest, and the last has the lowest learning rate: another one has to
-        be better by more than one standard error of the validation accuracy.
+        The candidates are the last epoch and the best one, each with its batch norm as it is and, where the stage says
+        so, re-estimated. The best of many epochs is partly the luckiest, and the last has the lowest learning rate:
+        another one has to be better by more than one standard error of the validation accuracy.
         """
         candidates: list[tuple[float, str, dict[str, Tensor]]] = []
         last = copy.deepcopy(self.net.state_dict())

@@ -1,4 +1,4 @@
-"""What a net answers, how often it is right, and the batch norm it needs for that. Always in float32."""
+"""Logits of a trained net, its accuracy, and the re-estimation of its batch norm. Always in float32."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnn_perception.training.batches import batches
-from bnn_perception.training.data import Dataset
+from bnn_perception.training.data import PreparedImages
 from bnn_perception.training.distributed import World
 
-#: Images at a time.
+#: Images that are evaluated at a time.
 BATCH = 256
 
 
 @torch.no_grad()
-def predict(net: nn.Module, data: Dataset) -> Tensor:
+def predict(net: nn.Module, data: PreparedImages) -> Tensor:
     """(N, classes) logits of each image, in evaluation mode, on the CPU."""
     net.eval()
     everything = np.arange(len(data))
@@ -24,7 +24,7 @@ def predict(net: nn.Module, data: Dataset) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, data: Dataset, world: World) -> float:
+def evaluate(net: nn.Module, data: PreparedImages, world: World) -> float:
     """Accuracy, 0 to 1, in evaluation mode; each process looks at its part of the images."""
     net.eval()
     correct = torch.zeros(1, dtype=torch.int64, device=world.device)
@@ -34,7 +34,9 @@ def evaluate(net: nn.Module, data: Dataset, world: World) -> float:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(net: nn.Module, part: nn.Module, data: Dataset, order: NDArray[np.intp]) -> None:
+def reestimate_batch_norm(
+    net: nn.Module, part: nn.Module, data: PreparedImages, order: NDArray[np.intp]
+) -> None:
     """Replace the running means and variances by those of the training images as the final weights see them.
 
     While the weights move, the running averages lag behind; in a binary net a threshold that lags is a wrong bit.
@@ -43,9 +45,9 @@ def reestimate_batch_norm(net: nn.Module, part: nn.Module, data: Dataset, order:
 
     Args:
         net: left in evaluation mode.
-        part: of the net, whose batch norm it is: the net itself, or what has been trained of it.
-        data, order: which images, in random order; a last batch smaller than the others is left out, because every
-            batch counts the same.
+        part: the part of the net whose batch norm is re-estimated: what has been trained.
+        data, order: the images, and a random order of them. A last batch smaller than the others is left out, because
+            every batch counts the same.
     """
     norms = [m for m in part.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     momenta = [norm.momentum for norm in norms]

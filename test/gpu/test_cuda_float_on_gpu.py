@@ -9,7 +9,8 @@ import pytest
 from benchmark.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_net
 from benchmark.gpu.parts import TOLERANCE
 from bnn_perception.backends.cuda.float import CudaFloatBackend
-from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.model import Model, save_model
 
 pytest.importorskip("onnx", reason="onnx is not installed")

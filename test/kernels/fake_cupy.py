@@ -4,6 +4,7 @@ It has what the CUDA backends use of CuPy, and is stricter than a GPU where that
 
 - A stream does nothing before it is waited for, so a result that is read too early is not there yet.
 - Copies must stay inside allocations, and on the right side.
+- Everything but asking for GPUs takes place while a GPU is current, so that it is done on that one.
 - While a stream captures, allocations and waits are refused, and so is a kernel that was not launched before: it may
   have to be loaded.
 - New device memory holds garbage unless it was asked to be 0.
@@ -55,12 +56,13 @@ class _Bytes(np.ndarray):
 class Memory:
     """Device or page-locked memory."""
 
-    def __init__(self, world: FakeCupy, size: int, device: bool) -> None:
+    def __init__(self, world: FakeCupy, size: int, device: bool, mapped: bool = False) -> None:
         self.bytes = np.full(size, GARBAGE, dtype=np.uint8).view(_Bytes)
         self.bytes.memory = self
         self.size = size
         self.ptr = self.bytes.ctypes.data
         self.device = device
+        self.mapped = mapped
         world.allocations.add(self)
 
 
@@ -200,6 +202,7 @@ class FakeCupy:
     Attributes:
         faults: an error for each kind of call (``launch``, ``run``, ``alloc``, ``capture``, ``graph``, ``compile``,
             ``stream``, ``device``), raised at the next such call, and at every call after it.
+        attributes: of every GPU.
         captures, graph_launches, waits, modules: how often that happened.
     """
 
@@ -212,10 +215,11 @@ class FakeCupy:
         self.error: Exception | None = None
         self.allocations: weakref.WeakSet[Memory] = weakref.WeakSet()
         self.streams: list[Stream] = []
+        self.devices: list[_Device] = []
         self.captures = self.graph_launches = self.waits = self.modules = 0
         self.device_count = 1
         self.seeds = itertools.cycle((0, 1, 7))
-        attributes = {
+        self.attributes = attributes = {
             "MultiProcessorCount": multiprocessors,
             "Integrated": int(integrated),
             "CanMapHostMemory": 1,
@@ -228,8 +232,8 @@ class FakeCupy:
             get_elapsed_time=self._elapsed,
             PinnedMemory=self._pinned,
             PinnedMemoryPointer=lambda memory, offset: memoryview(memory.bytes)[offset:],
-            UnownedMemory=lambda ptr, size, owner, device_id: owner,
-            MemoryPointer=lambda memory, offset: memory,
+            UnownedMemory=self._unowned,
+            MemoryPointer=self._pointer,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             compiler=SimpleNamespace(CompileException=CompileException),
@@ -237,7 +241,7 @@ class FakeCupy:
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
                 getDeviceCount=self._device_count,
-                getDeviceProperties=lambda index: {"name": b"Shim"},
+                getDeviceProperties=lambda index: {"name": b"Shim" if index == 0 else b"Shim %d" % index},
                 memGetInfo=lambda: (1 << 30, 8 << 30),
                 driverGetVersion=lambda: 12060,
                 runtimeGetVersion=lambda: 12090,
@@ -256,6 +260,7 @@ class FakeCupy:
 
     def check(self, call: str) -> None:
         """Raise the fault injected into a kind of call, and from then on at every call."""
+        assert call == "device" or self.devices, f"no GPU was made current: {call}"
         if self.error is None and call in self.faults:
             self.error = self.faults[call]
         if self.error is not None:
@@ -286,7 +291,17 @@ class FakeCupy:
 
     def _pinned(self, size: int, flags: int = 0) -> Memory:
         self.check("alloc")
-        return Memory(self, size, device=False)
+        return Memory(self, size, device=False, mapped=bool(flags & self.cuda.runtime.hostAllocMapped))
+
+    def _unowned(self, ptr: int, size: int, owner: Memory, device_id: int) -> Memory:
+        assert owner.mapped, "the GPU has no address for memory that is not mapped"
+        assert (ptr, size, device_id) == (owner.ptr, owner.size, self.devices[-1].id)
+        return owner
+
+    @staticmethod
+    def _pointer(memory: Memory, offset: int) -> Memory:
+        assert offset == 0
+        return memory
 
     def _device_count(self) -> int:
         self.check("device")
@@ -318,14 +333,16 @@ class FakeCupy:
 class _Device:
     def __init__(self, world: FakeCupy, index: int, attributes: dict[str, int], sm: int) -> None:
         world.check("device")
+        self.world = world
+        self.id = index
         self.attributes = attributes
         self.compute_capability = str(sm)
 
     def __enter__(self) -> None:
-        pass
+        self.world.devices.append(self)
 
     def __exit__(self, *_: object) -> None:
-        pass
+        assert self.world.devices.pop() is self
 
 
 class FakeDriver:

@@ -41,24 +41,21 @@ def launch_step(
     mode: str = "plain",
     seed: int = 0,
     arch: int = 870,
-    times: int = 1,
     change: Callable[[str], str] = str,
     before: NDArray[np.int32] | None = None,
 ) -> list[NDArray[Any]]:
     """What a step makes of (frames, ...) inputs and of the stream ``before``: its output, and its stream where it
-    stores one. It is launched ``times`` times, and ``change`` is made to its source."""
+    stores one. ``change`` is made to its source."""
     spec = step.spec(frames)
     module = HostModule(change(kernel_source(spec.kernel)), (*spec.options, f"-D__CUDA_ARCH__={arch}"), mode)
     written = [step.output] if step.stream is None else [step.output, step.stream]
     results = [np.empty((frames, *array.shape), dtype=array.dtype) for array in written]
     output, *stored = results
     streams = stored if before is None else [before, *stored]
-    scratch = [np.zeros((frames, *array.shape), array.dtype) for array in step.scratch]
-    for _ in range(times):
-        for result in results:
-            result.fill(0xDB)
-        args = [source, *step.constants, output, *streams, *scratch]
-        module.launch(spec.kernel, spec.grid, spec.block, args, seed=seed)
+    for result in results:
+        result.fill(0xDB)
+    args = [source, *step.constants, output, *streams]
+    module.launch(spec.kernel, spec.grid, spec.block, args, seed=seed)
     return results
 
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
+import fake_cupy
 import models
 import numpy as np
 import pytest
-from fake_cupy import CompileException, CUDADriverError, CUDARuntimeError, FakeCupy, OutOfMemoryError
+from fake_cupy import (
+    CompileException,
+    CUDADriverError,
+    CUDARuntimeError,
+    FakeCupy,
+    NVRTCError,
+    OutOfMemoryError,
+)
 from hypothesis import given
 from launches import same_examples
-from layer_cases import RESIDUAL, RNG, check_activations, conv, frames_of, paper_model
+from layer_cases import (
+    RNG,
+    check_activations,
+    frames_of,
+    paper_model,
+)
 
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda import backend as cuda_backend
@@ -21,7 +36,7 @@ from bnn_perception.backends.cuda import device, graph, specs
 from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.cuda.tiles import TileTable, user_table
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import BinaryConv2d, Model, iter_layers, load_model
 from bnn_perception.resources import resource_folder
 
@@ -100,6 +115,19 @@ def test_frames_of_different_sizes_and_encodings_in_one_batch(fake_gpu: MakeGpu,
         np.testing.assert_array_equal(backend.logits(MIXED[:count]), expected[:count])
 
 
+@pytest.mark.parametrize("integrated", [True, False])
+def test_buffers_that_grow_leave_nothing_that_uses_the_old_ones(fake_gpu: MakeGpu, integrated: bool) -> None:
+    """A frame as small as one before a larger one finds no graph of the buffer that was there then, nor its pixels."""
+    fake_gpu(integrated=integrated)
+    backend, reference = CudaBinaryBackend(SMALL), ReferenceBackend(SMALL)
+    frames = frames_of(*((side, side + 3, "rgb8") for side in (20, 20, 150, 20, 300, 20, 150)))
+    for frame in frames:
+        np.testing.assert_array_equal(backend.logits([frame]), reference.logits([frame]))
+    # The arrays of the network grow with the number of frames, the upload buffer with their size.
+    for batch in (frames[:2], frames[:1], frames[2:5], frames[1:2], frames[3:4] + frames[5:6]):
+        np.testing.assert_array_equal(backend.logits(batch), reference.logits(batch))
+
+
 def test_more_frames_than_a_launch_takes(fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_backend, "MAX_FRAMES", 4)
     world = fake_gpu()
@@ -114,6 +142,7 @@ def test_a_camera_takes_one_capture_then_one_launch_and_one_wait_a_frame(fake_gp
     backend = CudaBinaryBackend(SMALL)
     frames = [models.random_frame(RNG(index), 48, 64) for index in range(4)]
     backend.logits(frames[:1])
+    gc.collect()  # what the first frame left, the smaller buffer among it
     before = world.waits, world.modules, len(world.allocations)
     for frame in frames[1:]:
         np.testing.assert_array_equal(backend.logits([frame]), ReferenceBackend(SMALL).logits([frame]))
@@ -143,6 +172,26 @@ def test_graphs_are_bounded(fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch) 
     assert world.captures == 3
 
 
+def test_the_graph_that_was_used_longest_ago_goes_first(
+    fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_backend, "MAX_GRAPHS", 2)
+    world = fake_gpu()
+    backend = CudaBinaryBackend(SMALL)
+    first, second, third = (frames_of((side, side, "rgb8")) for side in (150, 100, 60))
+    for frames, captures in (
+        (first, 1),
+        (second, 2),
+        (first, 2),
+        (third, 3),  # in the place of the second
+        (first, 3),
+        (second, 4),
+        (first, 4),
+    ):
+        backend.logits(frames)
+        assert world.captures == captures
+
+
 def test_times_of_all_stages(fake_gpu: MakeGpu) -> None:
     fake_gpu()
     backend = CudaBinaryBackend(SMALL)
@@ -152,10 +201,33 @@ def test_times_of_all_stages(fake_gpu: MakeGpu) -> None:
     assert backend.times["inference"] > 0
 
 
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each event of the stand-in takes place a millisecond after the one before."""
+    clock = itertools.count()
+    monkeypatch.setattr(fake_cupy, "time", SimpleNamespace(perf_counter=lambda: next(clock) / 1e3))
+
+
+@pytest.mark.usefixtures("ticks")
+def test_times_are_of_the_last_call_and_of_all_its_launches(
+    fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_backend, "MAX_FRAMES", 2)
+    fake_gpu()
+    backend = CudaBinaryBackend(SMALL)
+    frames = [models.random_frame(RNG(index), 12, 12) for index in range(5)]
+    for count, launches in ((1, 1), (5, 3), (2, 1)):
+        backend.logits(frames[:count])
+        for stage in ("preprocess", "inference", "download"):
+            assert backend.times[stage] == pytest.approx(launches)
+        assert backend.times["upload"] > launches  # staging on the host takes real time
+
+
 def test_names(fake_gpu: MakeGpu) -> None:
     fake_gpu()
     backend = CudaBinaryBackend(SMALL)
     assert (backend.name, backend.device_name) == ("cuda_binary", "Shim")
+    assert not backend.is_float
 
 
 FAULTS: list[tuple[str, Exception]] = [
@@ -186,6 +258,8 @@ def test_a_fault_is_one_backend_error_and_the_end_of_the_backend(
         list(backend.activations(MIXED[0]))
     backend.close()
     backend.close()
+    with pytest.raises(BackendError, match=rf"Shim cannot be used: .*{error}"):  # and not: it is closed
+        backend.logits(MIXED[:1])
     np.testing.assert_array_equal(
         CudaBinaryBackend(SMALL).logits(MIXED[:1]), ReferenceBackend(SMALL).logits(MIXED[:1])
     )
@@ -195,6 +269,8 @@ def test_a_fault_is_one_backend_error_and_the_end_of_the_backend(
     ("call", "error"),
     [
         ("compile", CompileException("nvrtc: error: invalid value for --gpu-architecture")),
+        ("compile", NVRTCError("NVRTC_ERROR_COMPILATION")),
+        ("stream", CUDADriverError("CUDA_ERROR_INVALID_CONTEXT")),
         ("alloc", OutOfMemoryError("Out of memory allocating 1 bytes")),
         ("run", CUDARuntimeError("cudaErrorNoKernelImageForDevice")),
     ],
@@ -226,8 +302,6 @@ def test_closed(fake_gpu: MakeGpu) -> None:
     backend.close()
     with pytest.raises(BackendError, match="the backend is closed"):
         backend.logits(MIXED[:1])
-    import gc
-
     gc.collect()  # the stand-in's memory and its bytes refer to each other
     assert not world.allocations
 
@@ -241,30 +315,6 @@ def test_auto_takes_the_gpu_where_it_is_usable(fake_gpu: MakeGpu) -> None:
 
 def no_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-
-
-def test_cuda_without_cupy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_cupy(monkeypatch)
-    with pytest.raises(
-        BackendError, match="device cuda cannot be used: CuPy is not installed: pip install cupy-cuda12x"
-    ):
-        make_backend(SMALL, "binary", "cuda")
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (None, "no NVIDIA GPU was found"),
-        (CUDARuntimeError("cudaErrorInsufficientDriver"), "no usable NVIDIA driver"),
-    ],
-)
-def test_cuda_without_a_gpu(fake_gpu: MakeGpu, error: Exception | None, message: str) -> None:
-    world = fake_gpu()
-    world.device_count = 0
-    if error is not None:
-        world.faults["device"] = error
-    with pytest.raises(BackendError, match=f"device cuda cannot be used: {message}"):
-        make_backend(SMALL, "binary", "cuda")
 
 
 def test_auto_without_a_gpu_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,42 +358,3 @@ def test_tuned_tiles_on_tensor_cores(fake_gpu: MakeGpu) -> None:
             if launch.spec
         ]
     assert kernels.count("bconv2d_b1mma") == 2
-
-
-def test_streams_take_no_tensor_cores() -> None:
-    """A tile on tensor cores for the same layer without a stream says nothing of one with it."""
-    layer, shape = RESIDUAL["identity, 24 -> 48"]
-    target, table, tile = specs.Target(87, 16), TileTable(), specs.MmaTile(8, 1, 1, 1)
-    assert all(isinstance(tile, specs.ConvTile) for tile in specs.tiles_of(layer, shape, target))
-    table.set(*conv(shape, 48), target, tile)
-    assert isinstance(table.tile(layer, shape, target), specs.ConvTile)
-    table.set(layer, shape, target, tile)
-    with pytest.raises(ValueError, match="residual: tensor cores are used for layers without a stream only"):
-        table.tile(layer, shape, target)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("87: {a: {patch: 1}}", "'a': .* is not a tile"),
-        ("87: {a: {warps: 0, splits: 1}}", "is not a tile"),
-        ("orin: {}", "'orin' is not a compute capability"),
-        ("[1, 2]", "not a mapping"),
-        ("{", "table of tiles .*cuda_tiles.yaml"),
-    ],
-)
-def test_a_bad_table_of_tiles_is_named(fake_gpu: MakeGpu, text: str, message: str) -> None:
-    fake_gpu()
-    user_table().parent.mkdir(parents=True)
-    user_table().write_text(text, encoding="utf-8")
-    with pytest.raises(BackendError, match=message) as caught:
-        CudaBinaryBackend(SMALL)
-    assert "delete it or tune again" in str(caught.value)
-
-
-def test_a_tile_that_does_not_fit_is_named() -> None:
-    table, target = TileTable(), specs.Target(87, 16)
-    layer: Any = SMALL.layers[1]
-    table.set(layer, SMALL.shapes()[1], target, specs.ConvTile(filters=2))
-    with pytest.raises(ValueError, match=r"conv2: ConvTile.*does not divide the layer"):
-        table.tile(layer, SMALL.shapes()[1], target)

@@ -15,7 +15,8 @@ from benchmark.gpu.nets import Convolutions, Topology, random_net
 from bnn_perception.backends import BackendError
 from bnn_perception.backends.cuda import cublas
 from bnn_perception.backends.cuda.float import CudaFloatBackend
-from bnn_perception.frames.preprocess import Frame, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.model import Model, save_model
 
 pytest.importorskip("onnx", reason="onnx is not installed")

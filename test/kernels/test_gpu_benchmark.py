@@ -16,7 +16,7 @@ from fake_cublas import FakeCublas
 from fake_cupy import CUDARuntimeError, FakeCupy
 
 from benchmark.gpu import benchmark, nets, parts, peaks
-from benchmark.gpu.nets import Convolutions, Topology, random_model
+from benchmark.gpu.nets import Convolutions, Topology, benchmark_model
 from bnn_perception.backends.cuda import cublas, timing, tune
 from bnn_perception.backends.cuda.backend import Launch
 from bnn_perception.backends.cuda.binary import CudaBinaryBackend
@@ -125,7 +125,7 @@ def test_without_a_gpu_nothing_is_written(world: FakeCupy, tmp_path: Path) -> No
 def test_tuning_writes_the_fastest_tile(
     world: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = random_model(NET, np.random.default_rng(0))
+    model = benchmark_model(NET, np.random.default_rng(0))
     # The second tile of each layer is the fastest, and the third gives wrong logits.
     networks = 0
 

@@ -32,7 +32,8 @@ from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.upload import FrameUpload
-from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
+from bnn_perception.frames.frame import ENCODINGS, Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
 from bnn_perception.net.model import InputSpec, Model, ModelError, Shape, iter_layers
 
@@ -120,13 +121,22 @@ def test_dense(name: str, frames: int) -> None:
     check_layer(layer, shape, frames=frames, seed=7)
 
 
-@pytest.mark.parametrize(
-    "tile", [specs.DenseTile(w, s) for w, s in [(1, 1), (8, 1), (1, 5), (2, 16), (8, 32), (4, 7)]], ids=str
-)
-def test_dense_tile_repeatedly(tile: specs.DenseTile) -> None:
-    """Split layers count arrivals and leave the counters as they were, so that the next launch works too."""
-    layer, shape = DENSE["wide logits"] if tile.splits > 7 else DENSE["paper 1"]
-    check_layer(layer, shape, tile=tile, frames=4, seed=1, times=2)
+DENSE_TILES = [(8, 4), (8, 16), (8, 32), (8, 64), (16, 2), (16, 8), (16, 32), (32, 1), (32, 4), (32, 16)]
+
+
+@pytest.mark.parametrize("tile", [specs.DenseTile(*tile) for tile in DENSE_TILES], ids=str)
+@pytest.mark.parametrize("name", ["paper 1", "spare bits", "wide logits", "bits as logits"])
+def test_dense_tile(name: str, tile: specs.DenseTile) -> None:
+    check_layer(*DENSE[name], tile=tile, frames=4, seed=1)
+
+
+@pytest.mark.parametrize("lanes", [8, 32, 128])
+def test_four_logits_of_a_block(lanes: int) -> None:
+    check_layer(*DENSE["wide logits"], tile=specs.DenseTile(4, lanes), frames=2, seed=1)
+
+
+def test_dense_without_reduction_of_a_warp() -> None:
+    check_layer(*DENSE["paper 1"], tile=specs.DenseTile(8, 64), frames=2, arch=530)
 
 
 @same_examples(25)
@@ -136,7 +146,7 @@ def test_any_layer(model: Model) -> None:
         check_layer(layer, before)
 
 
-ENCODINGS = sorted(CHANNELS)
+ENCODING_NAMES = sorted(ENCODINGS)
 
 
 def preprocess(world: FakeCupy, frames: list[Frame], spec: InputSpec) -> np.ndarray:
@@ -165,7 +175,7 @@ def check_preprocess(world: FakeCupy, frames: list[Frame], spec: InputSpec) -> N
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODING_NAMES)
 def test_preprocess_each_encoding(fake_gpu: Callable[..., FakeCupy], encoding: str, channels: int) -> None:
     frames = [
         models.random_frame(RNG(20), height, width, encoding)
@@ -175,7 +185,7 @@ def test_preprocess_each_encoding(fake_gpu: Callable[..., FakeCupy], encoding: s
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", ENCODING_NAMES)
 def test_preprocess_of_the_outputs_own_size(
     fake_gpu: Callable[..., FakeCupy], encoding: str, channels: int
 ) -> None:
@@ -218,7 +228,7 @@ def test_preprocess_any_region(fake_gpu: Callable[..., FakeCupy], data: st.DataO
     for _ in range(data.draw(st.integers(1, 3))):
         x, y = data.draw(st.floats(0, 0.9)), data.draw(st.floats(0, 0.9))
         region = (x, y, data.draw(st.floats(0.01, 1 - x)), data.draw(st.floats(0.01, 1 - y)))
-        encoding = data.draw(st.sampled_from(ENCODINGS))
+        encoding = data.draw(st.sampled_from(ENCODING_NAMES))
         frame = models.random_frame(
             RNG(data.draw(st.integers(0, 99))), data.draw(sides), data.draw(sides), encoding
         )

@@ -105,24 +105,40 @@ MUTANTS = {
         {"apart": None},
         {"frames": 2},
     ),
-    "arrivals that are not reset": Mutant(
+    "a row that does not exist": Mutant(
         *DENSE["wide logits"],
-        "SPLITS - 1) == SPLITS - 1",
-        "SPLITS) == SPLITS - 1",
+        "min(first_output + output_of_block, OUT_FEATURES - 1)",
+        "first_output + output_of_block",
+        {"asan": "heap-buffer-overflow"},
+        {"tile": specs.DenseTile(8, 32)},
+    ),
+    "words past a row": Mutant(
+        *DENSE["wide logits"],
+        "#define EXISTS(i) (",
+        "#define EXISTS(i) (true || ",
+        {"apart": None, "asan": "heap-buffer-overflow"},
+        {"tile": specs.DenseTile(8, 32)},
+    ),
+    "the counts of one warp alone": Mutant(
+        *DENSE["paper 1"], "part < PARTS", "part < 1", {"apart": None}, {"tile": specs.DenseTile(8, 64)}
+    ),
+    "bits of another byte": Mutant(
+        *DENSE["paper 1"],
+        "(OUT_WORDS * WARP / OUTPUTS) + blockIdx.x",
+        "(OUT_WORDS * WARP / OUTPUTS) + (blockIdx.x ^ 1)",
         {"apart": None},
-        {"tile": specs.DenseTile(4, 7), "times": 2},
     ),
     "no barrier before the sums": Mutant(
         *DENSE["wide logits"],
-        "= counts[frame];\n  __syncthreads();",
-        "= counts[frame];",
+        "= count;\n  }\n  __syncthreads();",
+        "= count;\n  }",
         {"apart": None, "tsan": "data race"},
-        {"tile": specs.DenseTile(4, 1)},
+        {"tile": specs.DenseTile(8, 32)},
     ),
     "a product that is fused": Mutant(
         *DENSE["wide logits"],
-        "__fadd_rn(__fmul_rn(__int2float_rn(dot), __ldg(scale + feature)), __ldg(bias + feature))",
-        "__builtin_fmaf(__int2float_rn(dot), __ldg(scale + feature), __ldg(bias + feature))",
+        "__fadd_rn(__fmul_rn(__int2float_rn(dot), feature_scale), feature_bias)",
+        "__builtin_fmaf(__int2float_rn(dot), feature_scale, feature_bias)",
         {"apart": None},
     ),
     "rows and words of a fragment exchanged": Mutant(

@@ -11,7 +11,8 @@ from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, conv, input_conv
 from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.specs import FRAME
-from bnn_perception.frames.preprocess import CHANNELS, ENCODINGS, Frame, prepare_reference
+from bnn_perception.frames.frame import ENCODINGS, Frame
+from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.model import InputSpec, Pool
 
 # Small layers that reach every part of the kernels: the sanitizers make them some fifty times slower.
@@ -53,8 +54,9 @@ def test_dense(name: str, mode: str) -> None:
     check_layer(*DENSE[name], mode=mode, frames=2)
 
 
-def test_dense_in_splits(mode: str) -> None:
-    check_layer(*DENSE["wide logits"], tile=specs.DenseTile(warps=4, splits=7), mode=mode, frames=4, seed=7)
+@pytest.mark.parametrize("name", ["paper 1", "spare bits"])
+def test_dense_of_several_warps_an_output(name: str, mode: str) -> None:
+    check_layer(*DENSE[name], tile=specs.DenseTile(outputs=8, lanes=64), mode=mode, frames=4, seed=7)
 
 
 def test_thermometer(mode: str) -> None:
@@ -71,7 +73,15 @@ def test_preprocess(channels: int, mode: str) -> None:
     for index, frame in enumerate(frames):
         height, width, bytes_ = frame.pixels.shape
         step = -(-width * bytes_ // 4) * 4
-        table[index] = (offset, step, CHANNELS[frame.encoding], *ENCODINGS[frame.encoding], height, width, 0)
+        table[index] = (
+            offset,
+            step,
+            ENCODINGS[frame.encoding].channels,
+            *ENCODINGS[frame.encoding].rgb,
+            height,
+            width,
+            0,
+        )
         rows = np.zeros((height, step), dtype=np.uint8)
         rows[:, : width * bytes_] = frame.pixels.reshape(height, -1)
         parts.append(rows.reshape(-1))

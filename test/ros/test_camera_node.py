@@ -20,7 +20,8 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Classification
 
-from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
+from bnn_perception.scenes.drive import Scene
+from bnn_perception.scenes.signs import ROAD_SIGNS
 
 camera = functools.partial(running, "camera_node")
 

@@ -23,7 +23,8 @@ from vision_msgs.msg import Classification
 from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.resources import find_model
 from bnn_perception.ros.classifier_node import ENDING
-from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
+from bnn_perception.scenes.drive import Scene
+from bnn_perception.scenes.signs import ROAD_SIGNS
 
 
 def test_shipped_model_changes_between_its_precisions_without_losing_a_frame(peer):

@@ -11,7 +11,7 @@ import pytest
 from models import binary_conv, make_model, output_dense, random_float_twin, random_model, thermometer
 
 from bnn_perception.cli import benchmark, execute, timing
-from bnn_perception.cli.timing import Timing, compare
+from bnn_perception.cli.timing import CallTimes, compare
 from bnn_perception.net.model import InputSpec, save_model
 from bnn_perception.ros import node_cost
 
@@ -91,8 +91,8 @@ def test_a_model_without_a_twin_that_begins_with_a_thermometer(tmp_path: Path) -
 def test_ratios_are_taken_round_by_round() -> None:
     """A machine that becomes three times slower half way changes no ratio."""
     base = np.array([[1.0, 1.0, 9.0], [3.0, 3.0, 3.0], [1.0, 1.0, 1.0]])
-    assert Timing(base * 2).ratio_to(Timing(base)) == (2.0, 2.0, 2.0)
-    assert Timing(base).median == 1.0
+    assert CallTimes(base * 2).ratio_to(CallTimes(base)) == (2.0, 2.0, 2.0)
+    assert CallTimes(base).median == 1.0
 
 
 def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

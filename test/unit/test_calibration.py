@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnn_perception.evaluation.calibration import (
-    CalibrationError,
-    expected_calibration_error,
-    fit_temperature,
-    negative_log_likelihood,
-)
+from bnn_perception.evaluation.calibration import CalibrationError, fit_temperature
+from bnn_perception.evaluation.scores import expected_calibration_error, negative_log_likelihood
 
 
 def test_expected_calibration_error_by_hand() -> None:
@@ -22,6 +18,23 @@ def test_expected_calibration_error_by_hand() -> None:
 
 def test_scores_at_the_ends_have_a_bin() -> None:
     assert expected_calibration_error(np.array([0.0, 1.0], np.float32), np.array([False, True])) == 0
+
+
+@pytest.mark.parametrize(
+    ("scores", "together"),
+    [
+        ((1 / 15, 1 / 15 + 1e-9), False),  # fifteen bins, closed on the right
+        ((0.0, 1 / 15), True),
+        ((0.93, 0.94), False),
+        ((0.94, 1.0), True),
+        ((0.94, np.nextafter(1, 2, dtype=np.float32)), True),  # as float32 may round a certainty
+    ],
+)
+def test_edges_of_bins(scores: tuple[float, float], together: bool) -> None:
+    """The first answer is right, the second wrong: in one bin the errors cancel, in two they add up."""
+    low, high = scores
+    error = abs(low - 1 + high) if together else (1 - low) + high
+    assert expected_calibration_error(np.array(scores), np.array([True, False])) == pytest.approx(error / 2)
 
 
 def test_negative_log_likelihood_by_hand() -> None:
@@ -64,7 +77,7 @@ def test_it_is_the_least_of_the_likelihood() -> None:
 
 def test_logits_may_lie_anywhere() -> None:
     logits, truth = drawn(500, 1.0)
-    offset = np.random.default_rng(1).normal(size=(500, 1)) * 100
+    offset = np.random.default_rng(1).normal(size=(500, 1)) * 1e4  # far beyond what exp takes
     assert fit_temperature(logits + offset, truth) == pytest.approx(fit_temperature(logits, truth), rel=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The CPU backends: binary equals the reference bit for bit, float equals ONNX Runtime called by hand."""
+"""The CPU backends: the binary one equals the reference bit for bit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_cases import share_of_stages
 from models import (
     binary_conv,
     binary_dense,
@@ -33,12 +34,14 @@ from models import (
     thermometer,
 )
 
+from bnn_perception import native
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
-from bnn_perception.backends.cpu.binary import CpuBinaryBackend
+from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Program, aligned_zeros
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.frames.preprocess import Frame, prepare, prepare_reference
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_residual, save_model
+from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_residual
 from bnn_perception.resources import find_model
 
 
@@ -248,6 +251,52 @@ def test_threads_end_with_the_backend(rng: np.random.Generator) -> None:
     assert helpers() == before
 
 
+def test_times_are_sums_over_the_frames_of_the_last_call(rng: np.random.Generator) -> None:
+    backend = CpuBinaryBackend(road_sign_model(rng), 1)
+    frame = random_frame(rng, 240, 320)
+    assert share_of_stages(backend, [frame] * 10) > 0.6
+    assert share_of_stages(backend, [frame]) > 0.6
+    backend.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_steps_stay_in_their_scratch_memory(rng: np.random.Generator, threads: int) -> None:
+    """A step that needs more than the program says would write over what lies behind, here over a guard of 1 MiB."""
+    pooled = input_stream_conv(rng, "stem", (40, 300, 3), 33, pool=Pool(3, 2))
+    wide = make_model(
+        InputSpec(40, 300), [pooled, output_dense(rng, "last", pooled.output_shape((40, 300, 3)), 2)]
+    )
+    plain = input_conv(rng, "first", (300, 40, 3), 33, pool=Pool(3, 1))
+    high = make_model(
+        InputSpec(300, 40), [plain, output_dense(rng, "last", plain.output_shape((300, 40, 3)), 2)]
+    )
+    for model in (wide, high, random_model(rng), residual_model(rng)):
+        program = Program(model, threads, native)
+        program.pixels[...] = rng.integers(0, 256, program.pixels.shape)
+        state = aligned_zeros((native.state_bytes(len(program.steps)),), np.uint8)
+        native.open_state(state.ctypes.data)
+        memory = aligned_zeros((program.scratch_bytes + (1 << 20),), np.uint8)
+        guard = memory[program.scratch_bytes :]
+        guard[...] = 0xA5
+        native.evaluate(program.steps, state.ctypes.data, memory.ctypes.data, False)
+        assert (guard == 0xA5).all(), model.layers[0].name
+        frame = Frame(program.pixels.copy())
+        np.testing.assert_array_equal(
+            program.outputs[model.layers[-1].name], ReferenceBackend(model).logits([frame])[0]
+        )
+
+
+def test_a_closed_backend_says_so(rng: np.random.Generator) -> None:
+    backend = CpuBinaryBackend(random_model(rng), 2)
+    assert (backend.name, backend.is_float) == ("cpu_binary", False)
+    assert backend.device_name.endswith(", 2 threads")
+    backend.close()
+    backend.close()
+    for call in (backend.logits, lambda frames: list(backend.activations(frames[0]))):
+        with pytest.raises(BackendError, match="the backend is closed"):
+            call([random_frame(rng, 12, 12)])
+
+
 def run_python(code: str, **environment: str) -> tuple[int, str, str]:
     """Exit code and both outputs of an interpreter of its own, which finds the package and the tests' modules."""
     done = subprocess.run(
@@ -286,7 +335,7 @@ def test_inference_leaves_the_interpreter_to_others(rng: np.random.Generator) ->
     thread = threading.Thread(target=tick)
     thread.start()
     begin = time.perf_counter()
-    backend.workers.evaluate()
+    backend.crew.evaluate()
     end = time.perf_counter()
     done.set()
     thread.join()
@@ -337,7 +386,8 @@ def test_without_a_place_for_the_cache() -> None:
         "for locator in caching.CacheImpl._locator_classes: locator.ensure_cache_path = refuse\n"
         "import numpy as np\n"
         "from bnn_perception.net.model import InputSpec\n"
-        "from bnn_perception.frames.preprocess import Frame, prepare, prepare_reference\n"
+        "from bnn_perception.frames.frame import Frame\n"
+        "from bnn_perception.frames.preprocess import prepare, prepare_reference\n"
         "pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)\n"
         "frame, spec = Frame(pixels), InputSpec(8, 8)\n"
         "assert np.array_equal(prepare(frame, spec), prepare_reference(frame, spec))\n"
@@ -380,88 +430,6 @@ def test_as_many_threads_as_pay_off(shipped: Model, monkeypatch: pytest.MonkeyPa
         made = make_backend(shipped, backend, "cpu")
         assert made.device_name.endswith(f", {count}")
         made.close()
-
-
-# The float twin.
-
-
-def test_float_logits(rng: np.random.Generator, shipped: Model) -> None:
-    import onnxruntime
-
-    frames = [random_frame(rng, 30, 20), random_frame(rng, 15, 25, "bgra8"), random_frame(rng, 32, 32)]
-    pixels = np.stack([prepare_reference(frame, shipped.input) for frame in frames])
-    session = onnxruntime.InferenceSession(str(shipped.float_twin), providers=["CPUExecutionProvider"])
-    tensor = (pixels.transpose(0, 3, 1, 2) / 255).astype(np.float32)
-    (expected,) = session.run(None, {session.get_inputs()[0].name: tensor})
-    # Sums of up to 4,096 float32 products in another order: 4096 * 2**-24 of the largest partial sum at worst.
-    tolerance = 4096 * 2**-24 * np.abs(expected).max() * 4
-    for threads in (1, 2):
-        backend = make_backend(shipped, "float", "cpu", threads)
-        logits = backend.logits(frames)
-        assert logits.dtype == np.float32
-        np.testing.assert_allclose(logits, expected, atol=tolerance)
-        outputs = list(backend.activations(frames[1]))
-        assert [name for name, _ in outputs] == ["input", shipped.layers[-1].name]
-        np.testing.assert_array_equal(outputs[0][1], pixels[1])
-        np.testing.assert_allclose(outputs[1][1], expected[1], atol=tolerance)
-        assert list(backend.times) == ["preprocess", "inference"]
-        backend.close()
-        backend.close()
-        with pytest.raises(BackendError, match="closed"):
-            backend.logits(frames)
-
-
-def assert_twin_refused(model: Model, folder: Path, twin: bytes, reason: str) -> None:
-    with pytest.raises(BackendError, match=reason) as caught:
-        make_backend(save_model(model, folder, twin), "float", "cpu", 1)
-    assert str(caught.value).startswith(str(folder / "float.onnx"))
-    assert "\n" not in str(caught.value)
-
-
-def test_twins_that_do_not_fit(rng: np.random.Generator, shipped: Model, tmp_path: Path) -> None:
-    assert shipped.float_twin is not None
-    twin = shipped.float_twin.read_bytes()
-    model = random_model(rng, side=32)
-    for content in (b"", b"not a graph", twin[:1000], twin[:-1000]):
-        assert_twin_refused(model, tmp_path, content, "ONNX Runtime cannot load it")
-    assert_twin_refused(model, tmp_path, twin, r"is tensor\(float\) \['N', 43\], not float \['N', 5\]")
-    other = random_model(rng, side=12, classes=43)
-    assert_twin_refused(other, tmp_path, twin, r"\['N', 3, 32, 32\], not float \['N', 3, 12, 12\]")
-
-
-def test_a_twin_with_weights_in_another_file(shipped: Model, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    graph = onnx.load(str(shipped.float_twin))
-    onnx.external_data_helper.convert_model_to_external_data(graph, location="weights.bin", size_threshold=0)
-    onnx.save(graph, str(tmp_path / "split.onnx"))
-    split = (tmp_path / "split.onnx").read_bytes()
-    assert_twin_refused(shipped, tmp_path, split, "keeps weights in another file")
-
-
-def test_a_twin_with_a_fixed_batch(shipped: Model, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    graph = onnx.load(str(shipped.float_twin))
-    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    assert_twin_refused(shipped, tmp_path, graph.SerializeToString(), "is fixed to 1; export it open")
-
-
-def test_a_twin_whose_output_is_only_known_when_it_runs(shipped: Model, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    graph = onnx.load(str(shipped.float_twin))
-    output = graph.graph.output[0]
-    output.type.tensor_type.shape.dim[1].dim_param = "classes"
-    chosen = onnx.numpy_helper.from_array(np.arange(43) < 10, "chosen")
-    graph.graph.initializer.append(chosen)
-    graph.graph.node.append(onnx.helper.make_node("Compress", [output.name, "chosen"], ["some"], axis=1))
-    output.name = "some"
-    assert_twin_refused(
-        shipped, tmp_path, graph.SerializeToString(), r"its output is \[1, 10\], not \[1, 43\]"
-    )
-
-
-def test_a_model_without_a_twin(rng: np.random.Generator) -> None:
-    with pytest.raises(BackendError, match="has no float twin"):
-        make_backend(random_model(rng), "float", "cpu")
 
 
 def test_the_shipped_model(shipped: Model, rng: np.random.Generator) -> None:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from bnn_perception.importers.onnx.float_twin import FloatTwinError, Stage, read_float_twin
+from bnn_perception.importers.errors import FloatTwinError
+from bnn_perception.importers.onnx.float_twin import read_float_twin
+from bnn_perception.importers.stage import Stage
 from bnn_perception.net.model import InputSpec
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -408,7 +410,7 @@ def repeat(copies: int, axis: int = 1) -> tuple[str, dict[str, Any]]:
         ),
         (
             lambda c: block(c, ("AveragePool", {**AVERAGE[1], "ceil_mode": 1})),
-            r"\(AveragePool\): .* ceil_mode 1; 2x2",
+            r"\(AveragePool\): .* ceil_mode 1; only windows of 2x2",
         ),
         (lambda c: block(c).norm(6), r"node 'batchnormalization4' .*follows a shortcut"),
         (lambda c: block(c).add("MaxPool", kernel_shape=(2, 2)), r"\(MaxPool\): .* before its shortcut"),
@@ -433,6 +435,26 @@ def repeat(copies: int, axis: int = 1) -> tuple[str, dict[str, Any]]:
 def test_refuses_other_shortcuts(build: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(FloatTwinError, match=message):
         twin(tmp_path, build(Chain(8, 8)))
+
+
+def test_reads_constants_that_nodes_give(tmp_path: Path) -> None:
+    """Exporters write some constants as nodes, one upon the other."""
+    chain = conv(Chain(8, 8))
+    bias = chain.normal(6, 1, 1)
+    chain.nodes.append(helper.make_node("Constant", [], ["half"], value=numpy_helper.from_array(bias / 2)))
+    chain.nodes.append(helper.make_node("Add", ["half", "half"], ["whole"], name="twice"))
+    stages = twin(tmp_path, head(chain.add("Add", "whole"), 216))
+    # Halves of float32 are exact, and so is their sum.
+    np.testing.assert_array_equal(stages[0].shift, bias.reshape(-1))
+
+
+def test_refuses_a_twin_of_two_files(tmp_path: Path) -> None:
+    path = head(conv(Chain(8, 8)), 216).save(tmp_path / "float.onnx")
+    onnx.save(
+        onnx.load(str(path)), str(path), save_as_external_data=True, location="weights", size_threshold=0
+    )
+    with pytest.raises(FloatTwinError, match=r"the data of 'c0' is in another file"):
+        read_float_twin(path, InputSpec(8, 8), 4)
 
 
 def test_refuses_what_is_no_onnx_file(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from test_float_twin import evaluate_all
 
 from benchmark.gpu import pytorch
 from benchmark.gpu.nets import Convolutions, Topology, random_net
-from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
+from bnn_perception.importers.onnx.float_twin import read_float_twin
+from bnn_perception.importers.stage import Stage
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

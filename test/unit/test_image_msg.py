@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnn_perception.frames.preprocess import CHANNELS, MAX_SIDE
+from bnn_perception.frames.frame import ENCODINGS, MAX_SIDE
 from bnn_perception.ros.image_msg import REASONS, RefusedFrame, decode, view
 
 MAX_PIXELS = 1_000_000
@@ -22,7 +22,7 @@ MAX_PIXELS = 1_000_000
 def message(height, width, encoding="rgb8", step=None, data=None, is_bigendian=0):
     """What view looks at of a sensor_msgs/Image, whose data is an array."""
     if step is None:
-        step = width * CHANNELS.get(encoding, 3)
+        step = width * (ENCODINGS[encoding].channels if encoding in ENCODINGS else 3)
     if data is None:
         data = array.array("B", np.random.default_rng(0).integers(0, 256, height * step, np.uint8).tobytes())
     return SimpleNamespace(
@@ -33,12 +33,12 @@ def message(height, width, encoding="rgb8", step=None, data=None, is_bigendian=0
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
-    st.sampled_from(sorted(CHANNELS)),
+    st.sampled_from(sorted(ENCODINGS)),
     st.integers(0, 9),
     st.integers(0, 1),
 )
 def test_view_is_the_message_memory(height, width, encoding, padding, is_bigendian):
-    channels = CHANNELS[encoding]
+    channels = ENCODINGS[encoding].channels
     step = width * channels + padding
     image = message(height, width, encoding, step, is_bigendian=is_bigendian)
     frame = view(image, MAX_PIXELS)
@@ -136,7 +136,7 @@ def test_cv_bridge_is_not_asked_for_what_is_too_large_or_known(bridge):
     with pytest.raises(RefusedFrame) as refusal:
         view(message(1001, 1000, "bayer_rggb8", step=1000, data=array.array("B")), MAX_PIXELS)
     assert refusal.value.reason == "too large"
-    for encoding in CHANNELS:
+    for encoding in ENCODINGS:
         view(message(2, 2, encoding), MAX_PIXELS)
     assert bridge.asked == ()
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
+import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.frames.images import ImageError, find_images, match_label, read_dataset, read_image
+from bnn_perception.frames import images
+from bnn_perception.frames.dataset import match_label, read_dataset
+from bnn_perception.frames.images import ImageError, class_folders, find_images, read_image
 
 LABELS = ("stop", "speed limit 50", "Löwe")
 
@@ -46,6 +52,8 @@ def test_reads_names_with_spaces_and_unicode(tmp_path, picture):
 def test_grey_16_bit_and_transparent_become_8_bit_rgb(tmp_path, picture):
     grey16 = picture[..., 0].astype(np.uint16) * 257
     assert np.array_equal(read_image(write(tmp_path / "grey16.png", grey16))[..., 2], picture[..., 0])
+    fine = grey16 & 0xFF00 | 0x00FF  # what the lower half says is dropped, not rounded
+    assert np.array_equal(read_image(write(tmp_path / "fine.png", fine)), np.dstack([picture[..., 0]] * 3))
     rgba = np.dstack([picture, np.zeros((12, 17), np.uint8)])
     assert np.array_equal(read_image(write(tmp_path / "rgba.png", rgba)), picture[..., ::-1])
 
@@ -66,10 +74,110 @@ def test_unreadable_files_are_named(tmp_path, picture, content, reason):
     assert "broken.png" in str(error.value)
 
 
-def test_image_with_a_side_too_long_is_refused(tmp_path):
-    path = write(tmp_path / "long.png", np.zeros((1, 20000), np.uint8))
-    with pytest.raises(ImageError, match="20000x1 pixels"):
+def test_a_camera_that_was_held_upright_is_honoured(tmp_path, picture):
+    """EXIF orientation 6: to be turned clockwise by a quarter."""
+    content = write(tmp_path / "a.jpg", np.repeat(picture[:1], 24, axis=0)).read_bytes()
+    upright = read_image(tmp_path / "a.jpg")
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    (tmp_path / "b.jpg").write_bytes(
+        content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
+    )
+    assert np.array_equal(read_image(tmp_path / "b.jpg"), np.rot90(upright, -1))
+
+
+def test_images_have_their_limits(tmp_path, picture, monkeypatch):
+    for shape in ((1, 16385), (16385, 1)):
+        path = write(tmp_path / "long.png", np.zeros(shape, np.uint8))
+        with pytest.raises(
+            ImageError, match=f"long.png: {shape[1]}x{shape[0]} pixels; at most .* 16384 a side"
+        ):
+            read_image(path)
+    assert read_image(write(tmp_path / "long.png", np.zeros((16384, 1), np.uint8))).shape == (16384, 1, 3)
+    # 2**27, in the place of which a smaller number stands here.
+    assert images.MAX_PIXELS == 1 << 27
+    path = write(tmp_path / "large.png", picture)
+    monkeypatch.setattr(images, "MAX_PIXELS", 12 * 17)
+    read_image(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 12 * 17 - 1)
+    with pytest.raises(ImageError, match=r"large\.png: 17x12 pixels; at most 203"):
         read_image(path)
+
+
+def test_what_is_too_large_is_refused_before_it_is_unpacked(tmp_path):
+    """A PNG of some bytes that states 16,384 x 16,384 pixels, 768 MiB. OpenCV reads its limit when it is loaded."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", 16384, 16384, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    code = (
+        "import sys\n"
+        "from bnn_perception.frames.images import ImageError, read_image\n"
+        "try: read_image(sys.argv[1])\n"
+        "except ImageError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "bomb.png")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{tmp_path / 'bomb.png'}: has more than {2**27} pixels\n"
+
+
+def test_a_single_file_is_taken_as_it_is(tmp_path, picture):
+    path = write(tmp_path / "a.png", picture)
+    odd = path.rename(tmp_path / "a picture without an ending")
+    assert find_images(odd) == [odd]
+
+
+def test_size_on_disk_is_that_of_the_image(tmp_path, picture):
+    path = write(tmp_path / "photos" / "stop" / "a.png", picture)
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", ".")
+    (in_folder,) = class_folders(tmp_path / "photos")["stop"]
+    (in_tar,) = class_folders(tmp_path / "photos.tar")["stop"]
+    assert in_folder.size_on_disk() == in_tar.size_on_disk() == path.stat().st_size
+
+
+def test_what_lies_beside_the_folders_of_classes_is_passed_over(tmp_path, picture):
+    photos = tmp_path / "photos"
+    for name in ("stop/a.png", "löwe/deep/b.png", ".git/stop/c.png", "löwe/.thumbs/d.png", "e.png"):
+        write(photos / name, picture)
+    (photos / "speed limit 50").mkdir()
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(photos, ".")
+    for place in (photos, tmp_path / "photos.tar"):
+        found = class_folders(place)
+        assert list(found) == sorted(["stop", "löwe", "speed limit 50"])
+        assert [[Path(file.name).name for file in files] for files in found.values()] == [
+            ["b.png"],
+            [],
+            ["a.png"],
+        ]
+        assert read_dataset(place, LABELS).labels.tolist() == [2, 0]
+        assert read_dataset(place, LABELS, ignore=["stop"]).labels.tolist() == [2]
+    with pytest.raises(ImageError, match="nothing: no such file or folder"):
+        class_folders(tmp_path / "nothing")
+    with pytest.raises(ImageError, match="stop: holds no folders; one for each class"):
+        class_folders(photos / "stop")
+    with pytest.raises(ImageError, match="its class folders hold no images"):
+        read_dataset(photos, LABELS, ignore=["stop", "löwe"])
+
+
+def test_a_dataset_forgets_what_it_refused_before(tmp_path, picture):
+    write(tmp_path / "stop" / "a.png", picture)
+    broken = tmp_path / "stop" / "b.png"
+    broken.write_bytes(b"x")
+    dataset = read_dataset(tmp_path, LABELS)
+    for _ in range(2):
+        assert [index for index, _ in dataset] == [0]
+        assert len(dataset.refused) == 1
+    write(broken, picture)
+    assert [index for index, _ in dataset] == [0, 1]
+    assert dataset.refused == []
 
 
 def test_find_images_passes_over_other_files(tmp_path, picture):
@@ -93,13 +201,27 @@ def test_find_images_passes_over_other_files(tmp_path, picture):
         ("STOP", 0),
         ("speed_limit-50", 1),
         ("löwe", 2),
+        ("Lo\u0308we", 2),  # as a Mac spells it
+        ("speed  limit\t50 ", 1),
         ("00001", 1),
+        ("2", 2),
+        ("000000002", 2),
+        ("0000000002", None),  # more digits than a class has
+        ("²", None),
+        ("-1", None),
+        ("", None),
         ("3", None),
         ("yield", None),
     ],
 )
 def test_match_label(folder, index):
     assert match_label(folder, LABELS) == index
+
+
+def test_match_label_takes_the_name_as_it_is_first():
+    labels = ("A", "a", "Lo\u0308we", "löwe", "3", "1")
+    assert [match_label(label, labels) for label in labels] == list(range(6))
+    assert match_label("LÖWE", labels) == 2
 
 
 def test_match_label_by_number_means_the_label_where_labels_are_numbers():
@@ -153,13 +275,20 @@ def test_folder_of_classes_costs_only_the_broken_image(tmp_path, picture):
 
 def test_folder_of_an_unknown_class_is_named(tmp_path, picture):
     write(tmp_path / "zebra" / "a.png", picture)
-    with pytest.raises(ImageError, match="no class 'zebra'; it has stop"):
-        read_dataset(tmp_path, LABELS)
+    for labels, shown in (
+        (LABELS, "stop, speed limit 50, Löwe"),
+        ("abcdef", "a, b, c, d, e, f"),
+        ("abcdefg", "a, b, c, d, e, f, ..."),
+    ):
+        with pytest.raises(ImageError) as error:
+            read_dataset(tmp_path, labels)
+        assert str(error.value) == f"{tmp_path / 'zebra'}: the model has no class 'zebra'; it has {shown}"
 
 
 def test_tar_file_reads_as_its_folder_does(tmp_path, picture):
     for name in (
         "train/stop/ü 1",
+        "train/stop/ä",
         "train/stop/.hidden",
         "train/löwe/2",
         "val/stop/3",
@@ -173,12 +302,24 @@ def test_tar_file_reads_as_its_folder_does(tmp_path, picture):
     in_tar = read_dataset(tmp_path / "photos.tar" / "train", LABELS)
     in_folder = read_dataset(tmp_path / "photos" / "train", LABELS)
     assert in_tar.labels.tolist() == in_folder.labels.tolist()
-    assert [Path(name).name for name in in_tar.names] == ["2.png", "ü 1.png"]
-    for index in range(2):
+    assert [Path(name).name for name in in_tar.names] == ["2.png", "ä.png", "ü 1.png"]
+    for index in range(3):
         assert np.array_equal(in_tar.read(index), in_folder.read(index))
-    assert len(read_dataset(tmp_path / "photos.tar" / "train", LABELS, ignore=["löwe"])) == 1
+    assert len(read_dataset(tmp_path / "photos.tar" / "train", LABELS, ignore=["löwe"])) == 2
     with pytest.raises(ImageError, match=r"photos\.tar/nothing: holds no folders"):
         read_dataset(tmp_path / "photos.tar" / "nothing", LABELS)
+
+
+def test_a_file_that_the_system_does_not_give_is_named():
+    unreadable = Path("/proc/self/mem")  # nobody can read its first byte
+    if not unreadable.exists():
+        pytest.skip("this system has no /proc/self/mem")
+    with pytest.raises(
+        ImageError, match="/proc/self/mem: is not an uncompressed tar file that can be read: .*error"
+    ):
+        class_folders(unreadable)
+    with pytest.raises(ImageError, match="/proc/self/mem: "):
+        read_image(unreadable)
 
 
 def test_compressed_tar_is_refused(tmp_path):
@@ -194,9 +335,10 @@ def test_npz(tmp_path, rng, shape):
     y = np.array([0, 1, 2, 1, 0], np.uint8)
     np.savez(tmp_path / "set.npz", x=x, y=y)
     dataset = read_dataset(tmp_path / "set.npz", LABELS)
-    images = dict(iter(dataset))
-    assert images[3].shape == (8, 9, 3)
-    assert np.array_equal(images[3][..., 0], x[3].reshape(8, 9, -1)[..., 0])
+    shown = dict(iter(dataset))
+    assert shown[3].shape == (8, 9, 3)
+    assert np.array_equal(shown[3], np.broadcast_to(x[3].reshape(8, 9, -1), (8, 9, 3)))
+    assert dataset.names[3] == "set.npz[3]"
     assert dataset.labels.tolist() == y.tolist()
 
 
@@ -207,6 +349,10 @@ def test_npz(tmp_path, rng, shape):
         ({"x": np.zeros((2, 4, 4, 3), np.float32), "y": np.zeros(2, int)}, "float32, not uint8"),
         ({"x": np.zeros((2, 4, 4, 2), np.uint8), "y": np.zeros(2, int)}, "shape"),
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(3, int)}, "not 2 integers"),
+        ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(2)}, "not 2 integers"),
+        ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros((2, 1), int)}, "not 2 integers"),
+        ({"x": np.zeros((2, 0, 4, 3), np.uint8), "y": np.zeros(2, int)}, "shape"),
+        ({"x": np.zeros((4, 4), np.uint8), "y": np.zeros(4, int)}, "shape"),
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array([0, 3])}, "classes 0 to 2"),
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array([0, -1])}, "classes 0 to 2"),
         ({"x": np.array([object()]), "y": np.zeros(1, int)}, "not an .npz"),

@@ -15,7 +15,7 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from bnn_perception.backends import make_backend, reference
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.importers import ImporterError, bnn_pynq, import_model, read
 from bnn_perception.net import bits
 from bnn_perception.net.model import OutputDense, load_model

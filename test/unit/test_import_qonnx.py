@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.cli import execute, import_
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.cli.parity import Parity, compare
+from bnn_perception.frames.frame import Frame
 from bnn_perception.importers import ImporterError, import_model
-from bnn_perception.importers.onnx.quantizers import quant_operators, quantize
-from bnn_perception.importers.onnx.read import Parity, compare, read
+from bnn_perception.importers.onnx.evaluate import evaluator
+from bnn_perception.importers.onnx.quantizers import quantize
+from bnn_perception.importers.onnx.read import read
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BinaryConv2d,
@@ -33,7 +35,6 @@ from bnn_perception.net.model import (
 )
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
-ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
 
 DOMAIN = "qonnx.custom_op.general"
 
@@ -91,6 +92,9 @@ class Graph:
             "Conv", weights, *more, pads=[pads] * 4, strides=[stride] * 2, kernel_shape=[kernel] * 2
         )
 
+    def dilated(self) -> Graph:
+        return self.node("Conv", self.weights(5, 5, 2, 2), dilations=[2, 2])
+
     def pad(self, width: int, value: float) -> Graph:
         return self.node(
             "Pad", self.constant([0, 0, width, width, 0, 0, width, width], np.int64), self.constant(value)
@@ -101,8 +105,8 @@ class Graph:
         gamma = self.rng.normal(size=channels)
         gamma[0] = 0.0
         output = onnx.helper.make_empty_tensor_value_info(self.tensor)
-        evaluator = ReferenceEvaluator(self.model(output), new_ops=quant_operators())
-        batch = np.concatenate([evaluator.run(None, {"image": image})[0] for image in self.images()])
+        reference = evaluator(self.model(output))
+        batch = np.concatenate([reference.run(None, {"image": image})[0] for image in self.images()])
         axes = (0, 2, 3) if batch.ndim == 4 else (0,)
         mean, deviation = batch.mean(axis=axes), batch.std(axis=axes) + 0.1
         mean += deviation * self.rng.normal(size=channels) / 4
@@ -811,6 +815,24 @@ def test_residual_net_of_reactnet_style(tmp_path: Path, seed: int, activation: s
     ]
 
 
+def test_attributes_that_a_node_leaves_out_are_those_of_the_standard(tmp_path: Path) -> None:
+    """ONNX: epsilon of BatchNormalization is 1e-5, alpha of LeakyRelu 0.01."""
+    g = stem()
+    before = g.tensor
+    g.bipolar().pad(1, -1.0).conv(6, 6).node("LeakyRelu")
+    join(g, before, g.tensor).bipolar().node("Flatten").matmul(6 * 8 * 10, 4)
+    variance = np.array([0.0, 1e-5, 1e-3, 1.0])
+    g.node("BatchNormalization", *map(g.constant, (np.ones(4), np.zeros(4), np.zeros(4), variance)))
+    model = import_model(g.save(tmp_path / "net.onnx"), tmp_path / "model")
+    # One over the root of variance and epsilon, within two roundings of float32.
+    np.testing.assert_allclose(model.layers[-1].scale, (variance + 1e-5) ** -0.5, rtol=2**-22)  # type: ignore[union-attr]
+    bent = model.layers[1]
+    assert isinstance(bent, ResidualConv2d)
+    assert np.all(bent.multiplier > 1000)
+    # Both are rounded to whole numbers.
+    assert np.all(np.abs(bent.negative_multiplier - 0.01 * bent.multiplier) <= 0.51)
+
+
 def test_max_pool_of_bent_sums(tmp_path: Path) -> None:
     """Before and behind the activation: as long as values rise with the sum, or fall with it, both are the same."""
     for order in (("MaxPool", "PRelu"), ("PRelu", "Mul", "MaxPool")):
@@ -866,7 +888,7 @@ def test_large_streams_get_a_coarser_unit_and_too_large_ones_are_refused(tmp_pat
     assert bits_at[0] <= 24
     assert bits_at[1] - bits_at[2] == 4
     with pytest.raises(
-        ImporterError, match="the stream from 'conv1' to 'conv2' can reach .* less than 8 binary"
+        ImporterError, match="the residual from 'conv1' to 'conv2' can reach .* less than 8 binary"
     ):
         read(net(1e7))
 
@@ -1084,7 +1106,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "shortcut": (shortcut, r"node 'shortcut' \(Add\): adds signs; what can be added are the sums"),
     "shortcut of two": (skips_two, r"node 'skip' \(Add\): its shortcut skips more than one convolution"),
     "scaled shortcut": (scaled_shortcut, r"node 'skip' \(Add\): its shortcut is scaled"),
-    "two streams": (two_streams, r"node 'skip' \(Add\): adds two real-valued streams"),
+    "two streams": (two_streams, r"node 'skip' \(Add\): adds two residuals"),
     "two convolutions": (
         two_convolutions,
         r"node 'second' \(Conv\): takes 't\d+', which another layer takes",
@@ -1140,19 +1162,42 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         lambda: whole_map().node("Softmax", axis=-1),
         r"the last axis of 't\d+' is taken for that of the classes",
     ),
-    "PReLU of a stream": (bent_stream, r"node 'bend' \(PRelu\): bends stream; only the sums"),
+    "PReLU of a stream": (bent_stream, r"node 'bend' \(PRelu\): bends residual; only the sums"),
     "pool of a negative slope": (folded_pool, r"\(MaxPool\): pools values that both rise and fall"),
     "two streams joined": (joined_streams, r"node 'join' \(Concat\): joins different tensors"),
     "too many channels": (tiled, r"node 'tile' \(Tile\): gives 6000000000000 channels"),
     "signs of a mean": (averaged_signs, r"\(BipolarQuant\): takes signs of a shortcut"),
-    "average pool of 3x3": (large_average, r"node 'mean' \(AveragePool\): only windows of 2x2"),
+    "average pool of 3x3": (
+        large_average,
+        r"node 'mean' \(AveragePool\): window \[3, 3\], .*; only windows of 2x2",
+    ),
     "signs pooled beside": (pooled_branch, r"\(MaxPool\): pools signs that another node takes too"),
     "a stream that can be 0": (whole_stream, r"node 'sign' \(Sign\): its input can be 0"),
-    "groups": (grouped, r"node 'grouped' \(Conv\): has groups or dilations; the format supports group=1"),
+    "groups": (grouped, r"node 'grouped' \(Conv\): group 2, weights .*; only .* of group 1 can be expressed"),
     "unknown op": (lambda: first().node("Tanh", name="tanh"), r"node 'tanh' \(Tanh\): .* no such operation"),
+    "an op of another domain": (
+        lambda: first().node("Relu", domain=DOMAIN, name="bend"),
+        r"node 'bend' \(Relu\): the model format has no such operation",
+    ),
+    "an unknown domain": (
+        lambda: first().node("Relu", domain="org.example", name="bend"),
+        r"node 'bend' \(Relu\): its domain 'org.example' is unknown",
+    ),
+    "windows that reach over the edge": (
+        lambda: first().pool(size=4, ceil_mode=1),
+        r"\(MaxPool\): its windows reach over the edge",
+    ),
+    "negative pads": (
+        lambda: signs().conv(5, 5, pads=-1),
+        r"\(Conv\): window \[3, 3\], strides \[1, 1\], pads \[-1, -1, -1, -1\]; only .* without negative pads",
+    ),
+    "dilations": (
+        lambda: signs().dilated(),
+        r"\(Conv\): dilations \[2, 2\]; only 1 can be expressed",
+    ),
     "average pool": (
         lambda: first().node("AveragePool", kernel_shape=[2, 2], name="mean"),
-        r"node 'mean' \(AveragePool\): takes sums; only the shortcut of a real-valued stream",
+        r"node 'mean' \(AveragePool\): takes sums; only a residual, .* can be averaged",
     ),
     "no sign": (lambda: first().conv(5, 5), r"\(Conv\): its input is not binary"),
     "4-bit activations": (four_bits, r"\(Quant\): quantizes to 4 bits"),
@@ -1171,7 +1216,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "padded pool": (
         lambda: first().pool(pads=[1, 1, 1, 1]),
-        r"\(MaxPool\): only square windows without padding",
+        r"\(MaxPool\): window .* pads \[1, 1, 1, 1\], .*; only square windows without padding",
     ),
     "two pools": (lambda: first().pool().pool(), r"\(MaxPool\): pools .* was pooled already"),
     "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),

@@ -12,8 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra [train])")
 
-from bnn_perception.frames.preprocess import Frame  # noqa: E402
-from bnn_perception.importers.onnx.read import compare, read  # noqa: E402
+from bnn_perception.cli.parity import compare  # noqa: E402
+from bnn_perception.frames.frame import Frame  # noqa: E402
+from bnn_perception.importers.onnx.read import read  # noqa: E402
 
 functional = torch.nn.functional
 

@@ -35,16 +35,15 @@ from models import (
 )
 from numpy.typing import NDArray
 
-from bnn_perception.backends.reference import convolution
+from bnn_perception.backends.reference import convolution, input_stream_conv2d
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BINARY,
     DESCRIPTION,
     FLOAT_TWIN,
-    MAX_DESCRIPTION_BYTES,
-    MAX_RESIDUAL,
     BinaryConv2d,
     InputConv2d,
+    InputResidualConv2d,
     InputSpec,
     Layer,
     Model,
@@ -122,6 +121,23 @@ def test_update_info(folder: Path) -> None:
     assert_equal(replace(after, info={}, temperature=1.0, float_temperature=1.0), replace(before, info={}))
     with pytest.raises(ModelError, match="layers defines the net"):
         update_info(folder, layers=[])
+
+
+def test_an_update_replaces_what_it_names_and_nothing_else(folder: Path) -> None:
+    update_info(folder, accuracy=0.9, note="first", float_temperature=3.0)
+    after = update_info(folder, accuracy=0.95, temperature=2.0)
+    assert after.info == {"accuracy": 0.95, "note": "first"}
+    assert (after.temperature, after.float_temperature) == (2.0, 3.0)
+    # A temperature has one place.
+    assert list(read(folder)).count("temperature") == 1
+
+
+@pytest.mark.parametrize("field", ["format", "name", "labels", "input", "layers", "files"])
+def test_a_field_that_defines_the_net_is_not_updated(folder: Path, field: str) -> None:
+    before = (folder / DESCRIPTION).read_bytes()
+    with pytest.raises(ModelError, match=f"{field} defines the net"):
+        update_info(folder, accuracy=0.5, **{field: 1})
+    assert (folder / DESCRIPTION).read_bytes() == before
 
 
 def test_an_interrupted_update_leaves_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +244,12 @@ def test_a_float_twin_without_a_digest(folder: Path) -> None:
 
 
 def test_a_description_that_is_too_long(folder: Path) -> None:
-    (folder / DESCRIPTION).write_text("#" * (MAX_DESCRIPTION_BYTES + 1))
-    assert_refused(folder, f"{MAX_DESCRIPTION_BYTES + 1} bytes")
+    text, limit = (folder / DESCRIPTION).read_text(encoding="utf-8"), 2**20
+    text += "#" * (limit - len(text.encode()))
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    load_model(folder)
+    (folder / DESCRIPTION).write_text(text + "#", encoding="utf-8")
+    assert_refused(folder, f"{limit + 1} bytes; a description has at most {limit}")
 
 
 @pytest.mark.parametrize(
@@ -338,6 +358,8 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("layers.1.kind", "residual", "conv2: kind 'residual' is unknown"),
     ("layers.1.kind", ["binary_conv2d"], "conv2: kind ['binary_conv2d'] is unknown"),
     ("layers.1.kind", "thermometer", "conv2"),
+    ("layers.1.kind", "k" * 70, f"conv2: kind '{'k' * 70}' is unknown"),
+    ("layers.1.kind", "k" * 200, f"conv2: kind '{'k' * 37}...{'k' * 38}' is unknown"),
     ("layers.1.kind", "input_conv2d", "conv2"),
     ("layers.1.groups", 2, "conv2: unknown field 'groups'"),
     ("layers.1.weights", [1], "conv2: unknown field 'weights'"),
@@ -387,11 +409,91 @@ def test_a_wrong_field(folder: Path, path: str, value: object, reason: str) -> N
     assert_refused(folder, reason)
 
 
+LIMITS: list[tuple[str, dict[str, Any], str]] = [
+    ("conv", {"in_channels": 0}, "conv.in_channels is 0; it must be a whole number from 1 to 65536"),
+    ("conv", {"in_channels": 65537}, "conv.in_channels is 65537; it must be a whole number from 1 to 65536"),
+    ("conv", {"out_channels": 0}, "conv.out_channels is 0; it must be a whole number from 1 to 65536"),
+    ("conv", {"out_channels": True}, "conv.out_channels is True; it must be a whole number from 1 to 65536"),
+    ("conv", {"kernel": (0, 3)}, "conv.kernel is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"kernel": (3, 65)}, "conv.kernel is 65; it must be a whole number from 1 to 64"),
+    ("conv", {"stride": (1, 0)}, "conv.stride is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"stride": (65, 1)}, "conv.stride is 65; it must be a whole number from 1 to 64"),
+    ("conv", {"padding": (1, 3)}, "conv.padding is 3; it must be a whole number from 0 to 2"),
+    ("conv", {"padding": (-1, 1)}, "conv.padding is -1; it must be a whole number from 0 to 2"),
+    ("conv", {"pool": Pool(0, 1)}, "conv.pool.size is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"pool": Pool(65, 1)}, "conv.pool.size is 65; it must be a whole number from 1 to 64"),
+    ("conv", {"pool": Pool(2, 0)}, "conv.pool.stride is 0; it must be a whole number from 1 to 64"),
+    ("conv", {"pool": Pool(2, 65)}, "conv.pool.stride is 65; it must be a whole number from 1 to 64"),
+    ("levels", {"levels": 0}, "levels.levels is 0; it must be a whole number from 1 to 255"),
+    ("levels", {"levels": 256}, "levels.levels is 256; it must be a whole number from 1 to 255"),
+    ("levels", {"channels": 0}, "levels.channels is 0; it must be a whole number from 1 to 65536"),
+    ("dense", {"in_shape": (0, 4, 8)}, "dense.in_shape is 0; it must be a whole number from 1 to 65536"),
+    (
+        "dense",
+        {"in_shape": (4, 4, 65537)},
+        "dense.in_shape is 65537; it must be a whole number from 1 to 65536",
+    ),
+    ("dense", {"out_features": 0}, "dense.out_features is 0; it must be a whole number from 1 to 65536"),
+    ("input", {"height": 0}, "input.height is 0; it must be a whole number from 1 to 4096"),
+    ("input", {"width": 4097}, "input.width is 4097; it must be a whole number from 1 to 4096"),
+    ("input", {"width": 8.0}, "input.width is 8.0; it must be a whole number from 1 to 4096"),
+    ("model", {"labels": ("a", "b" * 201)}, "labels: 'b.*' is not a text of 1 to 200 characters"),
+    ("model", {"labels": ("a", "")}, "labels: '' is not a text of 1 to 200 characters"),
+    ("model", {"temperature": 0.99e-6}, "temperature is 9.9e-07; it must be a number from 1e-6 to 1e6"),
+    (
+        "model",
+        {"float_temperature": 1.01e6},
+        "float_temperature is 1010000.0; it must be a number from 1e-6 to 1e6",
+    ),
+]
+
+
+def small_parts(rng: np.random.Generator) -> dict[str, Any]:
+    """A part of a model of each kind, and a model."""
+    parts: dict[str, Any] = {
+        "conv": binary_conv(rng, "conv", (8, 8, 8), 4, pool=Pool(2, 2)),
+        "levels": thermometer(rng, "levels", (8, 8, 3), 8),
+        "dense": binary_dense(rng, "dense", (4, 4, 8), 3),
+        "input": InputSpec(8, 8),
+    }
+    layers = [input_conv(rng, "first", (8, 8, 3), 8), output_dense(rng, "last", (8, 8, 8), 2)]
+    return {**parts, "model": make_model(InputSpec(8, 8), layers)}
+
+
+@pytest.mark.parametrize(("part", "fields", "reason"), LIMITS)
+def test_limits_of_a_part(rng: np.random.Generator, part: str, fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=f"^{reason}"):
+        replace(small_parts(rng)[part], **fields)
+
+
+def test_what_lies_at_its_limits_is_taken(rng: np.random.Generator) -> None:
+    model = small_parts(rng)["model"]
+    replace(model, labels=("a", "b" * 200), temperature=1e-6, float_temperature=1e6)
+    replace(model, temperature=1_000_000, float_temperature=1e-6)
+    InputSpec(1, 4096)
+    InputSpec(4096, 1, channels=1)
+    thermometer(rng, "levels", (1, 1, 3), 255)
+    binary_conv(rng, "a" * 64, (70, 70, 1), 1, (64, 64), stride=(64, 64), padding=(63, 63), pool=Pool(64, 64))
+    binary_dense(rng, "dense", (1, 1, 1 << 16), 1)
+    with pytest.raises(ModelError, match="layers: the name 'a+.*a+' is not a word"):
+        make_model(
+            InputSpec(8, 8),
+            [input_conv(rng, "a" * 65, (8, 8, 3), 8), output_dense(rng, "last", (8, 8, 8), 2)],
+        )
+    middle = [binary_conv(rng, f"c{index}", (1, 1, 1), 1) for index in range(254)]
+    first, last = input_conv(rng, "first", (1, 1, 3), 1), output_dense(rng, "last", (1, 1, 1), 2)
+    make_model(InputSpec(1, 1), [first, *middle, last])
+    with pytest.raises(ModelError, match="layers: 257 of them; a model has 1 to 256"):
+        make_model(InputSpec(1, 1), [first, *middle, replace(middle[0], name="more"), last])
+    with pytest.raises(ModelError, match="layers: 0 of them; a model has 1 to 256"):
+        replace(model, layers=())
+
+
 def test_too_many_layers(folder: Path) -> None:
     description = read(folder)
-    description["layers"] = [description["layers"][1]] * 300
+    description["layers"] = [description["layers"][1]] * 257
     write(folder, description)
-    assert_refused(folder, "layers: 300 of them")
+    assert_refused(folder, "layers: 257 of them; a model has 1 to 256")
 
 
 RESIDUAL_REFUSALS: list[tuple[str, object, str]] = [
@@ -460,10 +562,17 @@ def test_a_shortcut_needs_a_stream(rng: np.random.Generator) -> None:
         make_model(InputSpec(8, 8), [streamed, plain, block, last])
 
 
-def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity") -> Model:
+#: The largest integer of a stream: 2**31 - 1, the most that int32 holds, is the threshold that none may reach.
+LARGEST = 2**31 - 2
+
+
+def bounded_net(
+    rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity", signed: bool = False
+) -> Model:
     """A net whose streams can reach just ``stem``, and ``block`` beside its shortcut, in channels 1 and 4."""
     shape = (4, 4, 3)
-    first = input_stream_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0))  # |dot| <= 765
+    first = input_stream_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0), signed=signed)
+    most = 3 * 128 if signed else 3 * 255  # three channels of levels -128 to 127, or 0 to 255
     size = {"stride": (2, 2)} if shortcut == "average_pool" else {}
     second = residual_conv(
         rng, "block", shape, 6, (1, 1), padding=(0, 0), shortcut=shortcut, **size
@@ -479,7 +588,7 @@ def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str =
     return make_model(
         InputSpec(4, 4),
         [
-            replace(first, **bounds(3, 765, 1, stem)),
+            replace(first, **bounds(3, most, 1, stem)),
             replace(second, **bounds(6, 3, 4, block), threshold=zeros),
             output_dense(rng, "last", second.output_shape(shape), 2),
         ],
@@ -488,21 +597,31 @@ def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str =
 
 def test_streams_that_leave_int32(rng: np.random.Generator) -> None:
     """The limits are exact; channel 4 of the block gets channel 1 of the stem."""
-    bounded_net(rng, MAX_RESIDUAL, 0)
+    bounded_net(rng, LARGEST, 0)
+    with pytest.raises(ModelError, match=f"stem: channel 1 of its stream can reach {LARGEST + 1}, but int32"):
+        bounded_net(rng, LARGEST + 1, 0)
+    bounded_net(rng, 1 << 30, LARGEST - (1 << 30))
     with pytest.raises(
-        ModelError, match=f"stem: channel 1 of its stream can reach {MAX_RESIDUAL + 1}, but int32"
+        ModelError, match=f"block: channel 4 of its stream can reach {LARGEST + 1}, but int32"
     ):
-        bounded_net(rng, MAX_RESIDUAL + 1, 0)
-    bounded_net(rng, 1 << 30, MAX_RESIDUAL - (1 << 30))
-    with pytest.raises(
-        ModelError, match=f"block: channel 4 of its stream can reach {MAX_RESIDUAL + 1}, but int32"
-    ):
-        bounded_net(rng, 1 << 30, MAX_RESIDUAL - (1 << 30) + 1)
-    bounded_net(rng, MAX_RESIDUAL // 4, MAX_RESIDUAL - MAX_RESIDUAL // 4, "average_pool")
+        bounded_net(rng, 1 << 30, LARGEST - (1 << 30) + 1)
+    bounded_net(rng, LARGEST // 4, LARGEST - LARGEST // 4, "average_pool")
     with pytest.raises(
         ModelError, match=r"block: channel 1 of the stream that its shortcut averages.* can reach"
     ):
-        bounded_net(rng, MAX_RESIDUAL // 4 + 1, 0, "average_pool")
+        bounded_net(rng, LARGEST // 4 + 1, 0, "average_pool")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_bound_of_a_stream_is_what_the_worst_pixels_give(rng: np.random.Generator, signed: bool) -> None:
+    """Of levels from -128 to 127 the lowest is the worst."""
+    stem = bounded_net(rng, LARGEST, 0, signed=signed).layers[0]
+    assert isinstance(stem, InputResidualConv2d)
+    positive = replace(stem, weights=np.full_like(stem.weights, 0b111))
+    worst = np.full((4, 4, 3), 0 if signed else 255, np.uint8)
+    assert (input_stream_conv2d(positive, worst).stream[..., 1] == -LARGEST).all()
+    with pytest.raises(ModelError, match=f"stem: channel 1 of its stream can reach {LARGEST + 1}, but"):
+        bounded_net(rng, LARGEST + 1, 0, signed=signed)
 
 
 def test_multipliers_of_any_size_are_weighed_without_overflow(rng: np.random.Generator) -> None:
@@ -523,6 +642,9 @@ def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:
     spec = InputSpec(8, 8)
     with pytest.raises(ModelError, match="first: the last layer must be"):
         make_model(spec, [first])
+    hidden = binary_dense(rng, "hidden", (8, 8, 32), 2)
+    with pytest.raises(ModelError, match="hidden: the last layer must be an output_dense or output_bits"):
+        Model("hidden last", ("a", "b"), spec, (first, hidden))
     with pytest.raises(ModelError, match="middle: a binary_conv2d cannot stand at place 1"):
         make_model(spec, [middle, last])
     with pytest.raises(ModelError, match="again: a input_conv2d cannot stand at place 2"):
@@ -579,6 +701,31 @@ def test_a_truncated_file(folder: Path) -> None:
         assert_refused(folder, BINARY, "is not an npz file")
 
 
+def test_an_array_that_cannot_be_unpacked(folder: Path) -> None:
+    """The directory of the archive is whole, what it says of the contents is not true."""
+    content = bytearray((folder / BINARY).read_bytes())
+    with zipfile.ZipFile(folder / BINARY) as archive:
+        entry = archive.getinfo("conv2.weights.npy")
+    begin = entry.header_offset + 30 + len(entry.filename) + 40
+    content[begin : begin + 100] = bytes(100)
+    write_binary(folder, bytes(content))
+    assert_refused(folder, f"{BINARY}: conv2.weights cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.zeros(4, np.float32), r"float32 \[4\]"),
+        (np.zeros(5, np.int32), r"int32 \[5\]"),
+        ([0, 0, 0, 0], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_an_array_of_another_kind_is_named(rng: np.random.Generator, array: Any, found: str) -> None:
+    with pytest.raises(ModelError, match=rf"^conv\.threshold is {found}, not int32 \[4\]"):
+        replace(small_parts(rng)["conv"], threshold=array)
+
+
 def test_an_array_that_ends_early(folder: Path) -> None:
     values = arrays(folder)
     file = io.BytesIO()
@@ -590,6 +737,28 @@ def test_an_array_that_ends_early(folder: Path) -> None:
             archive.writestr(f"{name}.npy", entry.getvalue()[: len(entry.getvalue()) - cut])
     write_binary(folder, file.getvalue())
     assert_refused(folder, BINARY, "conv2.weights ends early")
+
+
+def test_activations_have_their_limit(rng: np.random.Generator) -> None:
+    """2**28 bits, 32 MiB: 4,096 x 4,096 pixels of 16 channels are as many, those of 17 are more."""
+    spec = InputSpec(4096, 4096, channels=1)
+
+    def net(levels: int) -> Model:
+        coded = thermometer(rng, "coded", spec.shape, levels)
+        small = binary_conv(
+            rng, "small", (4096, 4096, levels), 1, kernel=(1, 1), stride=(64, 64), padding=(0, 0)
+        )
+        return make_model(spec, [coded, small, output_dense(rng, "last", (64, 64, 1), 2)])
+
+    net(16)
+    with pytest.raises(ModelError, match=rf"coded: its output of \[4096, 4096, 17\] is over {2**28} bits"):
+        net(17)
+
+
+@pytest.mark.parametrize(("file", "limit"), [(BINARY, 2**28), (FLOAT_TWIN, 2**30)])
+def test_a_file_that_is_too_large_is_not_read(folder: Path, file: str, limit: int) -> None:
+    os.truncate(folder / file, limit + 1)  # a hole, which takes no space on the disk
+    assert_refused(folder, f"{file}: {limit + 1} bytes; at most {limit} are read")
 
 
 def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -728,6 +897,19 @@ def test_shapes_macs_and_fan_in(rng: np.random.Generator) -> None:
         conv.output_shape((17, 20, 1))
     with pytest.raises(ModelError, match="larger than its padded input"):
         binary_conv(rng, "d", (3, 3, 8), 8, kernel=(5, 5), padding=(0, 0)).output_shape((3, 3, 8))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_window_that_is_one_too_large_for_its_input(rng: np.random.Generator, axis: int) -> None:
+    """By one pixel in one direction: there would be no row, or no column."""
+    shape = (3, 8, 8) if axis == 0 else (8, 3, 8)
+    kernel = (4, 3) if axis == 0 else (3, 4)
+    with pytest.raises(ModelError, match=r"a: kernel \[., .\] is larger than its padded input"):
+        binary_conv(rng, "a", shape, 8, kernel, padding=(0, 0)).output_shape(shape)
+    assert min(binary_conv(rng, "a", shape, 8, (3, 3), padding=(0, 0)).output_shape(shape)) == 1
+    with pytest.raises(ModelError, match="a: pool.size 4 is larger than its input"):
+        binary_conv(rng, "a", shape, 8, pool=Pool(4, 1)).output_shape(shape)
+    assert min(binary_conv(rng, "a", shape, 8, pool=Pool(3, 1)).output_shape(shape)) == 1
 
 
 @given(st.integers(0, 1 << 32), st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 5, 33]), st.data())

@@ -136,7 +136,7 @@ def test_rclpy_cupy_and_torch_stay_in_their_rooms():
     rooms = {
         "rclpy": ("ros",),
         "cupy": ("backends/cuda",),
-        "torch": ("training", "cli/train"),
+        "torch": ("training",),
         "brevitas": ("training",),
     }
     for path in (ROOT / "bnn_perception").rglob("*.py"):

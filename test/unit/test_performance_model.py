@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.gpu import nvrtc, performance, sass
 from benchmark.gpu.model import BOARDS, Board, Code, floor, popcounts, predict, take_apart
-from benchmark.gpu.nets import PAPER, ROAD_SIGNS, random_model
+from benchmark.gpu.nets import PAPER, ROAD_SIGNS, benchmark_model
 from benchmark.gpu.work import Work, binary_work
 from bnn_perception.backends.cuda.float_specs import aligned
 from bnn_perception.backends.cuda.network import network
@@ -60,7 +60,7 @@ def conv_spec(**changes: int) -> KernelSpec:
 
 def test_the_nets_are_the_ones_that_are_meant() -> None:
     """The paper's net has 83.0 million multiply-accumulates and 1.88 million weights."""
-    paper, signs = (random_model(topology, np.random.default_rng(0)) for topology in (PAPER, ROAD_SIGNS))
+    paper, signs = (benchmark_model(topology, np.random.default_rng(0)) for topology in (PAPER, ROAD_SIGNS))
     work = binary_work(paper, 1, 96 * 96 * 3)
     assert sum(item.binary_macs + item.byte_macs for item in work) == pytest.approx(83.0e6, rel=1e-3)
     assert sum(layer.weights.size for layer in paper.layers[1:]) * 32 == pytest.approx(1.88e6, rel=0.01)
@@ -72,7 +72,7 @@ def test_the_nets_are_the_ones_that_are_meant() -> None:
 
 def test_work_of_a_convolution_by_hand() -> None:
     """conv2 of the paper's net: 48x48 pixels, 5x5 taps, 32 channels in and out, pooled to 24x24."""
-    paper = random_model(PAPER, np.random.default_rng(0))
+    paper = benchmark_model(PAPER, np.random.default_rng(0))
     one, four = (next(w for w in binary_work(paper, n, 0) if w.layer == "conv2") for n in (1, 4))
     assert one.binary_macs == 48 * 48 * 25 * 32 * 32
     constants = 32 * 25 * 4 + 32 * 4 + 32  # weights, thresholds, flips
@@ -94,7 +94,7 @@ def test_bytes_of_streams_by_hand() -> None:
 
 
 def test_work_has_an_entry_for_every_kernel() -> None:
-    nets = [random_model(topology, np.random.default_rng(0)) for topology in (PAPER, ROAD_SIGNS)]
+    nets = [benchmark_model(topology, np.random.default_rng(0)) for topology in (PAPER, ROAD_SIGNS)]
     for model in [*nets, models.residual_model(np.random.default_rng(0))]:
         steps = network(model, Target(87, 8), TileTable())
         assert [work.layer for work in binary_work(model, 1, 0)] == [step.name for step in steps]
@@ -222,7 +222,7 @@ def test_the_board_of_a_run_is_what_it_measured() -> None:
 def test_machine_code_of_the_real_kernels() -> None:
     """The nets' kernels for an Orin: their products are all found, and a word costs more than one instruction."""
     try:
-        model = random_model(ROAD_SIGNS, np.random.default_rng(0))
+        model = benchmark_model(ROAD_SIGNS, np.random.default_rng(0))
         found = performance.kernels(model, BOARDS[0], TileTable())
         found += performance.kernels(model, BOARDS[0], performance.tensor_tiles(model, BOARDS[0]))
     except CommandError as error:
@@ -236,7 +236,8 @@ def test_machine_code_of_the_real_kernels() -> None:
         if kernel.code.loop is not None:
             low, high = (0.1, 1) if kernel.spec.kernel == "bconv2d_b1mma" else (1, 30)
             assert low < kernel.code.loop.per_word < high
-        assert kernel.prediction > kernel.floor > 0
+        # A kernel that memory limits is predicted at its floor.
+        assert kernel.prediction >= kernel.floor > 0
 
 
 def test_padding_of_matrices() -> None:

@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 from models import random_frame
 from numpy.typing import NDArray
 
-from bnn_perception.frames.preprocess import (
-    CHANNELS,
-    ENCODINGS,
-    LUMA,
-    Frame,
-    area_weights,
-    check_region,
-    prepare,
-    prepare_reference,
-    source_rect,
-)
+from bnn_perception.frames.frame import ENCODINGS, Frame, check_region
+from bnn_perception.frames.preprocess import LUMA, area_weights, prepare, prepare_reference, source_rect
 from bnn_perception.net.model import InputSpec
 
 sides = st.one_of(st.integers(1, 12), st.integers(1, 90))
@@ -35,7 +26,7 @@ def regions(draw: st.DrawFn) -> tuple[float, float, float, float]:
 def frames(draw: st.DrawFn) -> Frame:
     """Frames of any size, encoding, region and row stride, upside down too."""
     encoding = draw(st.sampled_from(sorted(ENCODINGS)))
-    height, width, channels = draw(sides), draw(sides), CHANNELS[encoding]
+    height, width, channels = draw(sides), draw(sides), ENCODINGS[encoding].channels
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     memory = rng.integers(0, 256, (height, width * channels + draw(st.integers(0, 7))), dtype=np.uint8)
     if draw(st.booleans()):
@@ -127,7 +118,7 @@ def test_area_weights(source: int, destination: int) -> None:
 
 
 def rgb(frame: Frame) -> NDArray[np.uint8]:
-    return frame.pixels[..., list(ENCODINGS[frame.encoding])]
+    return frame.pixels[..., list(ENCODINGS[frame.encoding].rgb)]
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
@@ -181,14 +172,26 @@ def test_source_rect_lies_in_the_frame(
     [
         ((0, 0, 1), "3 numbers"),
         ((0, 0, 0, 1), "does not lie inside"),
+        ((0, 0, 1, 0), "does not lie inside"),
+        ((0, 0, 1, -0.5), "does not lie inside"),
         ((-0.1, 0, 1, 1), "does not lie inside"),
+        ((0, -0.1, 1, 1), "does not lie inside"),
         ((0.5, 0, 0.6, 1), "does not lie inside"),
+        ((0, 0.5, 1, 0.6), "does not lie inside"),
+        ((0, 0, 1, 1, 1), "5 numbers"),
         ((0, 0, float("nan"), 1), "not finite"),
     ],
 )
 def test_check_region_refuses(region: tuple[float, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_region(region)
+
+
+@pytest.mark.parametrize("region", [(0, 0, 1, 1), (0.7, 0.2, 0.3, 0.8), (0.9, 0, 0.1, 1), (0, 0, 1e-9, 1e-9)])
+def test_check_region_takes_what_touches_the_edge(region: tuple[float, ...]) -> None:
+    """0.7 + 0.3 and the like may come out a rounding above 1."""
+    assert check_region(region) == region
+    assert all(type(value) is float for value in check_region(region))
 
 
 @pytest.mark.parametrize(

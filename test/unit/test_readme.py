@@ -1,4 +1,4 @@
-"""What README and docs/training.md tell people to type exists: targets, commands, options, launch arguments, links."""
+"""What README and the pages for users tell people to type exists: targets, commands, options, arguments, links."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from bnn_perception.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = README + (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = README + "".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "jetson.md")
+)
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 #: Lines of the shell blocks, without their comments.
@@ -44,7 +46,7 @@ def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", lines_with("python -m bnn_perception "))
+@pytest.mark.parametrize("line", lines_with(" -m bnn_perception "))
 def test_commands_take_these_arguments(line):
     _, _, _, name, *arguments = shlex.split(line)
     command = COMMANDS[name]
@@ -77,3 +79,8 @@ def test_extras_exist(extra):
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
 def test_links_lead_somewhere(target):
     assert (ROOT / target).exists()
+
+
+def test_the_readme_is_short():
+    """Everything that is not for a robot's owner stands in docs/."""
+    assert len(README.split()) < 900

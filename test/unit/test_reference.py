@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bnn_perception.backends import reference
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.classifier import Classifier
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
 from bnn_perception.net.model import Conv2d, InputSpec, Pool, ResidualConv2d
 

@@ -24,7 +24,7 @@ from bnn_perception.backends import reference  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
 from bnn_perception.cli import execute  # noqa: E402
 from bnn_perception.cli import train as tool  # noqa: E402
-from bnn_perception.frames.preprocess import Frame  # noqa: E402
+from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.importers.onnx.walk import Walk  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402

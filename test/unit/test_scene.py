@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.scenes.drive import RENDERED_CLASSES, ROAD_SIGNS, Scene, draw_sign, random_crop_image
+from bnn_perception.scenes.crops import random_crop_image
+from bnn_perception.scenes.drive import Scene
+from bnn_perception.scenes.signs import RENDERED_CLASSES, ROAD_SIGNS, draw_sign
 
 
 def test_names_are_those_of_the_benchmark():

@@ -10,8 +10,8 @@ import pytest
 from bnn_perception.backends import make_backend
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.evaluation.evaluate import evaluate
-from bnn_perception.frames.images import read_dataset
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.dataset import read_dataset
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import load_model
 from bnn_perception.resources import resource_folder
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
+import sys
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.frames.sources import CompressedImage, RawImage, SourceError, open_source
-from bnn_perception.scenes.drive import ROAD_SIGNS, Scene
+from bnn_perception.frames.source import CompressedImage, RawImage, SourceError
+from bnn_perception.frames.sources import open_source
+from bnn_perception.scenes.drive import Scene
+from bnn_perception.scenes.signs import ROAD_SIGNS
 
 
 @pytest.fixture
@@ -79,6 +83,29 @@ def test_loop_goes_on_with_rising_stamps(tmp_path, picture):
     assert stamps == [index * 100_000_000 for index in range(7)]
 
 
+def test_one_image_in_a_loop_comes_at_the_rate_of_a_folder(tmp_path, picture):
+    cv2.imwrite(str(tmp_path / "a.PNG"), picture)
+    frames = list(itertools.islice(open_source(str(tmp_path / "a.PNG"), loop=True), 3))
+    assert [frame.stamp for frame in frames] == [0, 100_000_000, 200_000_000]
+    assert {frame.name for frame in frames} == {str(tmp_path / "a.PNG")}
+    assert {frame.truth for frame in frames} == {None}
+
+
+@pytest.mark.parametrize("files", [["a/1.png"], ["a/1.png", "a/2.png"], ["a/1.png", "b/2.png", "3.png"]])
+def test_folders_that_are_no_classes_give_no_truth(tmp_path, picture, files):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / file), picture)
+    frames = list(open_source(str(tmp_path)))
+    assert [frame.truth for frame in frames] == [None] * len(files)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, picture, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    assert len(list(open_source("~/a.png"))) == 1
+
+
 def test_folder_without_a_readable_image_ends_even_in_a_loop(tmp_path, warnings):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(SourceError, match="not one frame could be read"):
@@ -110,6 +137,12 @@ def test_video_plays_at_its_rate(video):
     )  # JPEG keeps a uniform level to a few units
 
 
+def test_video_in_a_loop_goes_on_at_its_rate(video):
+    frames = list(itertools.islice(open_source(str(video.rename(video.with_suffix(".AVI"))), loop=True), 60))
+    assert [frame.stamp for frame in frames] == [index * 50_000_000 for index in range(60)]
+    assert frames[26].name.endswith("clip.AVI#1")
+
+
 def test_video_that_is_cut_short_plays_as_far_as_it_goes(video, warnings):
     data = video.read_bytes()
     video.write_bytes(data[: len(data) * 7 // 10])
@@ -124,6 +157,49 @@ def test_file_that_is_no_video_is_refused(tmp_path):
     path.write_bytes(b"no video" * 100)
     with pytest.raises(SourceError, match=r"clip\.mp4: is not a video"):
         open_source(str(path))
+
+
+# -- cameras
+
+
+class Camera:
+    """What cv2.VideoCapture is to a camera that delivers three pictures and is then unplugged."""
+
+    opened: ClassVar[list[int]] = []
+
+    def __init__(self, index):
+        self.opened.append(index)
+        self.settings = {}
+        self.left = 3
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def set(self, key, value):
+        self.settings[key] = value
+
+    def read(self):
+        # A driver that keeps several pictures would give old ones.
+        assert self.settings[cv2.CAP_PROP_BUFFERSIZE] == 1
+        self.left -= 1
+        return self.left >= 0, np.full((4, 6, 3), max(0, self.left), np.uint8)
+
+
+@pytest.mark.parametrize(("uri", "index"), [("webcam", 0), ("webcam:2", 2), ("/dev/video13", 13)])
+def test_webcam_delivers_until_it_is_unplugged(monkeypatch, uri, index):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    source = open_source(uri, loop=True)
+    assert Camera.opened.pop() == index
+    assert source.live
+    frames = iter(source)
+    taken = [next(frames) for _ in range(3)]
+    assert [frame.name for frame in taken] == [f"{uri}#{index}" for index in range(3)]
+    assert [int(frame.image.data[0]) for frame in taken] == [2, 1, 0]
+    assert {frame.image.encoding for frame in taken} == {"bgr8"}
+    stamps = [frame.stamp for frame in taken]
+    assert sorted(set(stamps)) == stamps
+    with pytest.raises(SourceError, match=f"{uri}: the camera stopped delivering after 3 frames"):
+        next(frames)
 
 
 # -- recordings
@@ -221,6 +297,53 @@ def test_compressed_images_stay_compressed_unless_asked(tmp_path, picture):
     assert np.array_equal(pixels(frame.image), picture)
 
 
+def test_what_a_recording_yields_is_said_beforehand(tmp_path, picture):
+    raw = record(tmp_path / "raw", {"/camera": (IMAGE, [raw_message(picture)])})
+    packed = record(tmp_path / "packed", {"/camera": (COMPRESSED, [compressed_message(picture)])})
+    assert not open_source(str(raw)).compressed
+    assert open_source(str(packed)).compressed
+    assert not open_source(str(packed), decode=True).compressed
+    assert not open_source(str(packed)).live
+
+
+def test_recording_in_a_loop_goes_on_at_its_pace(tmp_path, picture, warnings):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)] * 3)})
+    frames = list(itertools.islice(open_source(str(path), loop=True, warn=warnings.append), 7))
+    assert [frame.stamp for frame in frames] == [1_000_000_000 + index * 40_000_000 for index in range(7)]
+    assert [frame.name for frame in frames[:4]] == [f"{path}:/camera#{index}" for index in (0, 1, 2, 0)]
+    assert warnings == []  # there is one topic: nothing to choose
+
+
+def test_types_may_be_written_as_older_recorders_did(tmp_path, picture):
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    message = STORE.serialize_cdr(raw_message(picture), IMAGE)
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = [
+            writer.add_connection(topic, kind, msgdef="of an image", rihs01="RIHS01_0")
+            for topic, kind in (("/old", "sensor_msgs/Image"), ("/other", "my_msgs/Image"))
+        ]
+        for connection in (*connections, connections[1]):
+            writer.write(connection, 1, message)
+    (frame,) = open_source(str(tmp_path / "bag"))
+    assert frame.image.step == 101
+    with pytest.raises(SourceError, match="no images on '/other'; it holds /old$"):
+        open_source(str(tmp_path / "bag"), topic="/other")
+
+
+def test_a_message_that_unpacks_to_too_much_costs_that_message(tmp_path, picture, warnings):
+    """3e8 bytes, a picture of 100 megapixels, are unpacked, and no more: zeros take a ten-thousandth of that here."""
+    zstd = pytest.importorskip("backports.zstd")
+    good = raw_message(picture)
+    bomb = bytes(zstd.compress(bytes(300_000_001)))
+    cut = bytes(zstd.compress(bytes(STORE.serialize_cdr(good, IMAGE)))[:-10])
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [bomb, cut, good])})
+    source = open_source(str(path), warn=warnings.append)
+    assert [frame.name for frame in source] == [f"{path}:/camera#2"]
+    reason = "is cut short, or unpacks to more than 300000000 bytes"
+    assert warnings == [f"{path}:/camera#{index}: {reason}" for index in range(2)]
+
+
 def test_topic_is_chosen_or_the_fullest_is_taken(tmp_path, picture, warnings):
     raw, packed = raw_message(picture), compressed_message(picture)
     path = record(tmp_path / "bag", {"/left": (IMAGE, [raw]), "/right": (COMPRESSED, [packed] * 2)})
@@ -277,6 +400,13 @@ def test_damage_in_the_middle_ends_the_recording(tmp_path, picture, warnings):
         list(source)
     assert source.refused == 1
     assert "ends after 0 images" in warnings[0]
+
+
+def test_recording_without_rosbags_says_what_to_install(tmp_path, picture, monkeypatch):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)])})
+    monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
+    with pytest.raises(SourceError, match="reading recordings takes rosbags: pip install 'rosbags"):
+        open_source(str(path))
 
 
 def test_recording_without_images_is_refused(tmp_path):
@@ -339,9 +469,16 @@ def test_scene_knows_the_truth():
     assert frames[30].stamp == 1_000_000_000
 
 
+def test_scene_has_a_seed_and_a_size():
+    image = next(iter(open_source("scene"))).image
+    assert (image.width, image.height) == (640, 480)
+    assert np.array_equal(pixels(image), Scene(0, 640, 480).next()[0])
+
+
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
+        ("a" * 5000, "File name too long"),
         ("", "no such file or folder; a source is scene"),
         ("nowhere", "'nowhere': no such file or folder"),
         ("scene:", "the seed ''"),

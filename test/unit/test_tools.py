@@ -15,7 +15,6 @@ from models import residual_model
 
 from bnn_perception.__main__ import main
 from bnn_perception.evaluation import pictures as drawing
-from bnn_perception.evaluation.evaluate import mcnemar
 from bnn_perception.net import bits
 from bnn_perception.net.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
 
@@ -154,12 +153,43 @@ def test_evaluate_compares_binary_and_float(pair, pictures, capsys, tmp_path):
     assert cv2.imread(str(sheet)) is not None
 
 
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "p"),
-    [(0, 0, 1), (0, 5, 2 / 32), (7, 1, 2 * (1 + 8) / 256), (3, 3, 1), (4, 3, 1), (0, 5000, 0)],
-)
-def test_mcnemar_by_hand(only_first, only_second, p):
-    assert mcnemar(only_first, only_second) == p
+def test_mistakes_of_both_nets_are_no_mistakes_of_the_binary_one_alone(pair, pictures, capsys, tmp_path):
+    image = np.full((20, 30, 3), PURE["blue"][::-1], np.uint8)
+    (pictures / "red" / "c.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())  # both say blue
+    arguments = [
+        "evaluate",
+        str(pictures),
+        "--model",
+        str(pair),
+        "--device",
+        "cpu",
+        "--threads",
+        "3",
+        "--json",
+    ]
+    arguments += ["--mistakes", str(tmp_path / "sheet.png")]
+    assert main([*arguments, "--compare"]) == 0
+    out = capsys.readouterr().out
+    assert "1 mistakes: " in out
+    assert out.count("3 threads: accuracy") == 2  # both run on the threads that were asked for
+    report = json.loads(out.splitlines()[-1])
+    assert report["only_right"] == [1, 1]
+    assert report["points"] == 0
+
+
+def test_a_comparison_says_who_alone_is_right(pair, pictures, capsys):
+    """Two more green ones, which the twin takes for blue."""
+    for name in ("v.png", "w.png"):
+        (pictures / "green" / name).write_bytes((pictures / "green" / "ü.png").read_bytes())
+    arguments = ["evaluate", str(pictures), "--model", str(pair), "--device", "cpu", "--compare", "--json"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    assert report["only_right"] == [3, 1]
+    assert report["points"] == pytest.approx(100 * 2 / 7)
+    assert report["p_value"] == 2 * (1 + 4) / 16
+    assert "only binary is right on 3 images, only float on 1: +28.57 points, exact McNemar p = 0.62" in out
+    assert report["disagreements"][0] == {"images": 3, "truth": 1, "first": 1, "second": 2}
 
 
 def test_labels_of_any_kind_are_shown_and_drawn(colours, tmp_path, capsys):

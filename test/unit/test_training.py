@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,13 @@ from training_cases import (  # noqa: E402
 from bnn_perception.backends.reference import ReferenceBackend  # noqa: E402
 from bnn_perception.cli import execute  # noqa: E402
 from bnn_perception.cli import train as tool  # noqa: E402
-from bnn_perception.frames.preprocess import Frame  # noqa: E402
+from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
-from bnn_perception.net.model import load_model  # noqa: E402
+from bnn_perception.net.model import LAYER_KINDS, Model, load_model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
-from bnn_perception.training import networks, train  # noqa: E402
+from bnn_perception.training import networks, pipeline, train  # noqa: E402
+from bnn_perception.training.augmentation import augment  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
@@ -192,6 +195,29 @@ def test_configuration_errors_name_the_field(content: object, message: str) -> N
         configs.from_mapping(content)
 
 
+def test_every_kind_of_layer_that_is_trained_is_a_kind_of_a_model() -> None:
+    assert configs.LAYER_SPECS.keys() == LAYER_KINDS.keys() - {"output_bits"}  # which importers alone make
+
+
+def test_defaults_are_what_their_fields_take() -> None:
+    config = configs.default_config("mine", "images")
+    stated = 0
+    for spec in (config, *(getattr(config, part) for part in configs.PARTS), *config.network.layers):
+        for field in fields(spec):
+            value = getattr(spec, field.name)
+            for item in value if isinstance(value, tuple) else [value]:
+                if "bounds" in field.metadata:
+                    low, high = field.metadata["bounds"]
+                    assert low <= item <= high, field.name
+                    stated += 1
+                elif "choices" in field.metadata:
+                    assert item in field.metadata["choices"], field.name
+                    stated += 1
+                else:  # a number or a text without a limit is one that another check looks at
+                    assert not isinstance(item, (int, float)) or type(item) is bool or field.name == "restart"
+    assert stated > 60
+
+
 def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("binary: {epochs: 3, learning_rate: 2e-3}\n", encoding="utf-8")
@@ -290,7 +316,7 @@ def test_npz_is_checked(tmp_path: Path) -> None:
 def test_split_keeps_tracks_together() -> None:
     labels = np.repeat([0, 1], 50)
     tracks = np.arange(100) // 5
-    data = datasets.Dataset(np.zeros((100, 1, 1, 3), np.uint8), labels, tracks, ("a", "b"))
+    data = datasets.PreparedImages(np.zeros((100, 1, 1, 3), np.uint8), labels, tracks, ("a", "b"))
     kept, held = datasets.split(data, 0.3, 1)
     assert not set(kept.tracks) & set(held.tracks)
     assert np.bincount(held.labels).tolist() == [15, 15]
@@ -311,14 +337,14 @@ def test_epoch_balances_classes_partly() -> None:
 def test_augmentation_is_reproducible_and_gives_8_bit_pixels() -> None:
     images = to_tensor(pixels(8, 12, 12))
     spec = configs.AugmentationSpec()
-    first, second = (datasets.augment(images, spec, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (augment(images, spec, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, images)
     levels = first * 255
     assert torch.allclose(levels, levels.round(), atol=1e-4)
     off = configs.AugmentationSpec(0.0, (1.0, 1.0), 0.0, 0.0, False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     # Nothing is switched on: each pixel comes back, to what bilinear lookup at its centre loses.
-    assert torch.allclose(datasets.augment(images, off, torch.Generator()), images, atol=1 / 255)
+    assert torch.allclose(augment(images, off, torch.Generator()), images, atol=1 / 255)
 
 
 # -- the run
@@ -424,6 +450,23 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         load_state(tmp_path / "binary.pt")
 
 
+class Intruder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"net": Intruder(tmp_path / "made")}, tmp_path / "binary.pt")
+    with pytest.raises(ConfigError, match=r"binary\.pt: cannot be read .* delete it"):
+        load_state(tmp_path / "binary.pt")
+    assert not (tmp_path / "made").exists()
+
+
 def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for module in ("brevitas", "onnx", "onnxruntime"):
         pytest.importorskip(module, reason=f"{module} is not installed (extra [train])")
@@ -450,6 +493,30 @@ def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.Captu
     assert "binary: is finished" in capsys.readouterr().out
     assert execute(tool, "train", [*words[:-1], "9"]) == 1
     assert "holds a run with another 'binary'" in capsys.readouterr().err
+
+
+def test_a_model_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Whoever is stopped before both accuracies are known finds no model; the same call then writes it."""
+    for module in ("brevitas", "onnx", "onnxruntime"):
+        pytest.importorskip(module, reason=f"{module} is not installed (extra [train])")
+    config = configs.from_mapping({**TINY, "name": "tiny"})
+    folder, out = image_folder(tmp_path / "images", {"top": 24, "bottom": 16}), tmp_path / "model"
+
+    class Interrupted(Reporter):
+        def line(self, text: str) -> None:
+            if text.startswith("cpu_binary: accuracy"):
+                raise KeyboardInterrupt
+
+    def train_all(reporter: Reporter) -> Model | None:
+        return pipeline.train(config, str(folder), tmp_path / "run", out, reporter, "train")
+
+    with pytest.raises(KeyboardInterrupt):
+        train_all(Interrupted())
+    assert not out.exists()
+    model = train_all(Reporter(quiet=True))
+    assert model is not None
+    assert model.info == load_model(out).info
+    assert list(model.info) == ["command", "training", "calibration", "accuracy"]
 
 
 def test_train_command_refuses_at_once_where_it_cannot_write(

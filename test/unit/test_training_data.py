@@ -13,14 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra [train])")
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (extra [opencv])")
 
 from bnn_perception.cli import execute  # noqa: E402
 from bnn_perception.cli import train as tool  # noqa: E402
 from bnn_perception.net.model import InputSpec  # noqa: E402
+from bnn_perception.training import config as configs  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
-from bnn_perception.training.data import DataError  # noqa: E402
+from bnn_perception.training.config import ConfigError  # noqa: E402
+from bnn_perception.training.data import DataError, PreparedImages  # noqa: E402
+from bnn_perception.training.distributed import World  # noqa: E402
+from bnn_perception.training.progress import Reporter  # noqa: E402
+from bnn_perception.training.train import TrainingData, load_data  # noqa: E402
 
 SPEC = InputSpec(8, 8)
 
@@ -231,6 +236,96 @@ def test_npz_is_refused_in_one_line(tmp_path: Path, content: Any, reason: str) -
         datasets.load(path, SPEC)
     assert str(refused.value).startswith(str(path))
     assert len(str(refused.value).splitlines()) == 1
+
+
+# -- several files
+
+
+def npz(path: Path, labels: list[int], tracks: list[int] | None = None, first: int = 0) -> Path:
+    """Images that tell themselves apart: each of another grey, from ``first`` on."""
+    greys = np.arange(first, first + len(labels), dtype=np.uint8)
+    stated = {} if tracks is None else {"track": np.array(tracks)}
+    np.savez(path, x=np.tile(greys[:, None, None, None], (1, 8, 8, 3)), y=np.array(labels), **stated)
+    return path
+
+
+def load_all(folder: Path, run: Path, train: str, *also: str, **options: Any) -> TrainingData:
+    """What a run on these files of ``folder`` trains on."""
+    data = {"train": train, "also": list(also), "validation": 0.4, **options}
+    config = configs.from_mapping({"input": {"height": 8, "width": 8}, "data": data})
+    run.mkdir(exist_ok=True)
+    return load_data(config, str(folder), run, Reporter(quiet=True), World(torch.device("cpu")))
+
+
+def greys(data: PreparedImages) -> list[int]:
+    return data.images[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_a_track_in_several_files_stays_on_one_side_of_the_split(
+    tmp_path: Path, order: tuple[int, int, int]
+) -> None:
+    """Two files share their tracks; the third one, wherever it comes, states none."""
+    tracks = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+    labels = 5 * [0] + 5 * [1]
+    names = ["a.npz", "untracked.npz", "b.npz"]
+    npz(tmp_path / "a.npz", labels, tracks)
+    npz(tmp_path / "untracked.npz", labels, first=100)
+    npz(tmp_path / "b.npz", labels, tracks[::-1], first=200)
+    data = load_all(tmp_path, tmp_path / "run", *(names[place] for place in order))
+    kept, held = set(greys(data.train)), set(greys(data.validation))
+    assert sorted(kept | held) == [*range(10), *range(100, 110), *range(200, 210)]
+    for side in (kept, held):
+        # Track t of class 0 is image t of a.npz and, because b.npz counts down, image 4 - t of b.npz.
+        assert {4 - grey for grey in side if grey < 5} == {grey - 200 for grey in side if 200 <= grey < 205}
+        assert {14 - grey for grey in side if 5 <= grey < 10} == {grey - 200 for grey in side if grey >= 205}
+    # 10 tracks a class, five of them of two images: 4 are held, and not only those of one file.
+    assert len(np.unique(data.validation.tracks[data.validation.labels == 0])) == 4
+
+
+def test_images_of_folders_are_tracks_of_their_own(tmp_path: Path) -> None:
+    fill(tmp_path / "first", {"a": 3, "b": 3})
+    fill(tmp_path / "second", {"a": 2, "b": 2})
+    npz(tmp_path / "tracked.npz", [0, 0, 1, 1], [2, 2, 7, 7])
+    folders = [datasets.load(tmp_path / name, SPEC) for name in ("first", "second")]
+    both = datasets.concatenate(*folders)
+    assert len(set(both.tracks)) == len(both) == 10
+    assert both.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 1, 1]
+    with_tracks = datasets.concatenate(
+        folders[0], datasets.load(tmp_path / "tracked.npz", SPEC, ("a", "b")), folders[1]
+    )
+    assert with_tracks.tracks[6:10].tolist() == [2, 2, 7, 7]
+    assert len(set(with_tracks.tracks)) == 10 + 2
+
+
+def test_the_digest_covers_every_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        npz(tmp_path / f"{name}.npz", [0, 0, 0, 1, 1, 1])
+
+    def digest(number: int, *names: str) -> str:
+        load_all(tmp_path, tmp_path / f"run {number}", *names)
+        return (tmp_path / f"run {number}" / "data.sha256").read_text(encoding="utf-8")
+
+    alone, together, again = digest(0, "a.npz"), digest(1, "a.npz", "b.npz"), digest(2, "a.npz", "b.npz")
+    assert alone != together == again
+    npz(tmp_path / "b.npz", [0, 0, 0, 1, 1, 1], first=1)
+    assert digest(3, "a.npz", "b.npz") != together
+    (tmp_path / "run 1" / "float_twin.pt").write_bytes(b"")  # something was trained
+    with pytest.raises(ConfigError, match="run 1: holds a run with other images"):
+        load_all(tmp_path, tmp_path / "run 1", "a.npz", "b.npz")
+
+
+def test_other_classes_in_a_further_folder_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "first", {"a": 3, "b": 3})
+    fill(tmp_path / "second", {"a": 2, "b": 2, "c": 2})
+    with pytest.raises(DataError, match="second/c: its name is none of the 2 labels"):
+        load_all(tmp_path, tmp_path / "run", "first", "second")
+    npz(tmp_path / "three.npz", [0, 1, 2])
+    with pytest.raises(DataError, match="three.npz: y holds 2, but there are 2 labels"):
+        load_all(tmp_path, tmp_path / "run", "first", "three.npz")
+    few, many = (datasets.load(npz(tmp_path / "n.npz", list(range(n))), SPEC) for n in (2, 3))
+    with pytest.raises(DataError, match="3 classes cannot be added to 2"):
+        datasets.concatenate(few, many)
 
 
 # -- the command

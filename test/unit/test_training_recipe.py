@@ -27,9 +27,9 @@ from bnn_perception.cli import train as tool  # noqa: E402
 from bnn_perception.files import replacing  # noqa: E402
 from bnn_perception.training import networks, stages  # noqa: E402
 from bnn_perception.training.batches import Example, count_steps, training_batches  # noqa: E402
-from bnn_perception.training.data import Dataset  # noqa: E402
+from bnn_perception.training.data import PreparedImages  # noqa: E402
 from bnn_perception.training.distributed import World, join  # noqa: E402
-from bnn_perception.training.head import COPIES, KeptBits, split  # noqa: E402
+from bnn_perception.training.head import COPIES, CachedBits, split  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
 from bnn_perception.training.run import load_state, locked, open_run, read_records, save_state  # noqa: E402
 from bnn_perception.training.train import TrainingData, learning_rate, run_stages  # noqa: E402
@@ -62,13 +62,15 @@ def config(binary: dict[str, Any] | None = None, **changes: Any) -> Config:
     return configs.from_mapping({**SETTINGS, **changes, "binary": {**SETTINGS["binary"], **(binary or {})}})
 
 
-def images(count: int, seed: int) -> Dataset:
+def images(count: int, seed: int) -> PreparedImages:
     """Images of two classes: bright at the top, and bright at the bottom."""
     rng = np.random.default_rng(seed)
     pixels, labels = rng.integers(0, 120, (count, 12, 12, 3)), np.arange(count) % 2
     for image, label in zip(pixels, labels):
         image[6 * label : 6 * label + 6] += 100
-    return Dataset(pixels.astype(np.uint8), labels.astype(np.int64), np.arange(count), ("top", "bottom"))
+    return PreparedImages(
+        pixels.astype(np.uint8), labels.astype(np.int64), np.arange(count), ("top", "bottom")
+    )
 
 
 DATA = TrainingData(images(40, 0), images(20, 1))
@@ -242,7 +244,7 @@ def test_an_interrupted_head_stage_goes_on_as_if_nothing_had_been(tmp_path: Path
     assert_equal(train(settings, tmp_path)["head"].state_dict(), whole)
 
 
-def test_kept_bits_are_what_the_trunk_makes_of_augmented_images() -> None:
+def test_cached_bits_are_what_the_trunk_makes_of_augmented_images() -> None:
     network = config(
         network=[
             {"kind": "thermometer", "levels": 1},
@@ -261,9 +263,9 @@ def test_kept_bits_are_what_the_trunk_makes_of_augmented_images() -> None:
             labels = torch.randint(0, 2, (count,), generator=rng)
             yield Example(torch.rand(count, 3, 12, 12, generator=rng), labels, 1.0, teacher_logits)
 
-    kept = KeptBits(trunk, epoch)
+    cache = CachedBits(trunk, epoch)
     for number in (2, 2 + COPIES):
-        first, second = kept.examples(number, 2, np.random.default_rng(number))
+        first, second = cache.examples(number, 2, np.random.default_rng(number))
         assert {len(first.labels), len(second.labels)} == {5, 4}
         order = torch.from_numpy(np.random.default_rng(number).permutation(9))
         expected = [torch.cat(parts)[order] for parts in zip(*((trunk(x), y, o) for x, y, _, o in epoch(2)))]
@@ -276,7 +278,7 @@ def test_kept_bits_are_what_the_trunk_makes_of_augmented_images() -> None:
             expected,
         ):
             assert torch.equal(torch.cat(got), wanted)
-    assert asked == [2, 2, 2]  # once by the kept bits, which the second round took again
+    assert asked == [2, 2, 2]  # once for the cache, which the second round took from
 
 
 def test_a_finished_stage_is_loaded_as_it_was(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bnn_perception.backends.cpu.processor import device_name, thread_count
 from bnn_perception.backends.protocol import BackendError, Device, StageTimer
-from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     BinaryConv2d,

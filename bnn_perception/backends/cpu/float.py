@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bnn_perception.backends.cpu.processor import device_name, thread_count
 from bnn_perception.backends.protocol import BackendError, Device, StageTimer
 from bnn_perception.errors import one_line
-from bnn_perception.frames.preprocess import Frame, prepare
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.model import Model, iter_layers
 
 #: Multiply-accumulates of a net for each thread that it pays off to wake; a desktop core does these in a third of a

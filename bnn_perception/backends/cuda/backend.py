@@ -17,7 +17,7 @@ from bnn_perception.backends.cuda.memory import SharedBuffer
 from bnn_perception.backends.cuda.specs import MAX_FRAMES, KernelSpec
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.backends.protocol import Device
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 
 #: Graphs that are kept, one for each number of frames and size of the upload; a camera needs one, and one more for each

@@ -66,7 +66,6 @@ class BinaryNetwork:
         self.logits = SharedBuffer(self._gpu, (self._frames, *last.output.shape), last.output.dtype)
         self._outputs = [*(on_gpu(step.output) for step in inner), self.logits.device]
         self._streams = [None if step.stream is None else on_gpu(step.stream) for step in self._steps]
-        self._scratch = [[on_gpu(array) for array in step.scratch] for step in self._steps]
         return True
 
     def compile(self, frames: int) -> None:
@@ -84,7 +83,6 @@ class BinaryNetwork:
                 *self._constants[index],
                 self._outputs[index],
                 *(stream for stream in streams if stream is not None),
-                *self._scratch[index],
             )
             launches.append(
                 Launch(step.name, spec, partial(self._kernels[spec], spec.grid, spec.block, args))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from bnn_perception.backends.cuda.backend import CudaBackend
 from bnn_perception.backends.cuda.float_network import PRECISIONS, FloatNetwork
 from bnn_perception.backends.protocol import BackendError
-from bnn_perception.importers.onnx.float_twin import FloatTwinError, read_float_twin
+from bnn_perception.importers.errors import FloatTwinError
+from bnn_perception.importers.onnx.float_twin import read_float_twin
 from bnn_perception.net.model import Model
 
 

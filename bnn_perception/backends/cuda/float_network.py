@@ -16,7 +16,7 @@ from bnn_perception.backends.cuda.cublas import Cublas
 from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.memory import SharedBuffer
 from bnn_perception.backends.cuda.specs import KernelSpec
-from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.importers.stage import Stage
 from bnn_perception.net.model import InputSpec
 
 PRECISIONS = ("fp32", "fp16")

@@ -36,15 +36,14 @@ class Array:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel. Its arguments are the input, the constants, the output, the stream of the step before, its own stream
-    and the scratch, in this order, as far as it has them.
+    """One kernel. Its arguments are the input, the constants, the output, the stream of the step before and its own
+    stream, in this order, as far as it has them.
 
     Attributes:
         name: of the layer, or ``input`` for the preprocessing.
         spec: the kernel for a number of frames.
         constants: arrays that do not change.
         output: what it writes.
-        scratch: arrays that hold 0 before the first launch and are the kernel's own.
         stream: what else it writes, for a shortcut of the next step; None where no step reads it.
         reads_residual: whether it reads the stream of the step before.
     """
@@ -53,7 +52,6 @@ class Step:
     spec: Callable[[int], KernelSpec]
     constants: Sequence[NDArray[Any]]
     output: Array
-    scratch: Sequence[Array] = ()
     stream: Array | None = None
     reads_residual: bool = False
 
@@ -103,8 +101,4 @@ def layer_step(
             reads_residual=reads_residual(layer),
         )
     assert isinstance(tile, DenseTile)
-    words = words_for(layer.out_features)
-    scratch = (Array((words, tile.splits, specs.WARP), np.int32), Array((words,), np.uint32))
-    return Step(
-        layer.name, lambda frames: specs.dense(layer, tile, frames), packing.dense(layer), output, scratch
-    )
+    return Step(layer.name, lambda frames: specs.dense(layer, tile, frames), packing.dense(layer), output)

@@ -1,5 +1,5 @@
-"""Weights and thresholds as the kernels read them: the 32 filters of a warp side by side, so that its lanes load 128
-adjacent bytes."""
+"""Weights and thresholds as the kernels read them, so that the lanes of a warp load adjacent bytes: a convolution's 32
+filters of a warp side by side, and a dense layer's rows of words."""
 
 from __future__ import annotations
 
@@ -138,9 +138,9 @@ def _grey_taps(signs: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def dense(layer: Dense) -> list[NDArray[Any]]:
-    """weights (output words, input words, 32) uint32, then by the kind of layer: threshold and flip; scale and bias
+    """weights (outputs, input words) uint32, then by the kind of layer: threshold and flip; scale and bias
     (output words * 32,) float32; or threshold, flip and the logits of a 1 and of a 0."""
-    weights = _lanes_last(layer.weights)
+    weights = np.ascontiguousarray(layer.weights)
     if isinstance(layer, OutputDense):
         return [weights, _pad(layer.scale), _pad(layer.bias)]
     if isinstance(layer, OutputBits):

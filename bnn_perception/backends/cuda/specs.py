@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bnn_perception.frames.preprocess import LUMA
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.model import (
     BinaryConv2d,
@@ -148,12 +149,12 @@ class DenseTile:
     """How a dense layer is cut; see kernels/dense.cu.
 
     Attributes:
-        warps: of a block, each of which takes a slice of the input's words.
-        splits: blocks that share one output word.
+        outputs: of a block.
+        lanes: that share an output.
     """
 
-    warps: int = 1
-    splits: int = 1
+    outputs: int
+    lanes: int
 
 
 Tile: TypeAlias = "ConvTile | MmaTile | DenseTile"
@@ -179,12 +180,16 @@ def preprocess(spec: InputSpec, frames: int) -> KernelSpec:
     """Four warps make 8 or 16 pixels of a row: under them lie about as many 4-byte words of a camera's row as the block
     has threads, and a small output still makes a hundred blocks."""
     tile, warps = min(8 if spec.width < 64 else 16, spec.width), 4
+    red, green, blue = LUMA
     return KernelSpec(
         "preprocess",
         {
             "OUT_HEIGHT": spec.height,
             "OUT_WIDTH": spec.width,
             "OUT_CHANNELS": spec.channels,
+            "LUMA_RED": red,
+            "LUMA_GREEN": green,
+            "LUMA_BLUE": blue,
             "TILE": tile,
             "WARPS": warps,
         },
@@ -527,10 +532,23 @@ def dense_frames(frames: int) -> int:
 
 
 def dense(layer: Dense, tile: DenseTile, frames: int) -> KernelSpec:
-    """The kernel of a dense layer."""
+    """The kernel of a dense layer.
+
+    Raises:
+        ValueError: where the tile does not fit the layer.
+    """
+    threads = tile.outputs * tile.lanes
+    packed = isinstance(layer, BinaryDense)
+    if tile.outputs not in (8, 16, 32) and (packed or tile.outputs != 4):
+        raise ValueError(f"{layer.name}: {tile} does not make whole bytes of bits, or 4 logits")
+    if tile.lanes & (tile.lanes - 1) or threads % WARP or threads > _MAX_DENSE_THREADS:
+        raise ValueError(
+            f"{layer.name}: {tile} does not make whole warps, {_MAX_DENSE_THREADS} threads at most"
+        )
     in_words = layer.weights.shape[1]
     block_frames = dense_frames(frames)
-    part = divide_up(in_words, tile.warps * tile.splits)
+    vector, step, _ = _dense_loads(in_words, tile.lanes)
+    outputs = words_for(layer.out_features) * WARP if packed else layer.out_features
     return KernelSpec(
         "dense",
         {
@@ -539,43 +557,59 @@ def dense(layer: Dense, tile: DenseTile, frames: int) -> KernelSpec:
             "FAN_IN": layer.fan_in,
             "RESULT": RESULTS[type(layer)],
             "FRAMES": block_frames,
-            "WARPS": tile.warps,
-            "SPLITS": tile.splits,
-            "SLICE": part,
-            "STEP": _dense_step(part),
+            "OUTPUTS": tile.outputs,
+            "LANES": tile.lanes,
+            "LOAD_WORDS": vector,
+            "STEP": step,
         },
-        block=(tile.warps * WARP, 1, 1),
-        grid=(tile.splits, words_for(layer.out_features), frames // block_frames),
-        # The last word says whether a block was the last one to come; it is left out where it is not used.
-        shared_bytes=4 * tile.warps * block_frames * WARP + (1 if tile.splits > 1 else 0),
+        block=(threads, 1, 1),
+        grid=(divide_up(outputs, tile.outputs), 1, frames // block_frames),
+        shared_bytes=4 * block_frames * tile.outputs * divide_up(tile.lanes, WARP),
     )
 
 
-def _dense_step(part: int) -> int:
-    """Words that a warp loads at once: a slice of up to 14, or 7, 14 fitting the carry-save tree best."""
-    return part if part <= 14 else max((7, 14), key=lambda step: (-(-part % step), step))
+#: Threads of a block of a dense layer at most: each then has 64 registers even where a block has no more than 32,768.
+_MAX_DENSE_THREADS = 512
+#: Words of a row that a lane of a dense layer loads at once.
+_MAX_DENSE_WORDS = 20
+
+
+def _dense_loads(in_words: int, lanes: int) -> tuple[int, int, int]:
+    """Words of a load, loads of a lane at once, and how often it does that."""
+    vector = math.gcd(in_words, 4)
+    loads = divide_up(in_words // vector, lanes)
+    passes = divide_up(loads * vector, _MAX_DENSE_WORDS)
+    return vector, divide_up(loads, passes), passes
 
 
 def dense_tiles(layer: Dense, target: Target) -> list[DenseTile]:
     """Every tile worth trying, best guess first; never empty."""
     in_words = layer.weights.shape[1]
-    out_words = words_for(layer.out_features)
-    tiles = [
-        DenseTile(warps, splits)
-        for warps, splits in product((1, 2, 4, 8), (1, 2, 4, 8, 16, 32))
-        if warps * splits <= in_words
-    ]
+    candidates: dict[DenseTile, float] = {}
+    for outputs, lanes in product((32, 16, 8, 4), (1, 2, 4, 8, 16, 32, 64, 128)):
+        tile = DenseTile(outputs, lanes)
+        idle = lanes > 1 and lanes >= 2 * in_words and outputs * lanes > WARP
+        try:
+            spec = dense(layer, tile, 1)
+        except ValueError:
+            continue
+        if not idle:
+            candidates[tile] = _dense_cycles(spec, target)
+    return sorted(candidates, key=lambda tile: candidates[tile])
 
-    def cycles(tile: DenseTile) -> float:
-        """As :func:`_conv_cycles`: loads first (a trip to memory a step), then counting, then adding up."""
-        part = divide_up(in_words, tile.warps * tile.splits)
-        blocks = divide_up(tile.splits * out_words, target.multiprocessors)
-        step = _dense_step(part)
-        loading = 500 * divide_up(part, step) + blocks * divide_up(tile.warps, 4) * part * (5 + 8)
-        joining = 0 if tile.splits == 1 else 1500 + 20 * tile.splits
-        return loading + 30 * tile.warps + joining
 
-    return sorted(tiles, key=cycles)
+def _dense_cycles(spec: KernelSpec, target: Target) -> float:
+    """As :func:`_conv_cycles`: a trip to memory a pass, what the SM loads at 64 bytes a clock, a lane's loads one after
+    the other, then counting, then adding up; a warp takes a while to start."""
+    d = spec.defines
+    vector, step, passes = _dense_loads(d["IN_WORDS"], d["LANES"])
+    blocks = divide_up(spec.grid[0], target.multiprocessors)
+    warps = spec.block[0] // WARP
+    words = passes * step * vector
+    loading = 500 * passes + blocks * (d["OUTPUTS"] + 1) * d["IN_WORDS"] * 4 / 64 + 20 * passes * step
+    counting = 5 * words * max(1.6, blocks * warps / 4)
+    adding = 25 * math.log2(min(d["LANES"], WARP)) + 10 * divide_up(d["LANES"], WARP)
+    return loading + counting + adding + 8 * blocks * warps
 
 
 def tile_fields(tile: Tile) -> dict[str, int]:

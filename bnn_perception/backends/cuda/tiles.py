@@ -28,6 +28,7 @@ from bnn_perception.backends.cuda.specs import (
     Tile,
     best_tile,
     convolution,
+    dense,
     tile_fields,
 )
 from bnn_perception.errors import one_line
@@ -96,6 +97,8 @@ class TileTable:
             raise ValueError(f"{layer.name}: {tile} in the table of tiles is not for this kind of layer")
         if isinstance(layer, Conv2d) and not isinstance(tile, DenseTile):
             convolution(layer, shape, tile, frames=1)
+        if not isinstance(layer, Conv2d) and isinstance(tile, DenseTile):
+            dense(layer, tile, frames=1)
         return tile
 
     def set(self, layer: Conv2d | Dense, shape: Shape, target: Target, tile: Tile) -> None:
@@ -138,6 +141,6 @@ def _tile(key: str, values: Any) -> Tile:
         frozenset(f.name for f in fields(cls)): cls for cls in (ConvTile, MmaTile, DenseTile)
     }
     cls = known.get(frozenset(values)) if isinstance(values, dict) else None
-    if cls is None or not all(isinstance(value, int) and 0 < value <= 64 for value in values.values()):
+    if cls is None or not all(isinstance(value, int) and 0 < value <= 128 for value in values.values()):
         raise ValueError(f"'{key}': {values!r} is not a tile")
     return cls(**values)

@@ -12,14 +12,14 @@ import numpy as np
 from bnn_perception.backends.cuda.backend import CudaBackend, Launch, enqueue
 from bnn_perception.backends.cuda.specs import MAX_FRAMES
 from bnn_perception.backends.cuda.upload import FrameUpload
-from bnn_perception.frames.preprocess import Frame
+from bnn_perception.frames.frame import Frame
 
 #: Different batches that go round, so that no input is the last one's.
 ROTATION = 8
 #: Fewest and most measurements, and how long one may go on in between, seconds.
-MIN_SAMPLES, MAX_SAMPLES, SECONDS = 5, 400, 0.4
+MIN_SAMPLES, MAX_SAMPLES, SECONDS = 5, 400, 0.25
 #: Seconds of work before the first sample.
-WARM_SECONDS = 0.2
+WARM_SECONDS = 0.15
 #: Launches of one kernel in a row, where a kernel is timed by itself: at most so many, of about so many microseconds.
 KERNEL_REPEATS, KERNEL_US = 32, 2000.0
 

@@ -11,7 +11,8 @@ import numpy as np
 from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.memory import SharedBuffer
 from bnn_perception.backends.cuda.specs import FRAME, divide_up
-from bnn_perception.frames.preprocess import CHANNELS, ENCODINGS, Frame, Rect, source_rect
+from bnn_perception.frames.frame import ENCODINGS, Frame, Rect
+from bnn_perception.frames.preprocess import source_rect
 from bnn_perception.net.model import InputSpec
 
 #: Regions begin at multiples of this; the kernel reads words, the bus moves lines.
@@ -42,9 +43,7 @@ class FrameUpload:
             source_rect(frame.pixels.shape[0], frame.pixels.shape[1], frame.region, self._spec)
             for frame in frames
         ]
-        steps = [
-            divide_up(rect.width * CHANNELS[frame.encoding], 4) * 4 for frame, rect in zip(frames, rects)
-        ]
+        steps = [divide_up(rect.width * frame.pixels.shape[2], 4) * 4 for frame, rect in zip(frames, rects)]
         offsets = [divide_up(len(frames) * FRAME.itemsize, _ALIGNMENT) * _ALIGNMENT]
         for rect, step in zip(rects, steps):
             offsets.append(divide_up(offsets[-1] + rect.height * step, _ALIGNMENT) * _ALIGNMENT)
@@ -58,13 +57,13 @@ class FrameUpload:
         return bytes_, grows
 
     def _stage_frame(self, index: int, frame: Frame, rect: Rect, step: int, offset: int) -> None:
-        host, channels = self._buffer.host, CHANNELS[frame.encoding]
+        host, channels = self._buffer.host, frame.pixels.shape[2]
         region = np.ndarray(
             (rect.height, rect.width, channels), np.uint8, host.data, offset, (step, channels, 1)
         )
         region[...] = frame.pixels[rect.y : rect.y + rect.height, rect.x : rect.x + rect.width]
         table = host[: (index + 1) * FRAME.itemsize].view(FRAME)
-        table[index] = (offset, step, channels, *ENCODINGS[frame.encoding], rect.height, rect.width, 0)
+        table[index] = (offset, step, channels, *ENCODINGS[frame.encoding].rgb, rect.height, rect.width, 0)
 
     def copy(self, stream: Any, bytes_: int) -> None:
         """Bring the first bytes to the GPU, in the order of ``stream``."""

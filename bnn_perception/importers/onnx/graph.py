@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.onnx.quantizers import QUANT_DOMAINS, RefusalError, evaluate_node
-from bnn_perception.importers.onnx.signal import Signal
+from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.onnx.evaluate import evaluate_node
+from bnn_perception.importers.onnx.node import FLOATS, UNDEFINED, Node, Value, attribute, where
+from bnn_perception.importers.onnx.operators import QUANT_DOMAINS, STANDARD, Numbers, find
+from bnn_perception.net.model import ModelError
 
 if TYPE_CHECKING:
     import onnx
 
-#: Types of a tensor's numbers (``onnx.TensorProto``): none stated; float32, float16, float64 and bfloat16.
-UNDEFINED, FLOATS = 0, (1, 10, 11, 16)
-#: What may follow the logits and chooses the same class as they do.
-TAIL = ("Softmax", "LogSoftmax", "ArgMax", "TopK", "Identity")
 #: Before it, operators broadcast by attributes, and a batch norm could be in training mode by default.
 OLDEST_OPSET = 7
 #: Nodes that give other numbers each time.
 RANDOM = (
-    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
 )
 #: What a graph with damaged attributes or constants can raise.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -37,8 +40,8 @@ class Graph:
         opset: version of the standard's operators.
         constants: by their names: initializers, and what nodes make of them (:meth:`evaluate`).
         image: name of the input.
-        image_shape: of it; 0 where the graph leaves a size open.
-        image_dtype: of its numbers.
+        image_shape: the input's shape; 0 where the graph leaves a size open.
+        image_dtype: type of its numbers.
         takes_integers: whether these are whole numbers, by their type or by the annotation that QONNX tools write.
         batch: how many images it takes at once; 1 where it leaves that open.
         logits: name of the tensor that is compared to choose a class.
@@ -47,12 +50,18 @@ class Graph:
         uses: how many of them take the numbers of a tensor, by its name.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, strip_tail: bool = True) -> None:
+        """Read the graph of ``model``.
+
+        Args:
+            strip_tail: whether operators behind the logits that keep their arg max are left out.
+
+        Raises:
+            ImporterError: naming the reason.
+        """
         from onnx import defs, helper, numpy_helper
 
-        self.opset = next(
-            (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 13
-        )
+        self.opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 13)
         if not OLDEST_OPSET <= self.opset <= defs.onnx_opset_version():
             raise ImporterError(
                 f"its opset is {self.opset}; {OLDEST_OPSET} to {defs.onnx_opset_version()} can be read"
@@ -66,7 +75,10 @@ class Graph:
             except MALFORMED as error:
                 raise ImporterError(f"the constant '{tensor.name}' cannot be read: {error}") from None
         inputs = [value for value in model.graph.input if value.name not in self.constants]
-        tails = [_before_tail(model.graph, output.name, self.opset) for output in model.graph.output]
+        tails = [
+            _before_tail(model.graph, output.name, self.opset) if strip_tail else (output.name, False)
+            for output in model.graph.output
+        ]
         outputs = sorted({name for name, _ in tails})
         self.needs_matrix = any(last for _, last in tails)
         if len(inputs) != 1 or len(outputs) != 1:
@@ -87,34 +99,52 @@ class Graph:
         self.batch = max(*self.image_shape[:1], 1)
         self.nodes = _needed(model.graph, self.logits)
         self.uses = Counter(
-            name for node in self.nodes if node.op_type != "Shape" for name in dict.fromkeys(node.input)
+            name for node in self.nodes if _takes_numbers(node) for name in dict.fromkeys(node.input)
         )
 
-    def node(self, proto: onnx.NodeProto, signals: dict[str, Signal]) -> Node:
+    @contextmanager
+    def at(self, proto: onnx.NodeProto) -> Iterator[None]:
+        """Name the node in the message of what is refused within."""
+        try:
+            yield
+        except ImporterError:
+            raise
+        except (RefusalError, ModelError) as error:
+            raise ImporterError(f"{where(proto)}: {error}") from None
+        except MALFORMED as error:
+            raise ImporterError(
+                f"{where(proto)}: its attributes or constants are malformed: {error}"
+            ) from None
+
+    def node(self, proto: onnx.NodeProto, values: Mapping[str, Value]) -> Node[Value]:
         """A node with what is known of its inputs.
+
+        Args:
+            values: what is known of the tensors that depend on the image, by their names.
 
         Raises:
             RefusalError: where something of them is not known.
         """
-        if proto.domain not in ("", "ai.onnx", *QUANT_DOMAINS):
+        if proto.domain not in (*STANDARD, *QUANT_DOMAINS):
             raise RefusalError(f"its domain '{proto.domain}' is unknown")
         _check_operator(proto, self.opset)
         for name in filter(None, proto.output):
-            if name in self.constants or name in signals:
+            if name in self.constants or name in values:
                 raise RefusalError(f"gives '{name}', which is there already")
         for name in filter(None, proto.input):
-            if name not in self.constants and name not in signals:
+            if name not in self.constants and name not in values:
                 raise RefusalError(f"takes '{name}', which no node before it gives")
         return Node(
             proto,
             [self.constants.get(name) for name in proto.input],
-            [signals.get(name) for name in proto.input],
+            [values.get(name) for name in proto.input],
             self.opset,
             self.batch,
+            any(self.uses[name] > 1 for name in proto.input if name in values),
         )
 
-    def evaluate(self, node: Node) -> None:
-        """Add what a node gives that takes nothing but constants.
+    def evaluate(self, node: Node[Any]) -> None:
+        """Evaluate a node that takes nothing but constants, and add what it gives to the constants.
 
         Raises:
             RefusalError: where that is not the same each time, or would have to be interpreted.
@@ -124,82 +154,6 @@ class Graph:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
             raise RefusalError("has a graph of its own, which is not evaluated")
         self.constants.update(zip(node.outputs, evaluate_node(node.proto, node.constants, self.opset)))
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A node and what is known of its inputs.
-
-    Attributes:
-        constants: of each input; None where it is none.
-        signals: of each input; None where it is none.
-        opset: version of the standard's operators.
-        batch: how many images the graph takes at once.
-    """
-
-    proto: onnx.NodeProto
-    constants: Sequence[NDArray[Any] | None]
-    signals: Sequence[Signal | None]
-    opset: int
-    batch: int
-
-    @property
-    def op(self) -> str:
-        return self.proto.op_type
-
-    @property
-    def inputs(self) -> Sequence[str]:
-        return self.proto.input
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        return self.proto.output
-
-    @property
-    def taken(self) -> list[Signal]:
-        """The signals among the inputs."""
-        return [signal for signal in self.signals if signal is not None]
-
-    @property
-    def signal(self) -> Signal:
-        """The first of them."""
-        return self.taken[0]
-
-    @property
-    def place(self) -> int:
-        """Which input it is."""
-        return next(index for index, signal in enumerate(self.signals) if signal is not None)
-
-    def of(self, signal: Signal) -> Node:
-        """The same node of another signal."""
-        return replace(self, signals=[None if before is None else signal for before in self.signals])
-
-    def attribute(self, name: str, default: Any) -> Any:
-        return _attribute(self.proto, name, default)
-
-    def constant(self, index: int) -> NDArray[Any]:
-        """The constant that an input must be.
-
-        Raises:
-            RefusalError: where it is none.
-        """
-        value = self.constants[index] if index < len(self.constants) else None
-        if value is None:
-            raise RefusalError(f"input {index + 1} is missing or not a constant")
-        return value
-
-    def option(self, index: int, default: NDArray[Any]) -> NDArray[Any]:
-        """The constant that an input must be where it is given."""
-        return self.constant(index) if index < len(self.inputs) and self.inputs[index] else default
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    from onnx import helper
-
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return helper.get_attribute_value(attribute)
-    return default
 
 
 def _check_operator(node: onnx.NodeProto, opset: int) -> None:
@@ -217,39 +171,50 @@ def _check_operator(node: onnx.NodeProto, opset: int) -> None:
     for index, name in enumerate(node.input[: schema.min_input]):
         if not name:
             raise RefusalError(f"input {index + 1} is missing or not a constant")
-    for attribute in node.attribute:
-        if attribute.name not in schema.attributes:
-            raise RefusalError(f"has an attribute '{attribute.name}', which it cannot have in opset {opset}")
+    for stated in node.attribute:
+        if stated.name not in schema.attributes:
+            raise RefusalError(f"has an attribute '{stated.name}', which it cannot have in opset {opset}")
 
 
 def _before_tail(graph: onnx.GraphProto, name: str, opset: int) -> tuple[str, bool]:
-    """The tensor of which ``name`` is the scores, or the class that has the highest.
+    """The logits behind an output that gives their scores, their order or the class of the highest.
 
     Returns:
-        Its name; whether its last axis is taken for that of the classes.
+        Their name; whether their last axis is taken for that of the classes.
     """
     producers = {output: node for node in graph.node for output in node.output}
     last = False
     while name in producers and _keeps_class(producers[name], opset):
         node = producers.pop(name)
-        name, last = node.input[0], last or (node.op_type != "Identity" and _class_axis(node, opset) == -1)
+        name, last = node.input[0], last or _class_axis(node, opset) == -1
     return name, last
 
 
 def _keeps_class(node: onnx.NodeProto, opset: int) -> bool:
     """Whether a node, of logits (N, classes), gives their scores, their order or the class of the highest."""
+    operator = find(node)
     return (
-        node.op_type in TAIL
+        operator is not None
+        and operator.tail is not None
         and len(node.input) > 0
-        and _class_axis(node, opset) in (1, -1)
-        and _attribute(node, "largest", 1) == 1
-        and _attribute(node, "select_last_index", 0) == 0
+        and _class_axis(node, opset) in (None, 1, -1)
+        and attribute(node, "largest", 1) == 1
+        and attribute(node, "select_last_index", 0) == 0
     )
 
 
-def _class_axis(node: onnx.NodeProto, opset: int) -> int:
-    default = 0 if node.op_type == "ArgMax" else -1 if opset >= 13 or node.op_type == "TopK" else 1
-    return int(_attribute(node, "axis", default))
+def _class_axis(node: onnx.NodeProto, opset: int) -> int | None:
+    """The axis that an operator behind the logits takes for that of the classes; None where it takes none."""
+    operator = find(node)
+    if operator is None or operator.tail is None or operator.tail.axis is None:
+        return None
+    return int(attribute(node, "axis", operator.tail.axis if opset >= 13 else operator.tail.axis_before_13))
+
+
+def _takes_numbers(node: onnx.NodeProto) -> bool:
+    """Whether a node takes more of a tensor than its shape."""
+    operator = find(node)
+    return operator is None or operator.numbers != Numbers.NONE
 
 
 def _needed(graph: onnx.GraphProto, logits: str) -> list[onnx.NodeProto]:

@@ -1,39 +1,53 @@
-"""Nodes that move, pad, average or repeat the numbers of a signal, or leave them as they are."""
+"""Nodes that move, pad, average or repeat the numbers of a signal, convert them, or leave them as they are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bnn_perception.importers.onnx.graph import Node
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Signal, exact
+from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.signal import Signal, exact, is_float
+from bnn_perception.importers.onnx.node import FLOATS, Node
 from bnn_perception.net.model import MAX_CHANNELS
 
 
-def is_plain(node: Node) -> bool:
-    """Whether a pool has neither padding nor dilation."""
-    return (
-        not any(node.attribute("pads", [0]))
-        and all(dilation == 1 for dilation in node.attribute("dilations", [1]))
-        and node.attribute("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
-    )
-
-
-def keep(node: Node) -> Signal:
+def keep(node: Node[Signal]) -> Signal:
     return node.signal
 
 
-def dropout(node: Node) -> Signal:
+def shape(node: Node[Signal]) -> NDArray[np.int64]:
+    part = slice(node.attribute("start", 0), node.attribute("end", None))
+    return np.asarray(node.signal.shape[part], dtype=np.int64)
+
+
+def cast(node: Node[Signal]) -> Signal:
+    """The signal in numbers of another type, which must hold them exactly; floats count as rational numbers."""
+    from onnx import helper
+
+    signal, to = node.signal, node.attribute("to", FLOATS[0])
+    dtype = helper.tensor_dtype_to_np_dtype(to)
+    if to in FLOATS or dtype == signal.dtype:
+        return replace(signal, dtype=dtype)
+    if dtype.kind not in "iu":
+        raise RefusalError(f"casts to {dtype.name}")
+    if is_float(signal.dtype):
+        low, high = signal.offset - signal.scale, signal.offset + signal.scale
+        if signal.kind != "signs" or any(value.denominator != 1 for value in (*low, *high)):
+            raise RefusalError("casts to integers")
+    return replace(signal, dtype=dtype).in_range()
+
+
+def dropout(node: Node[Signal]) -> Signal:
     if np.any(node.option(2, np.zeros(()))):
         raise RefusalError("is in training mode; export the net in evaluation mode")
     return node.signal
 
 
-def pad(node: Node) -> Signal:
+def pad(node: Node[Signal]) -> Signal:
     signal = node.signal
     if node.opset < 11:
         pads, value = list(node.attribute("pads", [])), np.asarray(node.attribute("value", 0.0))
@@ -51,7 +65,7 @@ def pad(node: Node) -> Signal:
     rows, columns = around.pop(2, (0, 0)), around.pop(3, (0, 0))
     if not signal.is_map or any(map(any, around.values())) or rows[0] != rows[1] or columns[0] != columns[1]:
         raise RefusalError(f"pads {pads} are not symmetric in height and width alone")
-    if min(pads) < 0 or signal.kind in ("sums", "stream"):
+    if min(pads) < 0 or signal.kind in ("sums", "residual"):
         raise RefusalError("crops, or pads what is not binary")
     return replace(signal, pad=(rows[0], columns[0], exact(value).item()))
 
@@ -59,7 +73,7 @@ def pad(node: Node) -> Signal:
 # -- the axes
 
 
-def transpose(node: Node) -> Signal:
+def transpose(node: Node[Signal]) -> Signal:
     signal = node.signal
     permutation = node.attribute("perm", list(range(len(signal.shape)))[::-1])
     if sorted(permutation) != list(range(len(signal.shape))):
@@ -69,13 +83,13 @@ def transpose(node: Node) -> Signal:
     return replace(signal, axes="".join(signal.axes[axis - 1] for axis in permutation[1:]))
 
 
-def flatten(node: Node) -> Signal:
+def flatten(node: Node[Signal]) -> Signal:
     if node.attribute("axis", 1) not in (1, 1 - len(node.signal.shape)):
         raise RefusalError("does not flatten to (N, features)")
     return _flat(node.signal)
 
 
-def squeeze(node: Node) -> Signal:
+def squeeze(node: Node[Signal]) -> Signal:
     shape = node.signal.shape
     axes = _axes(node, len(shape))
     if 0 in axes or len(axes) != len(shape) - 2 or any(shape[axis] != 1 for axis in axes):
@@ -83,7 +97,7 @@ def squeeze(node: Node) -> Signal:
     return _flat(node.signal)
 
 
-def reshape(node: Node) -> Signal:
+def reshape(node: Node[Signal]) -> Signal:
     signal = node.signal
     asked = [int(size) for size in node.constant(1).reshape(-1)]
     if node.attribute("allowzero", 0) and 0 in asked:
@@ -105,7 +119,7 @@ def reshape(node: Node) -> Signal:
     raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
 
 
-def unsqueeze(node: Node) -> Signal:
+def unsqueeze(node: Node[Signal]) -> Signal:
     signal = node.signal
     if signal.kind != "pixels" or signal.axes != "CHW" or _axes(node, 5) != [2]:
         raise RefusalError(
@@ -115,7 +129,7 @@ def unsqueeze(node: Node) -> Signal:
 
 
 def _axes(node: Node, rank: int) -> list[int]:
-    """Of Squeeze and Unsqueeze: an input since opset 13, before that an attribute."""
+    """The axes of a Squeeze or Unsqueeze: an input since opset 13, before that an attribute."""
     axes = node.constant(1).reshape(-1).tolist() if len(node.inputs) > 1 else node.attribute("axes", [])
     return _normalized(axes, rank)
 
@@ -137,44 +151,38 @@ def _flat(signal: Signal) -> Signal:
 # -- shortcuts
 
 
-def average_pool(node: Node) -> Signal:
-    signal = _stream(node)
-    kernel, strides = node.attribute("kernel_shape", []), node.attribute("strides", [1, 1])
-    if list(kernel) != [2, 2] or list(strides) != [2, 2] or not is_plain(node):
-        raise RefusalError("only windows of 2x2 with stride 2, without padding, can be expressed")
-    if node.attribute("ceil_mode", 0) and any(signal.sizes[axis] % 2 for axis in "HW"):
-        raise RefusalError("its windows reach over the edge (ceil_mode)")
+def average_pool(node: Node[Signal]) -> Signal:
+    signal = _residual(node)
+    size = signal.sizes["H"], signal.sizes["W"]
+    node.window(size).check_halving(size)
     if signal.averaged:
         raise RefusalError("averages a second time")
-    sizes = {**signal.sizes, "H": signal.sizes["H"] // 2, "W": signal.sizes["W"] // 2}
-    if sizes["H"] < 1 or sizes["W"] < 1:
-        raise RefusalError("its window is larger than its input")
+    sizes = {**signal.sizes, "H": size[0] // 2, "W": size[1] // 2}
     return replace(signal, sizes=sizes, averaged=True)
 
 
-def concat(node: Node) -> Signal:
-    signal = _stream(node)
-    if any(other is not signal for other in node.signals):
+def concat(node: Node[Signal]) -> Signal:
+    signal = _residual(node)
+    if any(other is not signal for other in node.values):
         raise RefusalError("joins different tensors; only one tensor with itself, along its channels, can be")
     if node.attribute("axis", None) not in (1, -3):
         raise RefusalError("does not join channels")
     return _repeat(signal, len(node.inputs))
 
 
-def tile(node: Node) -> Signal:
-    signal = _stream(node)
+def tile(node: Node[Signal]) -> Signal:
+    signal = _residual(node)
     repeats = [int(times) for times in node.constant(1).reshape(-1)]
     if len(repeats) != 4 or [*repeats[:1], *repeats[2:]] != [1, 1, 1] or repeats[1] < 1:
         raise RefusalError(f"repeats {repeats}; only channels can be repeated")
     return _repeat(signal, repeats[1])
 
 
-def _stream(node: Node) -> Signal:
+def _residual(node: Node[Signal]) -> Signal:
     signal = node.signal
-    if signal.kind != "stream" or not signal.is_map:
+    if signal.kind != "residual" or not signal.is_map:
         raise RefusalError(
-            f"takes {signal.kind}; only the shortcut of a real-valued stream, (N, channels, height, width), can be "
-            "averaged or repeated"
+            f"takes {signal.kind}; only a residual, (N, channels, height, width), can be averaged or repeated"
         )
     return signal
 
@@ -189,18 +197,3 @@ def _repeat(signal: Signal, times: int) -> Signal:
         offset=np.tile(signal.offset, times),
         repeated=signal.repeated or times > 1,
     )
-
-
-OPERATIONS: dict[str, Callable[[Node], Signal]] = {
-    "Identity": keep,
-    "Dropout": dropout,
-    "Pad": pad,
-    "Transpose": transpose,
-    "Flatten": flatten,
-    "Squeeze": squeeze,
-    "Reshape": reshape,
-    "Unsqueeze": unsqueeze,
-    "AveragePool": average_pool,
-    "Concat": concat,
-    "Tile": tile,
-}

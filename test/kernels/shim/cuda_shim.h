@@ -123,6 +123,10 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32) {
   const int lane = shim::lane(), source = lane ^ lane_mask;
   return shim::shuffle(mask, value, source < (lane & -width) + width ? source : lane);
 }
+inline int __reduce_add_sync(unsigned mask, int value) {
+  for (int lane_mask = 16; lane_mask > 0; lane_mask /= 2) value += __shfl_xor_sync(mask, value, lane_mask);
+  return value;
+}
 
 // The twin of kernels/bmma.cuh.
 inline void mma_and_popc(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
@@ -146,20 +150,9 @@ T __ldg(const T* p) {
   return *p;
 }
 template <class T>
-T __ldcg(const T* p) {
-  return *p;
-}
-template <class T>
 T atomicAdd(T* p, T value) {
   return __atomic_fetch_add(p, value, __ATOMIC_RELAXED);
 }
-inline unsigned atomicInc(unsigned* p, unsigned limit) {
-  unsigned old = __atomic_load_n(p, __ATOMIC_RELAXED);
-  while (!__atomic_compare_exchange_n(p, &old, old >= limit ? 0 : old + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-  return old;
-}
-inline void __threadfence() {}  // blocks run one after the other
 inline void __trap() { shim::fail("__trap"); }
 
 template <class T>

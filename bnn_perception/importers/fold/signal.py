@@ -1,4 +1,8 @@
-"""What the image becomes on its way through a QONNX graph, in exact rational numbers."""
+"""What an image becomes on its way through a graph: integers and, in each channel, an exact affine map of them.
+
+The map ``value = scale * integer + offset`` is kept in rational numbers, so that scales, biases and batch norms fold
+without rounding. Operators that the model format cannot express are refused here, in words that name no file format.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers.onnx.quantizers import RefusalError
+from bnn_perception.importers.errors import RefusalError
 from bnn_perception.net.model import Pool
 
 Exact = NDArray[np.object_]
@@ -26,7 +30,7 @@ class Products:
         dense: whether each output takes all of the input, as that of a matrix does.
         place: which layer of the model it becomes, from 0.
         outside: the integer that a convolution's padding counts as.
-        levels: (256,) int16, of a convolution of pixels; None for one of signs.
+        levels: (256,) int16, the integers of the pixels that are convolved; None where signs are.
     """
 
     weights: NDArray[np.int8]
@@ -46,13 +50,13 @@ class Products:
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class Residual:
     """Real values that a layer hands on beside its signs: ``m * sum + offset (+ shortcut)``.
 
     Attributes:
-        products: of the sums.
+        products: the sums and what makes them.
         scale, negative, offset: (C,) rational numbers; m is ``scale`` where the sum is >= 0, otherwise ``negative``.
-        shortcut: ``none``, ``identity`` or ``average_pool``, of the stream of the layer before.
+        shortcut: what is added from the residual of the layer before: ``none``, ``identity`` or ``average_pool``.
     """
 
     products: Products
@@ -64,22 +68,25 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """What the image has become; ``value = scale * integer + offset`` in each channel, of a stream times its values.
+    """What the image has become: ``value = scale * integer + offset`` in each channel.
+
+    In a residual the values of the residual take the place of the integers.
 
     Attributes:
-        kind: ``pixels``, ``signs``, ``sums`` or ``stream``.
+        kind: ``pixels``, ``signs``, ``sums`` or ``residual``.
         axes: meaning of the axes after the batch: C, H and W, behind C also L, the levels of a thermometer.
-        sizes: of each axis.
+        sizes: number of elements along each axis.
         scale, offset: (C * L,) rational numbers.
-        place: how many layers lie behind it.
+        place: how many layers it has passed.
         flat: whether the axes were flattened, in their order, to one.
-        dtype: of its numbers in the graph.
+        dtype: type of its numbers in the graph.
         levels: (256,) int16, the integers that pixels stand for.
-        products: of sums.
+        products: what makes the sums, where the kind is ``sums``.
         negative: the scale of sums below 0, where another one holds there (behind ReLU or PReLU).
         limits: lowest and highest value, (C * L,) each, that a Clip has left; only signs can be taken of such values.
-        pad: (y, x, value outside) of a Pad that has not met its Conv.
-        stream: of which these are the values, which a shortcut may have averaged and repeated.
+        pad: (y, x, value outside): a padding that the next convolution takes.
+        residual: the residual that this signal is a view of, where the kind is ``residual``.
+        averaged, repeated: whether a shortcut has average-pooled the residual, and repeated its channels.
     """
 
     kind: str
@@ -95,13 +102,13 @@ class Signal:
     negative: Exact | None = None
     limits: tuple[Exact, Exact] | None = None
     pad: tuple[int, int, Fraction] | None = None
-    stream: Stream | None = None
+    residual: Residual | None = None
     averaged: bool = False
     repeated: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the graph sees it, for one image."""
+        """The shape of its tensor in the graph, for one image."""
         sizes = [self.sizes[axis] for axis in self.axes]
         return (1, math.prod(sizes)) if self.flat else (1, *sizes)
 
@@ -110,12 +117,29 @@ class Signal:
         """Whether its axes are those of a feature map, (N, channels, height, width)."""
         return not self.flat and self.axes == "CHW"
 
+    def in_range(self) -> Signal:
+        """This signal.
+
+        Raises:
+            RefusalError: where its type cannot hold its numbers; integers would wrap around.
+        """
+        if is_float(self.dtype) or self.dtype.kind == "b":
+            return self
+        if self.dtype.kind not in "iu":
+            raise RefusalError(f"numbers of type {self.dtype.name} cannot be expressed")
+        info = np.iinfo(self.dtype)
+        for level in self.extremes():
+            values = self.scale * level + self.offset
+            if any(values < int(info.min)) or any(values > int(info.max)):
+                raise RefusalError(f"leaves the range of {self.dtype.name}")
+        return self
+
     def extremes(self) -> tuple[int, int]:
         """Lowest and highest integer of pixels and signs."""
         return (-1, 1) if self.levels is None else (int(self.levels.min()), int(self.levels.max()))
 
     def scaled(self, factor: Exact) -> Signal:
-        """Every value times that of its channel."""
+        """The signal with every value multiplied by the factor of its channel."""
         negative = None if self.negative is None else self.negative * factor
         signal = replace(self, scale=self.scale * factor, negative=negative, offset=self.offset * factor)
         if self.limits is None:
@@ -124,7 +148,7 @@ class Signal:
         return replace(signal, limits=(np.minimum(one, other), np.maximum(one, other)))
 
     def shifted(self, by: Exact) -> Signal:
-        """Every value plus that of its channel."""
+        """The signal with the number of its channel added to every value."""
         signal = replace(self, offset=self.offset + by)
         if self.limits is None:
             return signal
@@ -132,12 +156,12 @@ class Signal:
         return replace(signal, limits=(low + by, high + by))
 
     def clipped(self, low: Exact, high: Exact) -> Signal:
-        """Values from ``low`` to ``high``: those of sums and streams as limits, others only where nothing changes.
+        """Values from ``low`` to ``high``: those of sums and residuals as limits, others only where nothing changes.
 
         Raises:
             RefusalError: where it changes pixels or signs.
         """
-        if self.kind in ("sums", "stream"):
+        if self.kind in ("sums", "residual"):
             limits = self.limits if self.limits is not None else (low, high)
             return replace(self, limits=(limits[0].clip(low, high), limits[1].clip(low, high)))
         for level in self.extremes():
@@ -146,8 +170,8 @@ class Signal:
                 raise RefusalError(f"changes {self.kind}")
         return self
 
-    def decided(self, strict: bool) -> Signal:
-        """Sums and streams without limits, which have the same signs; constant where a limit decides them.
+    def resolve_limits(self, strict: bool) -> Signal:
+        """A signal of the same signs without limits: a channel whose sign a limit determines becomes constant.
 
         Args:
             strict: whether a sign is +1 only where its value is > 0, instead of >= 0.
@@ -171,7 +195,7 @@ class Signal:
         negative = None if self.negative is None else np.where(above | below, 0 * signs, self.negative)
         return replace(self, limits=None, scale=scale, offset=offset, negative=negative)
 
-    def bent(self, slope: Exact) -> Signal:
+    def with_slope(self, slope: Exact) -> Signal:
         """Sums behind PReLU: values below 0 times the slope of their channel.
 
         Raises:
@@ -218,50 +242,51 @@ class Signal:
             negative=None if self.negative is None else np.where(falls, -self.scale, negative),
         )
 
-    def branched(self) -> Signal:
-        """Sums that two nodes take, as the values of a stream."""
+    def as_residual(self) -> Signal:
+        """Sums that two operators take, as the values of a residual."""
         assert self.products is not None
         negative = self.scale if self.negative is None else self.negative
-        return self.of(Stream(self.products, self.scale, negative, self.offset))
+        return self._values_of(Residual(self.products, self.scale, negative, self.offset))
 
     def plus(self, shortcut: Signal) -> Signal:
-        """Sums plus a stream: the values of the next stream.
+        """Sums plus a residual: the values of the next residual.
 
         Raises:
             RefusalError: where the format has no such shortcut.
         """
         kinds = {self.kind, shortcut.kind}
-        if kinds != {"sums", "stream"}:
+        if kinds != {"sums", "residual"}:
             raise RefusalError(
-                "adds two real-valued streams"
-                if kinds == {"stream"}
+                "adds two residuals"
+                if kinds == {"residual"}
                 else f"adds {' and '.join(sorted(kinds))}; what can be added are the sums of a convolution and the "
-                "real-valued stream that its signs come from"
+                "residual that its signs come from"
             )
-        if self.kind == "stream":
+        if self.kind == "residual":
             return shortcut.plus(self)
         if not (self.is_map and shortcut.is_map) or self.shape != shortcut.shape:
             raise RefusalError(f"adds {list(shortcut.shape)} to {list(self.shape)}")
         assert self.products is not None
-        assert shortcut.stream is not None
-        if shortcut.stream.products.place + 1 != self.products.place:
+        assert shortcut.residual is not None
+        if shortcut.residual.products.place + 1 != self.products.place:
             raise RefusalError(
-                "its shortcut skips more than one convolution, or another one; a convolution can add the stream that "
+                "its shortcut skips more than one convolution, or another one; a convolution can add the residual that "
                 "its own signs come from"
             )
         if any(shortcut.scale != 1):
-            raise RefusalError("its shortcut is scaled; the format adds a stream as it is")
+            raise RefusalError("its shortcut is scaled; the format adds a residual as it is")
         if self.products.levels is not None:
-            raise RefusalError("adds a stream to a convolution of pixels")
+            raise RefusalError("adds a residual to a convolution of pixels")
         negative = self.scale if self.negative is None else self.negative
         kind = "average_pool" if shortcut.averaged else "identity"
-        return self.of(Stream(self.products, self.scale, negative, self.offset + shortcut.offset, kind))
+        offset = self.offset + shortcut.offset
+        return self._values_of(Residual(self.products, self.scale, negative, offset, kind))
 
-    def of(self, stream: Stream) -> Signal:
-        """This signal as the plain values of a stream."""
+    def _values_of(self, residual: Residual) -> Signal:
+        """This signal as the plain values of a residual."""
         one, zero = constant(1, len(self.scale)), constant(0, len(self.scale))
         return replace(
-            self, kind="stream", scale=one, offset=zero, stream=stream, products=None, negative=None
+            self, kind="residual", scale=one, offset=zero, residual=residual, products=None, negative=None
         )
 
     def one_scale(self) -> Fraction:
@@ -285,5 +310,51 @@ def exact(values: Any) -> Exact:
 
 
 def constant(value: Fraction | int, count: int) -> Exact:
-    """(count,) of one number."""
+    """One number, ``count`` times."""
     return np.full(count, Fraction(value), dtype=object)
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of this type are floats; bfloat16 is no kind of its own to NumPy."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def per_channel(signal: Signal, values: NDArray[Any]) -> tuple[Signal, Exact]:
+    """A constant that meets a signal, as one number a channel.
+
+    Returns:
+        The signal, spread over a new axis L where the constant has one; the numbers.
+
+    Raises:
+        RefusalError: where these numbers are not of channels.
+    """
+    mismatch = f"a constant of shape {list(values.shape)} on an activation of {list(signal.shape)}"
+    shape = (1,) * (len(signal.shape) - values.ndim) + values.shape
+    spreads = [not signal.flat and axis == "L" and signal.sizes["L"] == 1 for axis in "N" + signal.axes]
+    if len(shape) > len(signal.shape) or any(
+        size not in (1, own) and not spread for size, own, spread in zip(shape, signal.shape, spreads)
+    ):
+        raise RefusalError(mismatch)
+    # Flat signals still know the axes that they had before.
+    if signal.flat:
+        sizes = [signal.sizes[axis] for axis in signal.axes]
+        shape = (1, *(sizes if shape[-1] > 1 else [1 for _ in sizes]))
+    by_axis = values.reshape(shape)
+    for number, axis in enumerate("N" + signal.axes):
+        # A number a channel may be written out for each pixel.
+        if axis in "HW" and shape[number] > 1:
+            first = by_axis.take([0], axis=number)
+            if np.any(by_axis != first):
+                raise RefusalError(f"{mismatch} is not one number a channel")
+            by_axis = first
+    # Where there is an L, it stands behind C; otherwise C is the only axis that is left.
+    channels = by_axis.reshape(shape[1 + signal.axes.index("C")], -1)
+    levels = max(channels.shape[1], signal.sizes.get("L", 1))
+    if levels > signal.sizes.get("L", 1):
+        signal = replace(
+            signal,
+            sizes={**signal.sizes, "L": levels},
+            scale=np.repeat(signal.scale, levels),
+            offset=np.repeat(signal.offset, levels),
+        )
+    return signal, exact(np.broadcast_to(channels, (signal.sizes["C"], levels)).reshape(-1))

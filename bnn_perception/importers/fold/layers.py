@@ -1,11 +1,11 @@
-"""Layers of the signs, sums and streams that a QONNX graph computes: thresholds, and the fixed point of streams.
+"""Layers of the signs, sums and residuals that a graph computes: thresholds, and the fixed point of residuals.
 
-The values of a stream are rational numbers; the format has integers. A channel of a stream, together with those that
-shortcuts make of it, is counted in a unit of its own: the finest with which nothing can leave int32, as
-:class:`.Model` proves of it. The unit is then coarsened a little so that the first multiplier of
-the chain, that of the convolution of pixels, is a whole number of units. Its sums are the largest and its multiplier
-therefore the smallest; rounding it was what changed most signs. The other multipliers and the offsets are rounded to
-the nearest integer, once. The threshold is exact: the smallest integer of the stream that reaches it.
+The values of a residual are rational numbers; the format has integers. A channel of a residual, together with those
+that shortcuts make of it, is counted in a unit of its own: the finest with which nothing can leave int32, which
+:class:`.Model` checks. The unit is then coarsened a little so that the first multiplier of the chain, that of the
+convolution of pixels, is a whole number of units. Its sums are the largest and its multiplier is therefore the
+smallest; rounding it was what changed most signs. The other multipliers and the offsets are rounded to the nearest
+integer, once. The threshold is exact: the smallest integer of the residual that reaches it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.onnx.quantizers import RefusalError
-from bnn_perception.importers.onnx.signal import Exact, Products, Stream, exact
+from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.fold.signal import Exact, Products, Residual, exact
 from bnn_perception.net import bits
 from bnn_perception.net.model import (
     MAX_RESIDUAL,
@@ -36,23 +35,23 @@ from bnn_perception.net.model import (
     Thermometer,
 )
 
-#: Most and least binary digits behind the point of a stream.
+#: Most and least binary digits behind the point of a residual.
 FINEST, COARSEST = 24, 8
 
 
 @dataclass(frozen=True, eq=False)
-class StreamLayer:
-    """A layer with a stream whose unit is not chosen yet; its sign is +1 where ``scale * value + offset >= 0``.
+class PendingResidual:
+    """A layer with a residual whose unit is not chosen yet; its sign is +1 where ``scale * value + offset >= 0``.
 
     Attributes:
-        name: of the layer.
-        stream: what its values are.
+        name: the layer's name.
+        residual: its values.
         scale, offset: (C,) rational numbers.
         strict: (C,) whether the sign is +1 only where ``scale * value + offset > 0``.
     """
 
     name: str
-    stream: Stream
+    residual: Residual
     scale: Exact
     offset: Exact
     strict: NDArray[np.bool_]
@@ -60,8 +59,8 @@ class StreamLayer:
     @property
     def max_dot(self) -> int:
         """The largest magnitude of a sum."""
-        levels = self.stream.products.levels
-        return math.prod(self.stream.products.weights.shape[1:]) * (
+        levels = self.residual.products.levels
+        return math.prod(self.residual.products.weights.shape[1:]) * (
             1 if levels is None else int(np.abs(levels).max())
         )
 
@@ -71,14 +70,14 @@ class StreamLayer:
         Args:
             units: (C,) rational numbers, how many integers a value of 1 has.
         """
-        products = self.stream.products
+        products = self.residual.products
         threshold, flip = fold(self.scale, self.offset * units, self.strict)
         arrays: dict[str, Any] = {
             name: np.asarray([round(value) for value in values * units], dtype=np.int32)
             for name, values in (
-                ("multiplier", self.stream.scale),
-                ("negative_multiplier", self.stream.negative),
-                ("offset", self.stream.offset),
+                ("multiplier", self.residual.scale),
+                ("negative_multiplier", self.residual.negative),
+                ("offset", self.residual.offset),
             )
         }
         geometry = _geometry(products)
@@ -86,20 +85,20 @@ class StreamLayer:
             return InputResidualConv2d(self.name, *geometry, threshold, flip, products.levels, **arrays)
         outside = _padding_value(products)
         return ResidualConv2d(
-            self.name, *geometry, threshold, flip, outside, shortcut=self.stream.shortcut, **arrays
+            self.name, *geometry, threshold, flip, outside, shortcut=self.residual.shortcut, **arrays
         )
 
 
-def stream_units(layers: Sequence[Layer | StreamLayer]) -> dict[str, Exact]:
-    """The units of each layer with a stream, by its name: how many integers a value of 1 has in each channel.
+def residual_units(layers: Sequence[Layer | PendingResidual]) -> dict[str, Exact]:
+    """The units of each layer with a residual, by its name: how many integers a value of 1 has in each channel.
 
     Raises:
-        ImporterError: where a stream has values so large that int32 leaves less than :data:`COARSEST` binary digits.
+        ImporterError: where a residual has values so large that int32 leaves less than :data:`COARSEST` binary digits.
     """
-    chains: list[list[StreamLayer]] = []
+    chains: list[list[PendingResidual]] = []
     for layer in layers:
-        if isinstance(layer, StreamLayer):
-            if layer.stream.shortcut == "none":
+        if isinstance(layer, PendingResidual):
+            if layer.residual.shortcut == "none":
                 chains.append([])
             chains[-1].append(layer)
     return {
@@ -110,32 +109,35 @@ def stream_units(layers: Sequence[Layer | StreamLayer]) -> dict[str, Exact]:
     }
 
 
-def _chain_units(chain: Sequence[StreamLayer]) -> Exact:
+def _chain_units(chain: Sequence[PendingResidual]) -> Exact:
     """The units of a layer without a shortcut and of those that add its channels: one for each of its channels."""
     channels = len(chain[0].scale)
-    largest = np.zeros(channels)  # of a value of the stream, or a sum of four that are averaged
-    rounding = 0.0  # by how many integers these can be larger than the values times the unit
+    # The largest value of the residual, or sum of four of them that are averaged.
+    largest = np.zeros(channels)
+    # By how many integers these can be larger than the values times the unit.
+    rounding = 0.0
     before = largest
     for layer, after in zip(chain, [*chain[1:], None]):
-        stream = layer.stream
+        residual = layer.residual
         scale, negative, offset = (
-            np.abs(values.astype(np.float64)) for values in (stream.scale, stream.negative, stream.offset)
+            np.abs(values.astype(np.float64))
+            for values in (residual.scale, residual.negative, residual.offset)
         )
         before = np.tile(before, len(scale) // len(before))
         before = before + layer.max_dot * np.maximum(scale, negative) + offset
         rounding += (layer.max_dot + 1) / 2
-        times = 4 if after is not None and after.stream.shortcut == "average_pool" else 1
+        times = 4 if after is not None and after.residual.shortcut == "average_pool" else 1
         largest = np.maximum(largest, times * before.reshape(-1, channels).max(axis=0))
     # The shrinkage is far above what float64 loses here, and far below what matters.
     room = (MAX_RESIDUAL - 4 * rounding) * (1 - 1e-9)
     limit = np.minimum(room / np.maximum(largest, np.finfo(np.float64).tiny), 2.0**FINEST)
     if limit.min() < 2.0**COARSEST:
         raise ImporterError(
-            f"the stream from '{chain[0].name}' to '{chain[-1].name}' can reach {largest.max():.3g}, with which int32 "
-            f"leaves less than {COARSEST} binary digits behind the point"
+            f"the residual from '{chain[0].name}' to '{chain[-1].name}' can reach {largest.max():.3g}, with which "
+            f"int32 leaves less than {COARSEST} binary digits behind the point"
         )
     units = exact(limit)
-    for channel, (scale, negative) in enumerate(zip(chain[0].stream.scale, chain[0].stream.negative)):
+    for channel, (scale, negative) in enumerate(zip(chain[0].residual.scale, chain[0].residual.negative)):
         multiplier = abs(scale) or abs(negative)
         whole = math.floor(units[channel] * multiplier)
         if whole:
@@ -200,13 +202,14 @@ def fold(
     return threshold, flip ^ strict
 
 
-def turned(layer: Layer | StreamLayer, channels: NDArray[np.bool_]) -> Layer | StreamLayer:
+def negated(layer: Layer | PendingResidual, channels: NDArray[np.bool_]) -> Layer | PendingResidual:
     """The layer whose bits are the opposite in some channels.
 
     Raises:
         RefusalError: where the format has no such layer.
     """
-    if isinstance(layer, StreamLayer):  # not(v >= 0) is -v > 0
+    # not(v >= 0) is -v > 0
+    if isinstance(layer, PendingResidual):
         sign = np.where(channels, -1, 1)
         scale, offset = layer.scale * sign, layer.offset * sign
         return replace(layer, scale=scale, offset=offset, strict=layer.strict ^ channels)
@@ -222,11 +225,11 @@ def pool_after_sign(layer: InputConv2d | BinaryConv2d, pool: Pool) -> InputConv2
     ``sum < t``, the same as ``-sum >= 1 - t``: negated weights bring it to flip 0.
     """
     constant = (layer.threshold == bits.ALWAYS) | (layer.threshold == bits.NEVER)
-    turned = layer.flip & ~constant
+    falls = layer.flip & ~constant
     words = np.where(
-        turned[:, None, None, None], ~layer.weights & bits.spare_mask(layer.in_channels), layer.weights
+        falls[:, None, None, None], ~layer.weights & bits.spare_mask(layer.in_channels), layer.weights
     )
-    threshold = np.where(turned, 1 - layer.threshold.astype(np.int64), layer.threshold)
+    threshold = np.where(falls, 1 - layer.threshold.astype(np.int64), layer.threshold)
     return replace(
         layer,
         pool=pool,

@@ -1,0 +1,147 @@
+"""Recordings as sources of camera frames: MCAP files, SQLite files and rosbag2 folders, read by rosbags."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bnn_perception.errors import one_line
+from bnn_perception.frames.source import CompressedImage, RawImage, Source, SourceError, SourceFrame
+
+#: Extensions of the files that are recordings.
+SUFFIXES = {".mcap", ".db3"}
+
+# A 100-megapixel rgb8 image. A message that unpacks to more is broken, or meant to exhaust the memory.
+_MAX_MESSAGE = 300_000_000
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class Recording(Source):
+    """Images of one topic of an MCAP file, a SQLite file or a rosbag2 folder, as they were recorded.
+
+    Without a topic the one with the most images is played. Stamps are those of the recorder. Messages that were
+    compressed one by one (zstd) are read whether or not the metadata says so. ``decode`` turns compressed images
+    into raw ones.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        path: Path,
+        *,
+        topic: str | None,
+        decode: bool,
+        loop: bool,
+        warn: Callable[[str], None],
+    ) -> None:
+        super().__init__(uri, loop=loop, warn=warn)
+        self._path = path
+        self._decode = decode
+        with contextlib.closing(self._open()) as reader:
+            self._topic, self._type = self._choose(reader.connections, topic)
+        self.compressed = self._type.endswith("CompressedImage") and not decode
+
+    def _open(self) -> Any:
+        try:
+            from rosbags.rosbag2 import Reader
+        except ModuleNotFoundError:
+            raise SourceError(
+                f"{self._path}: reading recordings takes rosbags: pip install 'rosbags>=0.11.7'"
+            ) from None
+        try:
+            reader = Reader(self._path)
+            reader.open()
+        # A reader of arbitrary bytes raises whatever they provoke.
+        except Exception as error:
+            raise SourceError(
+                f"{self._path}: cannot be opened as a recording: {one_line(error)}; "
+                "'mcap recover' or 'ros2 bag reindex' mends one that was cut short"
+            ) from None
+        return reader
+
+    def _choose(self, connections: list[Any], topic: str | None) -> tuple[str, str]:
+        """The topic to play and the type of its messages."""
+        counts: dict[tuple[str, str], int] = {}
+        for connection in connections:
+            if (message_type := _message_type(connection)) is not None:
+                key = connection.topic, message_type
+                counts[key] = counts.get(key, 0) + connection.msgcount
+        if not counts:
+            held = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in connections})) or "nothing"
+            raise SourceError(
+                f"{self._path}: holds no topic of sensor_msgs Image or CompressedImage; it holds {held}"
+            )
+        topics = sorted({name for name, _ in counts})
+        if topic and topic not in topics:
+            raise SourceError(f"{self._path}: holds no images on '{topic}'; it holds {', '.join(topics)}")
+        chosen = max((key for key in counts if not topic or key[0] == topic), key=lambda key: counts[key])
+        if not topic and len(topics) > 1:
+            others = ", ".join(name for name in topics if name != chosen[0])
+            self._warn(f"{self._path}: plays {chosen[0]}; name a topic for another: {others}")
+        return chosen
+
+    def _one_pass(self) -> Iterator[SourceFrame]:
+        from rosbags.typesys import Stores, get_typestore
+
+        # Image and CompressedImage have been the same since the first ROS 2.
+        types = get_typestore(Stores.ROS2_HUMBLE)
+        with contextlib.closing(self._open()) as reader:
+            wanted = [
+                c for c in reader.connections if (c.topic, _message_type(c)) == (self._topic, self._type)
+            ]
+            messages = reader.messages(wanted)
+            index = -1
+            while True:
+                try:
+                    _, stamp, data = next(messages)
+                except StopIteration:
+                    return
+                except Exception as error:  # as in _open
+                    self._refuse(f"{self._path}: ends after {index + 1} images: {one_line(error)}")
+                    return
+                index += 1
+                name = f"{self._path}:{self._topic}#{index}"
+                try:
+                    message: Any = types.deserialize_cdr(_uncompressed(data), self._type)
+                    image = _image_of(message)
+                    if self._decode and isinstance(image, CompressedImage):
+                        image = image.decode()
+                    frame_id = message.header.frame_id
+                except Exception as error:  # as in _open
+                    self._refuse(f"{name}: {one_line(error)}")
+                    continue
+                yield SourceFrame(name, stamp, image, frame_id=frame_id)
+
+
+def _message_type(connection: Any) -> str | None:
+    """The type of a connection's messages where they are images; older recorders wrote it without ``/msg``."""
+    package, _, name = connection.msgtype.rpartition("/")
+    known = package in ("sensor_msgs/msg", "sensor_msgs") and name in ("Image", "CompressedImage")
+    return f"sensor_msgs/msg/{name}" if known else None
+
+
+def _uncompressed(data: bytes | memoryview) -> bytes | memoryview:
+    """Undo the compression of a single message. No CDR message begins with the magic number of zstd."""
+    if data[:4] != _ZSTD_MAGIC:
+        return data
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd  # a dependency of rosbags
+    decompressor = zstd.ZstdDecompressor()
+    message = decompressor.decompress(data, max_length=_MAX_MESSAGE)
+    if not decompressor.eof:
+        raise ValueError(f"is cut short, or unpacks to more than {_MAX_MESSAGE} bytes")
+    return message
+
+
+def _image_of(message: Any) -> RawImage | CompressedImage:
+    if hasattr(message, "format"):
+        return CompressedImage(message.format, message.data)
+    return RawImage(
+        message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
+    )

@@ -1,0 +1,432 @@
+"""One record an operator: all that the readers of this folder know of it.
+
+To add an operator, write the function that applies it and its record below. The table shows what can be expressed in a
+binary net; a test holds it to the records.
+
+=============================  ========================================================================================
+Conv                           weights of one magnitude in each output channel; padded by the value of -1 or 0 (signs)
+                               or by one level (pixels); of the whole map and without padding it is a matrix, also as
+                               the last layer
+Gemm, MatMul                   weights of one magnitude in each output
+BipolarQuant, MultiThreshold   one threshold a channel
+Sign                           one threshold a channel, which no value may meet
+Quant, IntQuant                of 1 bit: one threshold a channel; of at most 8 bits on the image: a table of levels
+Greater, GreaterOrEqual,       one threshold a channel, strict or not; the constant on either side
+Less, LessOrEqual
+Not                            of truth values
+Where                          of truth values that choose between two constants
+BatchNormalization             of the channels, with fixed statistics
+Add                            with one constant, or one a channel; sums and the residual that their signs come from,
+                               in either order
+Sum                            as Add, of two
+Sub                            with one constant, or one a channel; on the image, with thresholds along a new axis: a
+                               thermometer code
+Mul, Div                       with one constant, or one a channel
+Neg                            everywhere
+Relu                           of sums that were only scaled: slope 0 below 0; of other sums and of residuals: before
+                               their signs
+LeakyRelu                      of sums that were only scaled: one slope below 0
+PRelu                          of sums that were only scaled: one slope a channel below 0
+Clip                           of sums and residuals, before their signs (Hardtanh)
+MaxPool                        square and unpadded, before or after the sign, whatever the sign of gamma
+Pad                            before a Conv, in height and width alike on both sides
+AveragePool                    of a residual on its way to an Add: 2x2 with stride 2
+Concat                         of a residual with itself on its way to an Add, along the channels
+Tile                           of the channels of a residual on its way to an Add
+Unsqueeze                      of the image, by the axis of a thermometer's levels behind the channels
+Transpose                      no arithmetic
+Flatten                        to (N, features)
+Reshape                        to (N, features); a thermometer's levels to channels
+Squeeze                        to (N, features)
+Identity                       everywhere
+Dropout                        in evaluation mode, where it changes nothing
+Cast                           to floats; to integers where these hold all values
+Shape                          everywhere; it becomes a constant
+Softmax, LogSoftmax, ArgMax,   behind the logits, where it is left out
+TopK
+=============================  ========================================================================================
+"""
+
+from __future__ import annotations
+
+import enum
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.builder import LayerBuilder
+from bnn_perception.importers.fold.signal import Signal, is_float
+from bnn_perception.importers.fold.thresholds import Quantization, Threshold
+from bnn_perception.importers.onnx import affine, products, quantizers, shapes, signs, stages
+from bnn_perception.importers.onnx.node import Node
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Names of the standard's domain.
+STANDARD = ("", "ai.onnx")
+#: Domains in which exporters put the quantizers; an operator means the same in all of them.
+QUANT_DOMAINS = ("qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
+
+
+class Activations(enum.Enum):
+    """Which inputs of a node may depend on the image; all others must be constants."""
+
+    FIRST = enum.auto()
+    ANY_ONE = enum.auto()
+    SEVERAL = enum.auto()
+
+
+class Numbers(enum.Flag):
+    """Types of numbers with which an operator computes the same as with rational numbers; truth values are 0 and 1."""
+
+    NONE = 0
+    FLOATS = enum.auto()
+    INTEGERS = enum.auto()
+    BOOLEANS = enum.auto()
+    EXACT = FLOATS | INTEGERS
+    ANY = FLOATS | INTEGERS | BOOLEANS
+
+
+class Tail(NamedTuple):
+    """How an operator behind the logits (N, classes) finds the classes, whose order it keeps.
+
+    Attributes:
+        axis: the default of its attribute axis; None where it works on any.
+        axis_before_13: the same before opset 13.
+    """
+
+    axis: int | None
+    axis_before_13: int | None
+
+
+Change = Callable[[Node[Signal], LayerBuilder], "Signal | NDArray[np.int64]"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator.
+
+    Attributes:
+        name: its op_type.
+        expressed: which of its nodes the model format can express, for the table; empty where none.
+        apply: gives the signal behind a node, or a constant; None where it can only follow the logits.
+        domains: where it is defined.
+        activations: which inputs may depend on the image.
+        numbers: what its inputs may hold; :attr:`Numbers.NONE` where only their shape counts.
+        before_sign: whether it may take values that a Clip or ReLU has limited, of which only signs can be expressed.
+        takes_pad: whether it takes the padding of a Pad before it.
+        tail: how it may follow the logits; None where it changes the arg max.
+        stage: what it does in a float twin; None where none may hold it.
+        run: evaluates it for constants; None where ``onnx.reference`` does.
+    """
+
+    name: str
+    expressed: str
+    apply: Change | None
+    domains: tuple[str, ...] = STANDARD
+    activations: Activations = Activations.FIRST
+    numbers: Numbers = Numbers.FLOATS
+    before_sign: bool = False
+    takes_pad: bool = False
+    tail: Tail | None = None
+    stage: Callable[[Node[stages.Tensor], stages.Chain], None] | None = None
+    run: Callable[..., Any] | None = None
+
+    def check(self, node: Node[Signal]) -> None:
+        """Check that the operator may take what a node's inputs are.
+
+        Raises:
+            RefusalError: naming the reason.
+        """
+        if self.numbers == Numbers.NONE:
+            return
+        if len(node.taken) > 1 and self.activations != Activations.SEVERAL:
+            raise RefusalError("combines two activations; only Add and Concat can")
+        if node.place != 0 and self.activations == Activations.FIRST:
+            raise RefusalError(f"takes the activation as its input {node.place + 1}")
+        self._check_numbers(node.signal.dtype)
+        if any(signal.pad is not None for signal in node.taken) and not self.takes_pad:
+            raise RefusalError("stands between a Pad and its Conv")
+        limited = any(signal.limits is not None for signal in node.taken)
+        if limited and (len(node.taken) > 1 or not self.before_sign):
+            raise RefusalError(
+                "takes values that a Clip or ReLU has limited, of which only signs can be expressed"
+            )
+
+    def _check_numbers(self, dtype: np.dtype[Any]) -> None:
+        takes_integers = bool(self.numbers & Numbers.INTEGERS)
+        if dtype.kind == "b":
+            if not self.numbers & Numbers.BOOLEANS:
+                raise RefusalError("takes truth values; a Cast or a Where must stand before it")
+        elif self.numbers == Numbers.BOOLEANS:
+            raise RefusalError(f"takes {dtype.name}; only truth values can be chosen by")
+        elif not is_float(dtype) and not takes_integers:
+            raise RefusalError(f"takes {dtype.name}; a Cast to floats must stand before it")
+
+
+def _signal(change: Callable[[Node[Signal]], Signal | NDArray[np.int64]]) -> Change:
+    """An operator that changes the signal and no layer."""
+    return lambda node, _: change(node)
+
+
+def _sign(ask: Callable[[Node[Signal]], Threshold]) -> Change:
+    """An operator that closes a layer."""
+    return lambda node, layers: layers.sign(ask(node), node.source)
+
+
+def _quantizer(ask: Callable[[Node[Signal]], Threshold | Quantization]) -> Change:
+    """An operator that closes a layer, or gives the image fewer levels."""
+
+    def change(node: Node[Signal], layers: LayerBuilder) -> Signal:
+        asked = ask(node)
+        return layers.sign(asked, node.source) if isinstance(asked, Threshold) else layers.quantize(asked)
+
+    return change
+
+
+def _chain(
+    change: Callable[[Node[stages.Tensor], stages.Chain], None],
+) -> Callable[[Node[stages.Tensor], stages.Chain], None]:
+    """An operator of the chain of a float twin."""
+    return lambda node, chain: chain.follow(node, change)
+
+
+def _branch(
+    change: Callable[[Node[stages.Tensor]], stages.Tensor],
+) -> Callable[[Node[stages.Tensor], stages.Chain], None]:
+    """An operator of a shortcut in a float twin."""
+    return lambda node, chain: chain.branch(node, change)
+
+
+_SHORT = "no arithmetic"
+_COMPARED = "one threshold a channel, strict or not; the constant on either side"
+_CONSTANTS = "with one constant, or one a channel"
+_PROBABILITIES = "behind the logits, where it is left out"
+
+#: All records, in the order of the table.
+RECORDS = (
+    Operator(
+        "Conv",
+        "weights of one magnitude in each output channel; padded by the value of -1 or 0 (signs) or by one level "
+        "(pixels); of the whole map and without padding it is a matrix, also as the last layer",
+        products.conv,
+        takes_pad=True,
+        stage=_chain(stages.conv),
+    ),
+    Operator("Gemm", "weights of one magnitude in each output", products.gemm, stage=_chain(stages.gemm)),
+    Operator(
+        "MatMul", "weights of one magnitude in each output", products.matmul, stage=_chain(stages.matmul)
+    ),
+    Operator(
+        "BipolarQuant",
+        "one threshold a channel",
+        _sign(signs.bipolar),
+        domains=QUANT_DOMAINS,
+        before_sign=True,
+        run=quantizers.run_bipolar_quant,
+    ),
+    Operator(
+        "MultiThreshold",
+        "one threshold a channel",
+        _sign(signs.multi_threshold),
+        domains=QUANT_DOMAINS,
+        before_sign=True,
+        run=quantizers.run_multi_threshold,
+    ),
+    Operator("Sign", "one threshold a channel, which no value may meet", _sign(signs.sign), before_sign=True),
+    *(
+        Operator(
+            name,
+            "of 1 bit: one threshold a channel; of at most 8 bits on the image: a table of levels",
+            _quantizer(signs.quant),
+            domains=QUANT_DOMAINS,
+            before_sign=True,
+            run=quantizers.run_quant,
+        )
+        for name in ("Quant", "IntQuant")
+    ),
+    *(
+        Operator(
+            name,
+            _COMPARED,
+            _sign(signs.comparison),
+            activations=Activations.ANY_ONE,
+            numbers=Numbers.EXACT,
+            before_sign=True,
+        )
+        for name in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+    ),
+    Operator("Not", "of truth values", _signal(affine.negation), numbers=Numbers.BOOLEANS),
+    Operator(
+        "Where",
+        "of truth values that choose between two constants",
+        _signal(affine.where),
+        activations=Activations.ANY_ONE,
+        numbers=Numbers.BOOLEANS,
+    ),
+    Operator(
+        "BatchNormalization",
+        "of the channels, with fixed statistics",
+        _signal(affine.batch_norm),
+        before_sign=True,
+        stage=_chain(stages.batch_norm),
+        run=quantizers.run_batch_norm,
+    ),
+    Operator(
+        "Add",
+        "with one constant, or one a channel; sums and the residual that their signs come from, in either order",
+        _signal(affine.add),
+        activations=Activations.SEVERAL,
+        numbers=Numbers.EXACT,
+        before_sign=True,
+        stage=_chain(stages.add),
+    ),
+    Operator("Sum", "as Add, of two", _signal(affine.add), activations=Activations.SEVERAL),
+    Operator(
+        "Sub",
+        "with one constant, or one a channel; on the image, with thresholds along a new axis: a thermometer code",
+        _signal(affine.sub),
+        activations=Activations.ANY_ONE,
+        numbers=Numbers.EXACT,
+        before_sign=True,
+    ),
+    Operator(
+        "Mul",
+        _CONSTANTS,
+        _signal(affine.mul),
+        activations=Activations.ANY_ONE,
+        numbers=Numbers.EXACT,
+        before_sign=True,
+    ),
+    Operator("Div", _CONSTANTS, _signal(affine.div), activations=Activations.ANY_ONE, before_sign=True),
+    Operator("Neg", "everywhere", _signal(affine.negate), numbers=Numbers.EXACT, before_sign=True),
+    Operator(
+        "Relu",
+        "of sums that were only scaled: slope 0 below 0; of other sums and of residuals: before their signs",
+        _signal(affine.relu),
+        before_sign=True,
+        stage=_chain(stages.relu),
+    ),
+    Operator("LeakyRelu", "of sums that were only scaled: one slope below 0", _signal(affine.leaky_relu)),
+    Operator(
+        "PRelu",
+        "of sums that were only scaled: one slope a channel below 0",
+        _signal(affine.prelu),
+        activations=Activations.ANY_ONE,
+    ),
+    Operator(
+        "Clip",
+        "of sums and residuals, before their signs (Hardtanh)",
+        affine.clip,
+        before_sign=True,
+        stage=_chain(stages.clip),
+    ),
+    Operator(
+        "MaxPool",
+        "square and unpadded, before or after the sign, whatever the sign of gamma",
+        products.max_pool,
+        before_sign=True,
+        stage=_chain(stages.max_pool),
+    ),
+    Operator("Pad", "before a Conv, in height and width alike on both sides", _signal(shapes.pad)),
+    Operator(
+        "AveragePool",
+        "of a residual on its way to an Add: 2x2 with stride 2",
+        _signal(shapes.average_pool),
+        stage=_branch(stages.average_pool),
+    ),
+    Operator(
+        "Concat",
+        "of a residual with itself on its way to an Add, along the channels",
+        _signal(shapes.concat),
+        activations=Activations.SEVERAL,
+        stage=_branch(stages.concat),
+    ),
+    Operator("Tile", "of the channels of a residual on its way to an Add", _signal(shapes.tile)),
+    Operator(
+        "Unsqueeze",
+        "of the image, by the axis of a thermometer's levels behind the channels",
+        _signal(shapes.unsqueeze),
+        numbers=Numbers.ANY,
+    ),
+    Operator("Transpose", _SHORT, _signal(shapes.transpose), numbers=Numbers.ANY, before_sign=True),
+    Operator(
+        "Flatten",
+        "to (N, features)",
+        _signal(shapes.flatten),
+        numbers=Numbers.ANY,
+        before_sign=True,
+        stage=_chain(stages.flatten),
+    ),
+    Operator(
+        "Reshape",
+        "to (N, features); a thermometer's levels to channels",
+        _signal(shapes.reshape),
+        numbers=Numbers.ANY,
+        before_sign=True,
+        stage=_chain(stages.reshape),
+    ),
+    Operator("Squeeze", "to (N, features)", _signal(shapes.squeeze), numbers=Numbers.ANY, before_sign=True),
+    Operator(
+        "Identity",
+        "everywhere",
+        _signal(shapes.keep),
+        numbers=Numbers.ANY,
+        before_sign=True,
+        tail=Tail(None, None),
+        stage=_chain(stages.keep),
+    ),
+    Operator(
+        "Dropout",
+        "in evaluation mode, where it changes nothing",
+        _signal(shapes.dropout),
+        before_sign=True,
+        stage=_chain(stages.keep),
+    ),
+    Operator(
+        "Cast",
+        "to floats; to integers where these hold all values",
+        _signal(shapes.cast),
+        numbers=Numbers.ANY,
+        before_sign=True,
+    ),
+    Operator("Shape", "everywhere; it becomes a constant", _signal(shapes.shape), numbers=Numbers.NONE),
+    Operator("Softmax", _PROBABILITIES, None, tail=Tail(-1, 1)),
+    Operator("LogSoftmax", _PROBABILITIES, None, tail=Tail(-1, 1)),
+    Operator("ArgMax", _PROBABILITIES, None, tail=Tail(0, 0)),
+    Operator("TopK", _PROBABILITIES, None, tail=Tail(-1, -1)),
+)
+
+#: The operators that the readers know, by their names.
+OPERATORS = {operator.name: operator for operator in RECORDS}
+
+
+def find(proto: onnx.NodeProto) -> Operator | None:
+    """The record of a node's operator; None where there is none in the node's domain."""
+    operator = OPERATORS.get(proto.op_type)
+    return operator if operator is not None and proto.domain in operator.domains else None
+
+
+def table() -> list[str]:
+    """The lines of the table in this module's docstring: neighbours of which the same can be expressed share a row."""
+    rows: list[tuple[list[str], str]] = []
+    for operator in RECORDS:
+        if rows and rows[-1][1] == operator.expressed:
+            rows[-1][0].append(operator.name)
+        else:
+            rows.append(([operator.name], operator.expressed))
+    left, right = 29, 88
+    rule = f"{'=' * left}  {'=' * right}"
+    lines = [rule]
+    for names, expressed in rows:
+        cells = textwrap.wrap(", ".join(names), left), textwrap.wrap(expressed, right)
+        for index in range(max(map(len, cells))):
+            first, second = (cell[index] if index < len(cell) else "" for cell in cells)
+            lines.append(f"{first:{left}}  {second}".rstrip())
+    return [*lines, rule]
