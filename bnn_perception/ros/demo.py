@@ -38,7 +38,7 @@ ROWS = 12
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("demo")
+    parser = subparsers.add_parser("demo", help="the node and a camera on this machine, with a live table")
     parser.add_argument("--frames", type=int, default=150, help="end after so many (default: %(default)s)")
     parser.add_argument(
         "--source",
