@@ -33,7 +33,7 @@ ROOMS = {
 }
 
 #: Arrows that the table does not allow, and rooms with a circle of files, that are being mended.
-KNOWN = {("importers", "backends"), ("ros", "cli")}
+KNOWN = {("importers", "backends")}
 KNOWN_CIRCLES = {"importers"}
 
 
