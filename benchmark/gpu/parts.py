@@ -46,7 +46,9 @@ from bnn_perception.files import replacing
 from bnn_perception.frames.preprocess import Frame, prepare_reference
 from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
 from bnn_perception.net.bits import words_for
-from bnn_perception.net.model import BinaryConv2d, Model, Shape, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import BinaryConv2d, Shape
+from bnn_perception.net.model import Model, Place
 from bnn_perception.resources import resource_folder
 
 if TYPE_CHECKING:
@@ -168,7 +170,7 @@ def _time_convolution(
     """Microseconds of one launch on random words. The GPU must be current."""
     table = TileTable()
     table.set(layer, shape, gpu.target, tile)
-    step = layer_step(layer, shape, layer.output_shape(shape), gpu.target, table)
+    step = layer_step(Place(layer, shape, layer.output_shape(shape), None), gpu.target, table)
     spec = step.spec(CONVOLUTION_FRAMES)
     cupy = gpu.cupy
     stream = cupy.cuda.Stream(non_blocking=True)

@@ -11,7 +11,7 @@ from bnn_perception.errors import CommandError
 from bnn_perception.evaluation.calibration import CalibrationError
 from bnn_perception.evaluation.evaluate import calibrate
 from bnn_perception.frames.images import read_dataset
-from bnn_perception.net.model import load_model
+from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
 
 

@@ -23,7 +23,7 @@ from bnn_perception.cli.inspect_ import layer_rows, totals
 from bnn_perception.cli.train import find_config, resumable, train, train_float_twin
 from bnn_perception.errors import CommandError
 from bnn_perception.files import replacing
-from bnn_perception.net.model import load_model
+from bnn_perception.net.folder import load_model
 from bnn_perception.training.progress import Reporter, short_warnings
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from bnn_perception.backends import make_backend
 from bnn_perception.errors import CommandError
 from bnn_perception.evaluation.evaluate import evaluate
 from bnn_perception.frames.images import read_dataset
-from bnn_perception.net.model import DESCRIPTION, Model, update_info
+from bnn_perception.net.folder import update_info
+from bnn_perception.net.model import DESCRIPTION, Model
 from bnn_perception.resources import resource_folder
 from bnn_perception.training.config import Config, ConfigError, portable
 from bnn_perception.training.progress import Reporter, short_warnings

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
-from bnn_perception.net.model import MAX_TEMPERATURE
+from bnn_perception.net.checks import MAX_TEMPERATURE
 
 #: Of the expected calibration error, as in the paper.
 BINS = 15

@@ -19,7 +19,8 @@ from bnn_perception.evaluation.calibration import (
 )
 from bnn_perception.frames.images import Dataset, ImageError
 from bnn_perception.frames.preprocess import Frame
-from bnn_perception.net.model import TEMPERATURES, Model, update_info
+from bnn_perception.net.folder import update_info
+from bnn_perception.net.model import TEMPERATURES, Model
 
 BATCH = 16  # the most that a GPU backend takes at once
 

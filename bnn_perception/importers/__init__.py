@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bnn_perception.net.model import Model, ModelError, save_model
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.model import Model
 
 
 class ImporterError(ModelError):

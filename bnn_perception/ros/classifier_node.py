@@ -27,7 +27,8 @@ from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.classifier import Prediction
 from bnn_perception.frames.preprocess import Frame
-from bnn_perception.net.model import ModelError, load_model
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
 from bnn_perception.ros import image_msg
 from bnn_perception.ros.diagnostics import ERROR, WARN, Report

@@ -15,7 +15,9 @@ from typing import Any
 import yaml
 
 from bnn_perception.errors import Error, one_line
-from bnn_perception.net.model import MAX_LABEL, InputSpec
+from bnn_perception.net.checks import MAX_LABEL
+from bnn_perception.net.layers import SHORTCUTS
+from bnn_perception.net.model import InputSpec
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"
@@ -61,9 +63,6 @@ class InputConvSpec(ConvSpec):
 class InputStreamConvSpec(InputConvSpec):
     """Convolution of 8-bit pixels, max pool, batch norm: the first real-valued stream of a residual net."""
 
-
-#: What a residual convolution may add to its result.
-SHORTCUTS = ("none", "identity", "average_pool")
 
 #: What a residual convolution may do to its sums before the batch norm.
 ACTIVATIONS = ("none", "relu", "prelu")

@@ -20,7 +20,9 @@ from bnn_perception.evaluation.evaluate import calibrate
 from bnn_perception.frames.images import read_dataset
 from bnn_perception.frames.preprocess import CHANNELS, Frame
 from bnn_perception.importers.onnx import read as qonnx
-from bnn_perception.net.model import Model, WithResidual, load_model, save_model
+from bnn_perception.net.folder import load_model, save_model
+from bnn_perception.net.layers import WithResidual
+from bnn_perception.net.model import Model
 from bnn_perception.training.config import STAGES, Config, portable
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.export import export_qonnx, float_twin_onnx

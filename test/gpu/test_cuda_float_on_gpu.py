@@ -10,7 +10,8 @@ from benchmark.gpu.nets import PAPER, ROAD_SIGNS, Topology, random_net
 from benchmark.gpu.parts import TOLERANCE
 from bnn_perception.backends.cuda.float import CudaFloatBackend
 from bnn_perception.frames.preprocess import Frame, prepare_reference
-from bnn_perception.net.model import Model, save_model
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.model import Model
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

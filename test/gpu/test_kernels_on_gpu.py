@@ -20,8 +20,9 @@ from layer_cases import (
     input_conv,
     levels_of,
     pixel_words,
+    place_of,
     random_input,
-    random_stream,
+    random_residual,
     residual,
     tiles_to_test,
 )
@@ -34,7 +35,8 @@ from bnn_perception.backends.cuda.network import Array, Step, layer_step
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
-from bnn_perception.net.model import InputSpec, Layer, Pool, Shape, Thermometer, WithResidual
+from bnn_perception.net.layers import Layer, Pool, Shape
+from bnn_perception.net.model import InputSpec
 
 
 class Runner:
@@ -52,7 +54,7 @@ class Runner:
         cupy = self.gpu.cupy
         spec = step.spec(frames)
         constants = [cupy.asarray(constant) for constant in step.constants]
-        written = [step.output] if step.stream is None else [step.output, step.stream]
+        written = [step.output] if step.residual is None else [step.output, step.residual]
         output, *stored = results = [
             cupy.asarray(np.full((frames, *array.shape), 0xDB, dtype=array.dtype)) for array in written
         ]
@@ -67,15 +69,15 @@ class Runner:
         self, layer: Layer, shape: Shape, tile: specs.Tile | None = None, frames: int = 1, times: int = 1
     ) -> None:
         table = TileTable()
-        if tile is not None and not isinstance(layer, Thermometer):
+        if tile is not None and specs.is_tiled(layer):
             table.set(layer, shape, self.gpu.target, tile)
         rng = RNG(frames)
-        source, before = random_input(layer, shape, frames, rng), random_stream(layer, shape, frames, rng)
+        source, before = random_input(layer, shape, frames, rng), random_residual(layer, shape, frames, rng)
         expected = evaluate(layer, source, before)
-        stored = isinstance(layer, WithResidual)
+        stored = layer.has_residual
         if source.dtype == np.uint8:
             source = pixel_words(source)
-        step = layer_step(layer, shape, layer.output_shape(shape), self.gpu.target, table, stored)
+        step = layer_step(place_of(layer, shape, stored), self.gpu.target, table)
         actual = self.launch(step, source, frames, times, before)
         for result, wanted in zip(actual, expected, strict=True):
             np.testing.assert_array_equal(result, wanted, err_msg=f"{layer.name} {shape} {tile}")

@@ -22,7 +22,9 @@ from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.cuda.tiles import TileTable, user_table
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.preprocess import Frame
-from bnn_perception.net.model import BinaryConv2d, Model, iter_layers, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import BinaryConv2d
+from bnn_perception.net.model import Model, iter_layers
 from bnn_perception.resources import resource_folder
 
 MakeGpu = Callable[..., FakeCupy]
@@ -294,7 +296,7 @@ def test_tuned_tiles_on_tensor_cores(fake_gpu: MakeGpu) -> None:
     """A net whose layers run on tensor cores gives the same words; the table keeps such tiles."""
     fake_gpu()
     model, target, table = models.road_sign_model(RNG(6)), specs.Target(87, 16), TileTable()
-    for layer, shape, _ in iter_layers(model):
+    for layer, shape, *_ in iter_layers(model):
         if isinstance(layer, BinaryConv2d):
             table.set(layer, shape, target, specs.mma_tiles(layer, shape, target)[0])
     table.save(user_table())

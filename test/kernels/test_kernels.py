@@ -34,7 +34,9 @@ from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.frames.preprocess import CHANNELS, Frame, prepare_reference
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Model, ModelError, Shape, iter_layers
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.layers import Shape
+from bnn_perception.net.model import InputSpec, Model, iter_layers
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -132,7 +134,7 @@ def test_dense_tile_repeatedly(tile: specs.DenseTile) -> None:
 @same_examples(25)
 @given(models.models())
 def test_any_layer(model: Model) -> None:
-    for layer, before, _ in iter_layers(model):
+    for layer, before, *_ in iter_layers(model):
         check_layer(layer, before)
 
 

@@ -18,7 +18,7 @@ from bnn_perception.backends.cuda import network, specs
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.specs import KernelSpec, Target
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.net.model import BinaryConv2d, Conv2d, InputConv2d, Layer, Pool, Shape, WithResidual
+from bnn_perception.net.layers import Conv2d, Layer, Pool, Shape
 
 #: Compute capability times ten, with SMs of a typical board (Nano, TX2, Xavier, T4, A100, A40, AGX Orin, L4, H100,
 #: B200, RTX 5080), and the CUDA that compiles for it. CUDA 13 begins at 7.5 and brings 11.0 (Thor).
@@ -139,12 +139,11 @@ def test_extreme_tiles_keep_within_their_registers() -> None:
     cases.append(residual((32, 32, 64), 64, pool=Pool(2, 2), shortcut="average_pool", activation="prelu"))
     for layer, shape in cases:
         tiles = specs.conv_tiles(layer, shape, target)
-        assert isinstance(layer, (BinaryConv2d, InputConv2d))
         for tile in {
             max(tiles, key=lambda t: (t.patch * t.positions, t.chunk_words)),
             max(tiles, key=lambda t: (t.chunk_words, t.patch)),
         }:
-            spec = specs.conv2d(layer, shape, tile, 1, stored=isinstance(layer, WithResidual))
+            spec = specs.conv2d(layer, shape, tile, 1, stored=layer.has_residual)
             usage = usage_of(12, spec, 87)
             assert usage.spill_bytes == 0, tile
             assert usage.registers <= specs.MAX_REGISTERS[spec.kernel], (tile, usage)

@@ -12,7 +12,8 @@ from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.specs import FRAME
 from bnn_perception.frames.preprocess import CHANNELS, ENCODINGS, Frame, prepare_reference
-from bnn_perception.net.model import InputSpec, Pool
+from bnn_perception.net.layers import Pool
+from bnn_perception.net.model import InputSpec
 
 # Small layers that reach every part of the kernels: the sanitizers make them some fifty times slower.
 SMALL = {

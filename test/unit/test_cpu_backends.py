@@ -20,7 +20,7 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
-    input_stream_conv,
+    input_residual_conv,
     make_model,
     models,
     output_dense,
@@ -38,7 +38,9 @@ from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.preprocess import Frame, prepare, prepare_reference
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_residual, save_model
+from bnn_perception.net.folder import load_model, save_model
+from bnn_perception.net.layers import Layer, Pool
+from bnn_perception.net.model import InputSpec, Model, iter_layers
 from bnn_perception.resources import find_model
 
 
@@ -54,12 +56,8 @@ def shipped() -> Model:
 
 
 def assert_same(model: Model, backend: Backend, rng: np.random.Generator, count: int = 1) -> None:
-    """Every layer of ``backend`` equals the reference's, bit for bit, the float logits and streams included."""
-    unread = {
-        f"{layer.name}.stream"
-        for layer, follower in zip(model.layers, model.layers[1:])
-        if not reads_residual(follower)
-    }
+    """Every layer of ``backend`` equals the reference's, bit for bit, the float logits and residuals included."""
+    unread = {f"{place.layer.name}.residual" for place in iter_layers(model) if not place.residual_is_read}
     for _ in range(count):
         frame = random_frame(rng, 23, 31)
         outputs = ReferenceBackend(model).activations(frame)
@@ -89,7 +87,7 @@ def check(model: Model, threads: int = 1) -> None:
 
 @given(residual_models(), st.integers(1, 3))
 @settings(max_examples=150, deadline=None)
-def test_every_stream_equals_the_reference(model: Model, threads: int) -> None:
+def test_every_residual_equals_the_reference(model: Model, threads: int) -> None:
     check(model, threads)
 
 
@@ -105,7 +103,7 @@ def test_residual_nets(rng: np.random.Generator, side: int, channels: int, threa
     ("channels", "factor"), [(1, 2), (1, 32), (1, 65), (3, 3), (31, 2), (31, 3), (33, 2), (64, 2), (64, 3)]
 )
 def test_channels_that_grow(rng: np.random.Generator, channels: int, factor: int) -> None:
-    layers: list[Layer] = [input_stream_conv(rng, "stem", (7, 9, 1), channels)]
+    layers: list[Layer] = [input_residual_conv(rng, "stem", (7, 9, 1), channels)]
     layers.append(residual_conv(rng, "wide", (7, 9, channels), factor * channels))
     shape = (7, 9, factor * channels)
     layers.append(
@@ -122,7 +120,7 @@ def test_channels_that_grow(rng: np.random.Generator, channels: int, factor: int
 def test_pools_before_multipliers(rng: np.random.Generator, pool: Pool) -> None:
     """The maximum of the dot products: negative multipliers would make it the minimum. Items of several rows, too."""
     layers: list[Layer] = [
-        input_stream_conv(rng, "stem", (64, 65, 3), 33, pool=pool, activation="prelu", signed=True)
+        input_residual_conv(rng, "stem", (64, 65, 3), 33, pool=pool, activation="prelu", signed=True)
     ]
     shape = layers[0].output_shape((64, 65, 3))
     layers.append(residual_conv(rng, "block", shape, 66, (4, 4), pool=Pool(2, 1), padding=(2, 2)))
@@ -135,7 +133,7 @@ def test_pools_before_multipliers(rng: np.random.Generator, pool: Pool) -> None:
 
 def test_streams_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
     """More taps in the stem, and more units in the block, than 16 bits hold; streams over much of int32."""
-    stem = input_stream_conv(rng, "stem", (16, 16, 3), 65, kernel=(7, 7), padding=(3, 3))
+    stem = input_residual_conv(rng, "stem", (16, 16, 3), 65, kernel=(7, 7), padding=(3, 3))
     block = residual_conv(rng, "block", (16, 16, 65), 65, (31, 31), padding=(15, 15))
     stem = replace(stem, multiplier=np.full(65, 20_000, np.int32), negative_multiplier=-stem.multiplier)
     block = replace(block, multiplier=np.full(65, -20_000, np.int32))
@@ -375,7 +373,7 @@ def test_as_many_threads_as_pay_off(shipped: Model, monkeypatch: pytest.MonkeyPa
         ("binary", 10e6, "5 threads"),
         ("float", 1e6, "6 threads"),
     ):
-        monkeypatch.setattr(f"bnn_perception.backends.cpu_{backend}.MACS_PER_THREAD", int(work))
+        monkeypatch.setattr(f"bnn_perception.backends.cpu.{backend}.MACS_PER_THREAD", int(work))
         made = make_backend(shipped, backend, "cpu")
         assert made.device_name.endswith(f", {count}")
         made.close()

@@ -18,7 +18,8 @@ from bnn_perception.backends import make_backend, reference
 from bnn_perception.frames.preprocess import Frame
 from bnn_perception.importers import ImporterError, bnn_pynq, import_model, read
 from bnn_perception.net import bits
-from bnn_perception.net.model import OutputDense, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import OutputDense
 
 # (PE, SIMD) of each layer as BNN-PYNQ ships them, and another way to fold the same matrices.
 LFC_FOLDING = ((32, 64), (64, 32), (32, 64), (16, 8))

@@ -17,20 +17,20 @@ from bnn_perception.importers import ImporterError, import_model
 from bnn_perception.importers.onnx.quantizers import quant_operators, quantize
 from bnn_perception.importers.onnx.read import Parity, compare, read
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     InputConv2d,
     InputResidualConv2d,
-    Model,
     OutputBits,
     OutputDense,
     Pool,
     ResidualConv2d,
     Thermometer,
-    load_model,
 )
+from bnn_perception.net.model import Model
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
 ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator

@@ -29,7 +29,7 @@ from bnn_perception.cli import train as tool  # noqa: E402
 from bnn_perception.frames.preprocess import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
-from bnn_perception.net.model import load_model  # noqa: E402
+from bnn_perception.net.folder import load_model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training import networks, train  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402

@@ -84,7 +84,7 @@ class CpuFloatBackend:
         Raises:
             BackendError: where the model has no float twin, it does not fit the model, or a package is missing.
         """
-        work = sum(layer.macs(shape) for layer, shape, _ in iter_layers(model))
+        work = sum(place.layer.macs(place.before) for place in iter_layers(model))
         threads = thread_count(threads, useful=1 + work // MACS_PER_THREAD)
         if model.float_twin is None:
             raise BackendError(f"model '{model.name}' has no float twin (float.onnx); use backend binary")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from bnn_perception.backends.cuda.specs import KernelSpec, divide_up
 from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.net.layers import SHORTCUTS
 
 #: Threads of a block; the kernels keep a vector or two in registers and need no shared memory.
 THREADS = 256
 #: Rows of a matrix are padded to a multiple of this many elements: 16 bytes in half precision, which cuBLAS asks of
 #: operands of tensor cores, and whole vectors in both precisions.
 ALIGNMENT = 8
-#: The side of the window that a shortcut averages, as the kernel is told.
-SHORTCUTS = {"identity": 1, "average_pool": 2}
 
 
 def aligned(count: int) -> int:
@@ -50,7 +49,7 @@ def im2col(stage: Stage, half: bool, frames: int) -> KernelSpec:
 
 
 def reads_residual(stage: Stage | None) -> bool:
-    """Whether a stage adds the stream (the values before the clip) of the stage before, which then has to store it."""
+    """Whether a stage adds the residual of the stage before (its values before the clip), which then is stored."""
     return stage is not None and stage.shortcut != "none"
 
 

@@ -8,27 +8,30 @@ first; :mod:`bnn_perception.backends.cuda.tiles` holds those that were measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product, zip_longest
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
 from bnn_perception.net.bits import words_for
-from bnn_perception.net.model import (
+from bnn_perception.net.layers import (
+    SHORTCUTS,
     BinaryConv2d,
     BinaryDense,
     Conv2d,
+    FullyConnected,
     InputConv2d,
-    InputSpec,
+    InputResidualConv2d,
+    Layer,
     OutputBits,
     OutputDense,
     ResidualConv2d,
     Shape,
     Thermometer,
-    WithResidual,
 )
+from bnn_perception.net.model import InputSpec
 
 WARP = 32
 #: Frames that one launch evaluates at most. A robot has 1 to 16 cameras; data sets are evaluated in larger batches.
@@ -145,7 +148,7 @@ class MmaTile:
 
 @dataclass(frozen=True)
 class DenseTile:
-    """How a dense layer is cut; see kernels/dense.cu.
+    """How a fully connected layer is cut; see kernels/dense.cu.
 
     Attributes:
         warps: of a block, each of which takes a slice of the input's words.
@@ -157,10 +160,11 @@ class DenseTile:
 
 
 Tile: TypeAlias = "ConvTile | MmaTile | DenseTile"
-Dense: TypeAlias = "BinaryDense | OutputDense | OutputBits"
+#: Layers that a tile is chosen for.
+Tiled: TypeAlias = "Conv2d | FullyConnected"
 
 #: RESULT of kernels/dense.cu.
-RESULTS: dict[type, int] = {BinaryDense: 0, OutputDense: 1, OutputBits: 2}
+RESULTS: dict[type[Layer], int] = {BinaryDense: 0, OutputDense: 1, OutputBits: 2}
 
 
 def divide_up(a: int, b: int) -> int:
@@ -221,19 +225,61 @@ class _Taps:
     step: int
 
 
-def taps(layer: Conv2d) -> _Taps:
-    """How the layer's products are grouped into words.
+def _input_taps(layer: InputConv2d) -> _Taps:
+    """Four signed bytes a word: the channels of one colour pixel, or four grey pixels side by side."""
+    if layer.in_channels == 3:
+        return _Taps(1, layer.kernel[1], 1)
+    return _Taps(1, divide_up(layer.kernel[1], 4), 4)
 
-    A binary convolution takes 32 channels a word. An input convolution takes four signed bytes: the channels of one
-    colour pixel, or four grey pixels side by side.
-    """
-    if isinstance(layer, InputConv2d):
-        return (
-            _Taps(1, layer.kernel[1], 1)
-            if layer.in_channels == 3
-            else _Taps(1, divide_up(layer.kernel[1], 4), 4)
-        )
+
+def _binary_taps(layer: BinaryConv2d) -> _Taps:
+    """32 channels a word."""
     return _Taps(words_for(layer.in_channels), layer.kernel[1], 1)
+
+
+def _input_defines(layer: InputConv2d, shape: Shape) -> dict[str, int]:
+    return {
+        "CHANNELS": layer.in_channels,
+        "LEVEL_OFFSET": level_offset(layer),
+        "IDENTITY_LEVELS": int(np.array_equal(layer.levels, np.arange(256))),
+    }
+
+
+def _binary_defines(layer: BinaryConv2d, shape: Shape) -> dict[str, int]:
+    return {"FAN_IN": layer.fan_in, "BORDER_COLUMNS": border_columns(layer, shape)}
+
+
+@dataclass(frozen=True)
+class ConvKernel:
+    """What the kernels that share kernels/conv2d.cuh differ in.
+
+    Attributes:
+        name: of the kernel.
+        taps: how a layer's products are grouped into words.
+        defines: macros that it has beside those of kernels/conv2d.cuh, from the layer and the shape of its input.
+    """
+
+    name: str
+    taps: Callable[[Any], _Taps]
+    defines: Callable[[Any, Shape], dict[str, int]]
+
+
+_INPUT = ConvKernel("input_conv2d", _input_taps, _input_defines)
+_BINARY = ConvKernel("bconv2d_popc", _binary_taps, _binary_defines)
+#: The kernel of each kind of convolution.
+CONV_KERNELS: dict[type[Layer], ConvKernel] = {
+    InputConv2d: _INPUT,
+    InputResidualConv2d: _INPUT,
+    BinaryConv2d: _BINARY,
+    ResidualConv2d: _BINARY,
+}
+#: Kinds that the kernel of tensor cores evaluates as well.
+MMA_KINDS: tuple[type[Layer], ...] = (BinaryConv2d,)
+
+
+def taps(layer: Conv2d) -> _Taps:
+    """How the layer's products are grouped into words."""
+    return CONV_KERNELS[type(layer)].taps(layer)
 
 
 #: Registers that a tile may plan for the sums and for a line of the input; the weights take up to 28 more.
@@ -242,22 +288,18 @@ _MAX_SUMS, _MAX_LINE = 16, 48
 _MAX_STEP_TAPS = 7
 
 
-#: SHORTCUT of kernels/residual.cuh.
-_SHORTCUTS = {"none": 0, "identity": 1, "average_pool": 2}
-
-
-def stream(layer: Conv2d, stored: bool) -> dict[str, int]:
-    """The macros of kernels/residual.cuh. A stream is stored where the layer that follows reads it."""
-    if not isinstance(layer, WithResidual):
+def residual(layer: Conv2d, stored: bool) -> dict[str, int]:
+    """The macros of kernels/residual.cuh. A residual is stored where the layer that follows reads it."""
+    if not layer.has_residual:
         return {"RESIDUAL": 0}
     defines = {
         "RESIDUAL": 1,
         "RESIDUAL_STORED": int(stored),
         "OUT_CHANNELS": layer.out_channels,
-        "SHORTCUT": 0,
+        "SHORTCUT": SHORTCUTS[layer.added_shortcut],
     }
-    if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
-        defines |= {"SHORTCUT": _SHORTCUTS[layer.shortcut], "SHORTCUT_CHANNELS": layer.in_channels}
+    if layer.reads_residual:
+        defines["SHORTCUT_CHANNELS"] = layer.in_channels
     return defines
 
 
@@ -268,7 +310,7 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
         layer, shape: the convolution and the shape of its input.
         tile: how it is cut.
         frames: of a launch.
-        stored: whether it stores its stream.
+        stored: whether it stores its residual.
 
     Raises:
         ValueError: where the tile does not fit the layer or the shared memory.
@@ -335,21 +377,11 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
         "TILE_PATCHES": tile.patches,
         "TILE_FILTERS": tile.filters,
     }
-    if isinstance(layer, InputConv2d):
-        kernel = "input_conv2d"
-        defines |= {
-            "CHANNELS": layer.in_channels,
-            "LEVEL_OFFSET": level_offset(layer),
-            "IDENTITY_LEVELS": int(np.array_equal(layer.levels, np.arange(256))),
-        }
-    else:
-        assert isinstance(layer, BinaryConv2d)
-        kernel = "bconv2d_popc"
-        defines |= {"FAN_IN": layer.fan_in, "BORDER_COLUMNS": border_columns(layer, shape)}
-    defines |= stream(layer, stored)
+    kernel = CONV_KERNELS[type(layer)]
+    defines |= kernel.defines(layer, shape) | residual(layer, stored)
     tiles = divide_up(out_height, tile.rows) * divide_up(out_width, tile_outputs)
     return KernelSpec(
-        kernel,
+        kernel.name,
         defines,
         block=(tile.warps * WARP, 1, 1),
         grid=(tiles, out_words // tile.filters, frames),
@@ -431,18 +463,20 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
 MMA_SMS = (80, 86, 87, 89, 90)
 
 
-def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
-    """The kernel of a binary convolution on tensor cores, of one without a stream: there a lane holds up to 32 sums,
-    and as many shortcuts at once would take more than :data:`MAX_REGISTERS`.
+def bconv2d_b1mma(layer: Conv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
+    """The kernel of a binary convolution without a residual on tensor cores: there a lane holds up to 32 sums, and as
+    many shortcuts at once would take more than :data:`MAX_REGISTERS`.
 
     Raises:
         ValueError: where the tile or the kernel does not fit the layer or the shared memory.
     """
+    if layer.has_residual:
+        raise ValueError(f"{layer.name}: tensor cores are used for layers without a residual only")
+    if not isinstance(layer, BinaryConv2d):
+        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
     out_height, out_width, out_channels = layer.output_shape(shape)
     in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
     pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
-    if isinstance(layer, WithResidual):
-        raise ValueError(f"{layer.name}: tensor cores are used for layers without a stream only")
     if border_columns(layer, shape):
         raise ValueError(f"{layer.name}: tensor cores are used with padding by -1 only")
     if out_words % tile.filters or 8 % tile.columns:
@@ -484,14 +518,14 @@ def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int)
     )
 
 
-def mma_steps(layer: BinaryConv2d) -> int:
+def mma_steps(layer: Conv2d) -> int:
     """Steps of 256 bits that a window takes."""
     return divide_up(layer.kernel[0] * layer.kernel[1] * words_for(layer.in_channels), 8)
 
 
 def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
     """Every tile on tensor cores worth trying, best guess first; none where the SM or the layer has no use for it."""
-    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d) or isinstance(layer, WithResidual):
+    if target.sm not in MMA_SMS or type(layer) not in MMA_KINDS:
         return []
     out_height, out_width, out_channels = layer.output_shape(shape)
     candidates: dict[MmaTile, float] = {}
@@ -522,12 +556,12 @@ def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
 
 
 def dense_frames(frames: int) -> int:
-    """Frames that one block of a dense layer takes, so that a weight is loaded once for all of them."""
+    """Frames that one block of a fully connected layer takes, so that a weight is loaded once for all of them."""
     return math.gcd(frames, 4)
 
 
-def dense(layer: Dense, tile: DenseTile, frames: int) -> KernelSpec:
-    """The kernel of a dense layer."""
+def dense(layer: FullyConnected, tile: DenseTile, frames: int) -> KernelSpec:
+    """The kernel of a fully connected layer."""
     in_words = layer.weights.shape[1]
     block_frames = dense_frames(frames)
     part = divide_up(in_words, tile.warps * tile.splits)
@@ -556,7 +590,7 @@ def _dense_step(part: int) -> int:
     return part if part <= 14 else max((7, 14), key=lambda step: (-(-part % step), step))
 
 
-def dense_tiles(layer: Dense, target: Target) -> list[DenseTile]:
+def dense_tiles(layer: FullyConnected, target: Target) -> list[DenseTile]:
     """Every tile worth trying, best guess first; never empty."""
     in_words = layer.weights.shape[1]
     out_words = words_for(layer.out_features)
@@ -583,14 +617,19 @@ def tile_fields(tile: Tile) -> dict[str, int]:
     return asdict(tile)
 
 
-def best_tile(layer: Conv2d | Dense, shape: Shape, target: Target) -> Tile:
+def is_tiled(layer: Layer) -> TypeGuard[Tiled]:
+    """Whether a tile is chosen for a layer."""
+    return isinstance(layer, (Conv2d, FullyConnected))
+
+
+def best_tile(layer: Tiled, shape: Shape, target: Target) -> Tile:
     """The best guess for a layer. Tensor cores are taken only where they were measured to be faster."""
     if isinstance(layer, Conv2d):
         return conv_tiles(layer, shape, target)[0]
     return dense_tiles(layer, target)[0]
 
 
-def tiles_of(layer: Conv2d | Dense, shape: Shape, target: Target) -> Iterator[Tile]:
+def tiles_of(layer: Tiled, shape: Shape, target: Target) -> Iterator[Tile]:
     """Every tile that a tuner may try, best guesses first; those on tensor cores take turns with the others."""
     if isinstance(layer, Conv2d):
         mma: list[Tile] = [*mma_tiles(layer, shape, target)]
@@ -610,6 +649,4 @@ def convolution(
     """
     if isinstance(tile, ConvTile):
         return conv2d(layer, shape, tile, frames, stored)
-    if not isinstance(layer, BinaryConv2d):
-        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
     return bconv2d_b1mma(layer, shape, tile, frames)

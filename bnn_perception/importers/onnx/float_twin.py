@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import one_line
-from bnn_perception.net.model import InputSpec, ModelError, Pool, Shape
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.layers import Pool, Shape
+from bnn_perception.net.model import InputSpec
 
 _KNOWN_SHORTCUT = "a shortcut around one convolution, from before the activation in front of it"
 

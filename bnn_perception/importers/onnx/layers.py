@@ -23,17 +23,17 @@ from bnn_perception.importers import ImporterError
 from bnn_perception.importers.onnx.quantizers import RefusalError
 from bnn_perception.importers.onnx.signal import Exact, Products, Stream, exact
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
-    MAX_RESIDUAL,
+from bnn_perception.net.checks import MAX_RESIDUAL
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
+    Conv2d,
     InputConv2d,
     InputResidualConv2d,
     Layer,
     OutputDense,
     Pool,
     ResidualConv2d,
-    Thermometer,
 )
 
 #: Most and least binary digits behind the point of a stream.
@@ -210,7 +210,7 @@ def turned(layer: Layer | StreamLayer, channels: NDArray[np.bool_]) -> Layer | S
         sign = np.where(channels, -1, 1)
         scale, offset = layer.scale * sign, layer.offset * sign
         return replace(layer, scale=scale, offset=offset, strict=layer.strict ^ channels)
-    if isinstance(layer, (Thermometer, OutputDense)):
+    if not isinstance(layer, (Conv2d, BinaryDense)):
         raise RefusalError("takes signs that are -1 where a pixel reaches its threshold")
     return replace(layer, flip=layer.flip ^ channels)
 

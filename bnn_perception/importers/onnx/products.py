@@ -14,7 +14,7 @@ from bnn_perception.importers.onnx.graph import Node
 from bnn_perception.importers.onnx.quantizers import RefusalError
 from bnn_perception.importers.onnx.shapes import is_plain
 from bnn_perception.importers.onnx.signal import Exact, Products, Signal, exact
-from bnn_perception.net.model import Pool
+from bnn_perception.net.layers import Pool
 
 
 def conv(node: Node) -> Signal:

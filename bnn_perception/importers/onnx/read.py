@@ -52,7 +52,8 @@ from bnn_perception.importers import ImporterError
 from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.quantizers import quant_operators
 from bnn_perception.importers.onnx.walk import Walk
-from bnn_perception.net.model import InputSpec, Model, ModelError
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.model import InputSpec, Model
 
 if TYPE_CHECKING:
     import onnx

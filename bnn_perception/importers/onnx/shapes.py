@@ -11,7 +11,7 @@ import numpy as np
 from bnn_perception.importers.onnx.graph import Node
 from bnn_perception.importers.onnx.quantizers import RefusalError
 from bnn_perception.importers.onnx.signal import Signal, exact
-from bnn_perception.net.model import MAX_CHANNELS
+from bnn_perception.net.checks import MAX_CHANNELS
 
 
 def is_plain(node: Node) -> bool:

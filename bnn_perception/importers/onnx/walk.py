@@ -29,13 +29,13 @@ from bnn_perception.importers.onnx.quantizers import RefusalError
 from bnn_perception.importers.onnx.signal import Exact, Products, Signal, constant
 from bnn_perception.importers.onnx.signs import Steps, Threshold
 from bnn_perception.importers.onnx.types import cast, check_input, check_range
-from bnn_perception.net.model import (
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     InputConv2d,
     Layer,
-    ModelError,
     OutputBits,
     Thermometer,
 )
