@@ -235,7 +235,7 @@ _write_u32, _write_f32 = map(_writer, (types.uint32, types.float32))
 
 
 def _features(context: Any) -> set[str]:
-    """Of the processor that is compiled for, as LLVM names them: ``+avx2``."""
+    """Features of the processor that is compiled for, as LLVM names them: ``+avx2``."""
     return set(context.codegen().magic_tuple()[2].split(","))
 
 
@@ -371,9 +371,10 @@ def _pair_sums(context: Any, builder: ir.IRBuilder, pair: ir.Value, weights: ir.
 
 
 def _input_tile(pixels: int) -> Any:
-    """As :func:`_binary_tile`, for the sums of up to :data:`PAIRS_IN_SHORT` pairs of taps and one vector of filters.
+    """An intrinsic for the sums of up to :data:`PAIRS_IN_SHORT` pairs of taps, of a tile of pixels and one vector of
+    filters.
 
-    A unit is two adjacent uint8 pixels, the weights are (units, LANES, 2) int8.
+    It takes the arguments of :func:`_binary_tile`'s. A unit is two adjacent uint8 pixels, the weights are (units, LANES, 2) int8.
     """
 
     @intrinsic

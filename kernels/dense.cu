@@ -1,4 +1,4 @@
-// Fully connected layer from bits: dot = FAN_IN - 2 * disagreements, and what is made of it by RESULT:
+// Fully connected layer from bits: dot = FAN_IN - 2 * Hamming distance, and what is made of it by RESULT:
 //   BITS          bit = (dot >= threshold) ^ flip, packed
 //   LOGITS        scale * dot + bias
 //   BIT_LOGITS    high where the bit is 1, low where it is 0
@@ -24,7 +24,7 @@
 #define THREADS (WARPS * WARP)
 #define OUT_WORDS divide_up(OUT_FEATURES, WARP)
 
-// Adds to the counts the disagreements in the STEP words from k on; words from `end` on are left out.
+// Adds to the counts the Hamming distances of the STEP words from k on; words from `end` on are left out.
 __device__ __forceinline__ void accumulate(int (&counts)[FRAMES], const unsigned* input, const unsigned* weights, int k, int end) {
   constexpr bool whole = IN_WORDS % SLICE == 0 && SLICE % STEP == 0;
   unsigned weight[STEP];
@@ -35,7 +35,7 @@ __device__ __forceinline__ void accumulate(int (&counts)[FRAMES], const unsigned
     unsigned value[STEP];
 #pragma unroll
     for (int i = 0; i < STEP; ++i) value[i] = whole || k + i < end ? __ldg(input + frame * IN_WORDS + k + i) : 0;
-    counts[frame] += disagreements<STEP>(value, weight);
+    counts[frame] += hamming_distance<STEP>(value, weight);
   }
 }
 

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     results: dict[str, Any] = {
         "model": model.name,
         "processor": device_name(max(args.threads)),
-        "macs": sum(place.layer.macs(place.before) for place in iter_layers(model)),
+        "macs": model.macs,
         "threads": {},
     }
     print(f"{model.name}: {results['macs'] / 1e6:.1f} M multiply-accumulates; {results['processor']}")

@@ -143,6 +143,11 @@ class Model:
             before = layer.max_residual(before)
 
     @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one frame."""
+        return sum(layer.macs(shape) for layer, shape in zip(self.layers, self.shapes()))
+
+    @property
     def float_twin(self) -> Path | None:
         """The float twin's file, None where the model has none."""
         if self.folder is None or not (self.folder / FLOAT_TWIN).is_file():

@@ -49,8 +49,8 @@ class Runner:
     def launch(
         self, step: Step, source: Any, frames: int, times: int = 1, before: NDArray[np.int32] | None = None
     ) -> list[NDArray[Any]]:
-        """What a step makes of (frames, ...) inputs and of the stream ``before``, launched ``times`` times: its output,
-        and its stream where it stores one."""
+        """What a step makes of (frames, ...) inputs and of the residual ``before``, launched ``times`` times: its
+        output, and its residual where it stores one."""
         cupy = self.gpu.cupy
         spec = step.spec(frames)
         constants = [cupy.asarray(constant) for constant in step.constants]
@@ -58,10 +58,10 @@ class Runner:
         output, *stored = results = [
             cupy.asarray(np.full((frames, *array.shape), 0xDB, dtype=array.dtype)) for array in written
         ]
-        streams = stored if before is None else [cupy.asarray(before), *stored]
+        residuals = stored if before is None else [cupy.asarray(before), *stored]
         scratch = [cupy.zeros((frames, *array.shape), array.dtype) for array in step.scratch]
         for _ in range(times):
-            args = (cupy.asarray(source), *constants, output, *streams, *scratch)
+            args = (cupy.asarray(source), *constants, output, *residuals, *scratch)
             self.kernels[spec](spec.grid, spec.block, args)
         return [result.get() for result in results]
 

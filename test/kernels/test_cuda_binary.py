@@ -312,15 +312,17 @@ def test_tuned_tiles_on_tensor_cores(fake_gpu: MakeGpu) -> None:
     assert kernels.count("bconv2d_b1mma") == 2
 
 
-def test_streams_take_no_tensor_cores() -> None:
-    """A tile on tensor cores for the same layer without a stream says nothing of one with it."""
+def test_residuals_take_no_tensor_cores() -> None:
+    """A tile on tensor cores for the same layer without a residual says nothing of one with it."""
     layer, shape = RESIDUAL["identity, 24 -> 48"]
     target, table, tile = specs.Target(87, 16), TileTable(), specs.MmaTile(8, 1, 1, 1)
     assert all(isinstance(tile, specs.ConvTile) for tile in specs.tiles_of(layer, shape, target))
     table.set(*conv(shape, 48), target, tile)
     assert isinstance(table.tile(layer, shape, target), specs.ConvTile)
     table.set(layer, shape, target, tile)
-    with pytest.raises(ValueError, match="residual: tensor cores are used for layers without a stream only"):
+    with pytest.raises(
+        ValueError, match="residual: tensor cores are used for layers without a residual only"
+    ):
         table.tile(layer, shape, target)
 
 

@@ -54,17 +54,17 @@ def test_convolution_in_any_order_of_threads_and_for_several_frames(name: str, s
 
 @pytest.mark.parametrize("seed", [1, 7])
 @pytest.mark.parametrize("name", ["identity, 24 -> 48", "average of a pool, padded with 0", "stem"])
-def test_streams_in_any_order_of_threads_and_of_several_frames(name: str, seed: int) -> None:
+def test_residuals_in_any_order_of_threads_and_of_several_frames(name: str, seed: int) -> None:
     check_layer(*RESIDUAL[name], frames=3, seed=seed)
 
 
 @pytest.mark.parametrize("name", ["identity, 33 filters, 1x1", "stem, grey, signed"])
-def test_a_stream_that_is_not_stored(name: str) -> None:
+def test_a_residual_that_is_not_stored(name: str) -> None:
     check_layer(*RESIDUAL[name], stored=False)
 
 
 @pytest.mark.parametrize("tile", [specs.ConvTile(patch=4, rows=2), specs.ConvTile(1, 2, 2, 2, 1, 1)], ids=str)
-def test_tiles_that_pass_the_edges_of_a_stream(tile: specs.ConvTile) -> None:
+def test_tiles_that_pass_the_edges_of_a_residual(tile: specs.ConvTile) -> None:
     check_layer(*residual((9, 7, 24), 48, activation="prelu"), tile=tile, frames=2)
 
 

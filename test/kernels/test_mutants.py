@@ -91,14 +91,14 @@ MUTANTS = {
         "channel",
         {"apart": None},
     ),
-    "a stream of filters that do not exist": Mutant(
+    "a residual of filters that do not exist": Mutant(
         *RESIDUAL["identity, 24 -> 48"],
         "|| channel >= OUT_CHANNELS",
         "",
         {"apart": None, "asan": "heap-buffer-overflow"},
     ),
     "sums that lack what their levels do": Mutant(*RESIDUAL["stem"], "sum + scale.w", "sum", {"apart": None}),
-    "the stream of the first frame alone": Mutant(
+    "the residual of the first frame alone": Mutant(
         *RESIDUAL["identity, 24 -> 48"],
         "before + static_cast<size_t>(blockIdx.z)",
         "before + 0 * static_cast<size_t>(blockIdx.z)",

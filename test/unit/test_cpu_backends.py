@@ -131,8 +131,8 @@ def test_pools_before_multipliers(rng: np.random.Generator, pool: Pool) -> None:
         check(make_model(InputSpec(64, 65), layers), threads)
 
 
-def test_streams_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
-    """More taps in the stem, and more units in the block, than 16 bits hold; streams over much of int32."""
+def test_residuals_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
+    """More taps in the stem, and more units in the block, than 16 bits hold; residuals over much of int32."""
     stem = input_residual_conv(rng, "stem", (16, 16, 3), 65, kernel=(7, 7), padding=(3, 3))
     block = residual_conv(rng, "block", (16, 16, 65), 65, (31, 31), padding=(15, 15))
     stem = replace(stem, multiplier=np.full(65, 20_000, np.int32), negative_multiplier=-stem.multiplier)
@@ -141,8 +141,8 @@ def test_streams_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
     check(make_model(InputSpec(16, 16), layers), threads=2)
 
 
-def test_a_thermometer_before_a_stream(rng: np.random.Generator) -> None:
-    """A stream may begin behind any layer, where it gets no shortcut."""
+def test_a_thermometer_before_a_residual(rng: np.random.Generator) -> None:
+    """A residual may begin behind any layer, where it gets no shortcut."""
     layers: list[Layer] = [thermometer(rng, "levels", (12, 12, 3), 8)]
     layers.append(residual_conv(rng, "first", (12, 12, 24), 32, shortcut="none", activation="relu"))
     layers.append(residual_conv(rng, "second", (12, 12, 32), 32))

@@ -436,15 +436,15 @@ def test_a_wrong_array_of_a_residual_net(tmp_path: Path, rng: np.random.Generato
 
 def test_a_shortcut_needs_a_residual(rng: np.random.Generator) -> None:
     shape = (8, 8, 32)
-    first, streamed = input_conv(rng, "a", (8, 8, 3), 32), input_residual_conv(rng, "a", (8, 8, 3), 32)
+    first, stem = input_conv(rng, "a", (8, 8, 3), 32), input_residual_conv(rng, "a", (8, 8, 3), 32)
     last, block = output_dense(rng, "last", shape, 2), residual_conv(rng, "block", shape, 32)
-    make_model(InputSpec(8, 8), [streamed, block, last])
+    make_model(InputSpec(8, 8), [stem, block, last])
     make_model(InputSpec(8, 8), [first, replace(block, shortcut="none"), last])
     with pytest.raises(ModelError, match="block: shortcut identity needs a residual"):
         make_model(InputSpec(8, 8), [first, block, last])
     plain = binary_conv(rng, "plain", shape, 32)
     with pytest.raises(ModelError, match="block: shortcut identity needs a residual"):
-        make_model(InputSpec(8, 8), [streamed, plain, block, last])
+        make_model(InputSpec(8, 8), [stem, plain, block, last])
 
 
 def bounded_net(rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity") -> Model:

@@ -14,7 +14,7 @@ from bnn_perception.backends.cpu.program import Program
 from bnn_perception.backends.cpu.threads import Workers
 from bnn_perception.backends.protocol import BackendError, StageTimer
 from bnn_perception.frames.preprocess import Frame, prepare
-from bnn_perception.net.model import Model, iter_layers
+from bnn_perception.net.model import Model
 
 #: Multiply-accumulates of a net for each thread that it pays off to wake: a desktop core does these in a third of a
 #: millisecond, and to wake another takes about a tenth of one.
@@ -48,8 +48,7 @@ class CpuBinaryBackend:
             raise BackendError(
                 f"backend binary needs numba on the CPU ({error}); pip install numba"
             ) from None
-        work = sum(place.layer.macs(place.before) for place in iter_layers(model))
-        threads = thread_count(threads, useful=1 + work // MACS_PER_THREAD)
+        threads = thread_count(threads, useful=1 + model.macs // MACS_PER_THREAD)
         self.model = model
         self.device_name = device_name(threads)
         self.times: dict[str, float] = {}

@@ -36,7 +36,7 @@ ALIGNMENT = 64
 ITEMS_PER_THREAD = 4
 #: Pixels of a convolution in one item at most, so that its words stay in the nearest cache.
 PIXELS_PER_ITEM = 4096
-#: Likewise of a convolution with a residual and a pool, which keeps 32 bits a filter where others keep one.
+#: The same where a residual follows a pool: such a convolution keeps 32 bits a filter where others keep one.
 POOLED_RESIDUAL_PIXELS_PER_ITEM = 128
 
 

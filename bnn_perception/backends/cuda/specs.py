@@ -38,8 +38,8 @@ WARP = 32
 MAX_FRAMES = 256
 #: Static shared memory of a block, bytes; every SM has it without asking.
 MAX_SHARED_BYTES = 48 * 1024
-#: Registers of a thread at most, by kernel: with blocks of 256 threads (128 for preprocess and thermometer) an SM of
-#: 65,536 registers then holds at least 16 warps. Checked for every SM by test/kernels/test_nvrtc_matrix.py.
+#: Registers of a thread at most, by kernel, so that an SM of 65,536 registers holds at least 16 warps, or 32 of
+#: ``preprocess`` and ``thermometer``. Checked for every SM by test/kernels/test_nvrtc_matrix.py.
 MAX_REGISTERS = {
     "preprocess": 64,
     "thermometer": 64,
@@ -65,6 +65,42 @@ FRAME = np.dtype(
 )
 
 Dim3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Sm:
+    """A kind of SM that the kernels are compiled and tested for.
+
+    Attributes:
+        board: a typical one, and
+        multiprocessors: how many SMs it has.
+        cuda: the major versions of CUDA whose compiler knows it, the oldest first.
+        has_binary_mma: whether one-bit matrix products are one instruction; elsewhere they are many, or none.
+    """
+
+    board: str
+    multiprocessors: int
+    cuda: tuple[int, ...]
+    has_binary_mma: bool
+
+
+#: The kinds of SMs by compute capability times ten.
+SMS: dict[int, Sm] = {
+    53: Sm("Jetson Nano", 1, (12,), False),
+    62: Sm("Jetson TX2", 2, (12,), False),
+    72: Sm("Jetson AGX Xavier", 8, (12,), False),
+    75: Sm("T4", 40, (12, 13), False),
+    80: Sm("A100", 108, (12, 13), True),
+    86: Sm("A40", 84, (12, 13), True),
+    87: Sm("Jetson AGX Orin", 16, (12, 13), True),
+    89: Sm("L4", 58, (12, 13), True),
+    90: Sm("H100", 132, (12, 13), True),
+    100: Sm("B200", 148, (12, 13), False),
+    110: Sm("Jetson AGX Thor", 20, (13,), False),
+    120: Sm("RTX 5080", 84, (12, 13), False),
+}
+#: SMs on which binary convolutions may run on tensor cores.
+MMA_SMS = tuple(number for number, sm in SMS.items() if sm.has_binary_mma)
 
 
 @dataclass(frozen=True)
@@ -459,10 +495,6 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
     return blocks * (staging + busy) + 0.6 * step * steps
 
 
-#: SMs on which one-bit matrix products are one instruction. Later ones make many of it.
-MMA_SMS = (80, 86, 87, 89, 90)
-
-
 def bconv2d_b1mma(layer: Conv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
     """The kernel of a binary convolution without a residual on tensor cores: there a lane holds up to 32 sums, and as
     many shortcuts at once would take more than :data:`MAX_REGISTERS`.
@@ -601,7 +633,7 @@ def dense_tiles(layer: FullyConnected, target: Target) -> list[DenseTile]:
     ]
 
     def cycles(tile: DenseTile) -> float:
-        """As :func:`_conv_cycles`: loads first (a trip to memory a step), then counting, then adding up."""
+        """A guess as :func:`_conv_cycles` makes it: loads first (a trip to memory a step), then counting, then adding up."""
         part = divide_up(in_words, tile.warps * tile.splits)
         blocks = divide_up(tile.splits * out_words, target.multiprocessors)
         step = _dense_step(part)
