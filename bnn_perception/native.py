@@ -256,7 +256,7 @@ def _nibble_tables() -> bytearray:
 
 
 def _hamming_distances(context: Any, builder: ir.IRBuilder, unit: ir.Value, weights: ir.Value) -> ir.Value:
-    """Number of bits that differ between the byte ``unit`` and each byte of the vector ``weights``.
+    """Hamming distances of the byte ``unit`` from each byte of the vector ``weights``.
 
     What depends on one of the two alone is emitted again for each pair; LLVM keeps one copy.
     """
@@ -374,7 +374,8 @@ def _input_tile(pixels: int) -> Any:
     """An intrinsic for the sums of up to :data:`PAIRS_IN_SHORT` pairs of taps, of a tile of pixels and one vector of
     filters.
 
-    It takes the arguments of :func:`_binary_tile`'s. A unit is two adjacent uint8 pixels, the weights are (units, LANES, 2) int8.
+    Its arguments are those of :func:`_binary_tile`, but a unit is two adjacent uint8 pixels and the weights are
+    (units, LANES, 2) int8.
     """
 
     @intrinsic

@@ -205,7 +205,7 @@ def correctness(model: Model | None, save: Save) -> None:
     words = 0
     for frame in frames:
         expected = dict(reference.activations(frame))
-        for name, value in backend.activations(frame):  # streams that no layer reads are not kept
+        for name, value in backend.activations(frame):  # residuals that no layer reads are not kept
             if not np.array_equal(value, expected[name]):
                 raise CommandError(f"{model.name}, {frame.encoding}: layer {name} differs from the reference")
             words += value.size

@@ -65,7 +65,7 @@ def test_residual_net_layer_by_layer(fake_gpu: MakeGpu) -> None:
 
 
 def test_residual_net_in_batches(fake_gpu: MakeGpu) -> None:
-    """Streams grow with the batch, each frame has its own, and a graph finds nothing left of its last launch."""
+    """Residuals grow with the batch, each frame has its own, and a graph finds nothing left of its last launch."""
     world = fake_gpu()
     model = models.residual_model(RNG(6))
     backend, expected = CudaBinaryBackend(model), ReferenceBackend(model).logits(MIXED)

@@ -633,7 +633,7 @@ def dense_tiles(layer: FullyConnected, target: Target) -> list[DenseTile]:
     ]
 
     def cycles(tile: DenseTile) -> float:
-        """A guess as :func:`_conv_cycles` makes it: loads first (a trip to memory a step), then counting, then adding up."""
+        """A guess like :func:`_conv_cycles`: loads first (a trip to memory a step), then counting, then adding up."""
         part = divide_up(in_words, tile.warps * tile.splits)
         blocks = divide_up(tile.splits * out_words, target.multiprocessors)
         step = _dense_step(part)
