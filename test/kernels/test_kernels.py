@@ -234,7 +234,9 @@ def test_preprocess_reads_rows_any_distance_apart(fake_gpu: Callable[..., FakeCu
     check_preprocess(fake_gpu(), [Frame(pixels, "rgb8", (0.1, 0.2, 0.5, 0.7))], InputSpec(16, 16))
 
 
-@pytest.mark.parametrize("kernel", sorted(specs.MAX_REGISTERS))
+@pytest.mark.parametrize(
+    "kernel", ["bconv2d_b1mma", "bconv2d_popc", "dense", "input_conv2d", "preprocess", "thermometer"]
+)
 def test_kernel_without_its_geometry_is_refused(kernel: str) -> None:
 
     with pytest.raises(LaunchError, match=r"is not stated; see bnn_perception/backends/cuda/specs\.py"):

@@ -103,6 +103,5 @@ def _vector(half: bool) -> int:
 
 def _spec(kernel: str, defines: dict[str, int], threads: int, frames: int) -> KernelSpec:
     """``threads`` threads for each frame."""
-    return KernelSpec(
-        kernel, defines, (THREADS, 1, 1), (divide_up(threads, THREADS), 1, frames), shared_bytes=0
-    )
+    grid = (divide_up(threads, THREADS), 1, frames)
+    return KernelSpec(kernel, defines, (THREADS, 1, 1), grid, shared_bytes=0, max_registers=64)

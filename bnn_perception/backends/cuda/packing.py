@@ -34,21 +34,21 @@ from bnn_perception.net.layers import (
 )
 
 
-def _pad(values: NDArray[Any], filler: Any = 0) -> NDArray[Any]:
+def pad(values: NDArray[Any], filler: Any = 0) -> NDArray[Any]:
     """Append ``filler`` to the first axis up to a whole number of warps."""
     missing = -len(values) % WARP
     return np.concatenate([values, np.full((missing, *values.shape[1:]), filler, dtype=values.dtype)])
 
 
-def _lanes_last(weights: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def lanes_last(weights: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """(filters, ...) -> (filter words, ..., 32), filters that do not exist being 0."""
-    groups = _pad(weights).reshape(-1, WARP, *weights.shape[1:])
+    groups = pad(weights).reshape(-1, WARP, *weights.shape[1:])
     return np.ascontiguousarray(np.moveaxis(groups, 1, -1))
 
 
 def thresholds(layer: Conv2d | BinaryDense, threshold: NDArray[np.int32] | None = None) -> list[NDArray[Any]]:
     """threshold (filter words * 32,) int32, never reached by filters that do not exist; flip (filter words,) uint32."""
-    return [_pad(layer.threshold if threshold is None else threshold, bits.NEVER), bits.pack(layer.flip)]
+    return [pad(layer.threshold if threshold is None else threshold, bits.NEVER), bits.pack(layer.flip)]
 
 
 def binary_conv2d(layer: BinaryConv2d, shape: Shape, tile: ConvTile) -> list[NDArray[Any]]:
@@ -56,9 +56,9 @@ def binary_conv2d(layer: BinaryConv2d, shape: Shape, tile: ConvTile) -> list[NDA
     height, width = layer.kernel
     chunked = layer.weights.reshape(layer.out_channels, height, width, -1, tile.chunk_words)
     row, column, table = layer.border_correction(shape)
-    corrections = np.moveaxis(_pad(np.moveaxis(table, -1, 0)), 0, -1)
+    corrections = np.moveaxis(pad(np.moveaxis(table, -1, 0)), 0, -1)
     border = np.concatenate([row, column, corrections.reshape(-1)]).astype(np.int32)
-    weights = _lanes_last(chunked.transpose(0, 3, 1, 2, 4))
+    weights = lanes_last(chunked.transpose(0, 3, 1, 2, 4))
     return [weights, *thresholds(layer), border]
 
 
@@ -78,7 +78,7 @@ def binary_conv2d_mma(layer: Conv2d) -> list[NDArray[Any]]:
     steps = mma_steps(layer)
     padded = np.zeros((*flat.shape[:1], steps * 8), dtype=np.uint32)
     padded[:, : flat.shape[1]] = flat
-    parts = _pad(padded).reshape(-1, 4, 8, steps, 2, 4)  # filter word, b, g, step, register, t
+    parts = pad(padded).reshape(-1, 4, 8, steps, 2, 4)  # filter word, b, g, step, register, t
     weights = np.ascontiguousarray(parts.transpose(0, 3, 2, 5, 1, 4))
     ones = bits.popcount(flat).sum(axis=1, dtype=np.int64)
     return [weights, *thresholds(layer, _raise_thresholds(layer.threshold, 2 * ones - layer.fan_in))]
@@ -95,7 +95,7 @@ def _scales(layer: WithResidual, lacking: NDArray[np.int64]) -> NDArray[np.int32
     """(filter words * 32, 4) int32: multiplier, negative multiplier, offset, and what the kernel's sums lack to be dot
     products (kernels/residual.cuh)."""
     columns = (layer.multiplier, layer.negative_multiplier, layer.offset, lacking.astype(np.int32))
-    return _pad(np.stack(columns, axis=1))
+    return pad(np.stack(columns, axis=1))
 
 
 def input_conv2d(layer: InputConv2d, shape: Shape, tile: ConvTile) -> list[NDArray[Any]]:
@@ -128,7 +128,7 @@ def _input_words(layer: InputConv2d) -> tuple[NDArray[Any], NDArray[np.uint8], N
     # The staged levels are less by `offset`, and so are the sums by offset * sum(weights).
     lacking = offset * signs.sum(axis=(1, 2, 3), dtype=np.int64)
     levels = ((layer.levels.astype(np.int32) - offset) & 0xFF).astype(np.uint8)
-    return _lanes_last(words), levels, lacking
+    return lanes_last(words), levels, lacking
 
 
 def _grey_taps(signs: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -142,14 +142,14 @@ def _grey_taps(signs: NDArray[np.int8]) -> NDArray[np.int8]:
 
 def binary_dense(layer: BinaryDense) -> list[NDArray[Any]]:
     """weights (output words, input words, 32) uint32, threshold, flip."""
-    return [_lanes_last(layer.weights), *thresholds(layer)]
+    return [lanes_last(layer.weights), *thresholds(layer)]
 
 
 def output_dense(layer: OutputDense) -> list[NDArray[Any]]:
     """weights (output words, input words, 32) uint32, scale and bias (output words * 32,) float32."""
-    return [_lanes_last(layer.weights), _pad(layer.scale), _pad(layer.bias)]
+    return [lanes_last(layer.weights), pad(layer.scale), pad(layer.bias)]
 
 
 def output_bits(layer: OutputBits) -> list[NDArray[Any]]:
     """The constants of :func:`binary_dense`, and the logits (output words * 32,) float32 of a 1 and of a 0."""
-    return [*binary_dense(layer), _pad(layer.scale + layer.bias), _pad(layer.bias)]
+    return [*binary_dense(layer), pad(layer.scale + layer.bias), pad(layer.bias)]

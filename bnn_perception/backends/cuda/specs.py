@@ -38,17 +38,6 @@ WARP = 32
 MAX_FRAMES = 256
 #: Static shared memory of a block, bytes; every SM has it without asking.
 MAX_SHARED_BYTES = 48 * 1024
-#: Registers of a thread at most, by kernel, so that an SM of 65,536 registers holds at least 16 warps, or 32 of
-#: ``preprocess`` and ``thermometer``. Checked for every SM by test/kernels/test_nvrtc_matrix.py.
-MAX_REGISTERS = {
-    "preprocess": 64,
-    "thermometer": 64,
-    "input_conv2d": 128,
-    "bconv2d_popc": 128,
-    "bconv2d_b1mma": 128,
-    "dense": 128,
-}
-
 #: One frame of the upload buffer, the twin of ``struct Frame`` in kernels/preprocess.cu.
 FRAME = np.dtype(
     [
@@ -126,6 +115,8 @@ class KernelSpec:
         block: threads, all in x.
         grid: blocks; z goes over the frames.
         shared_bytes: static shared memory of a block.
+        max_registers: of a thread. With 128 an SM of 65,536 registers holds 16 warps. Checked for every SM by
+            test/kernels/test_nvrtc_matrix.py.
     """
 
     kernel: str
@@ -133,6 +124,7 @@ class KernelSpec:
     block: Dim3
     grid: Dim3
     shared_bytes: int
+    max_registers: int = 128
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -231,6 +223,7 @@ def preprocess(spec: InputSpec, frames: int) -> KernelSpec:
         block=(warps * WARP, 1, 1),
         grid=(divide_up(spec.width, tile), spec.height, frames),
         shared_bytes=warps * WARP * 4 * 4,
+        max_registers=64,
     )
 
 
@@ -246,6 +239,7 @@ def thermometer(layer: Thermometer, shape: Shape, frames: int) -> KernelSpec:
         block=(warps * WARP, 1, 1),
         grid=(divide_up(pixels, warps * WARP), words_for(layer.channels * layer.levels), frames),
         shared_bytes=0,
+        max_registers=64,
     )
 
 
@@ -497,7 +491,7 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
 
 def bconv2d_b1mma(layer: Conv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
     """The kernel of a binary convolution without a residual on tensor cores: there a lane holds up to 32 sums, and as
-    many shortcuts at once would take more than :data:`MAX_REGISTERS`.
+    many shortcuts at once would take more registers than a kernel may have.
 
     Raises:
         ValueError: where the tile or the kernel does not fit the layer or the shared memory.
