@@ -10,7 +10,7 @@ A *scalar* (:func:`whole`, :func:`wholes`, :func:`choice`, :func:`optional`) sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def write_scalars(record: Any) -> dict[str, Any]:
         value = getattr(record, name)
         if isinstance(value, tuple):
             value = list(value)
-        elif hasattr(value, "__dataclass_fields__"):
+        elif is_dataclass(value):
             value = write_scalars(value)
         written[name] = value
     return written

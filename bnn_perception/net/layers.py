@@ -245,6 +245,11 @@ class Conv2d(Layer):
     def border(self) -> tuple[int, int]:
         return self.padding
 
+    @property
+    def window(self) -> Pool:
+        """Its pool, or the pool of single pixels that changes nothing."""
+        return self.pool or Pool(1, 1)
+
     def conv_shape(self, shape: Shape) -> Shape:
         """Shape of the integers before the pool."""
         self._expect("in_channels", self.in_channels, shape[2])
@@ -260,10 +265,9 @@ class Conv2d(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         height, width, channels = self.conv_shape(shape)
-        if self.pool is not None:
-            height, width = self.pool.length(height), self.pool.length(width)
-            if height < 1 or width < 1:
-                raise ModelError(f"{self.name}: pool.size {self.pool.size} is larger than its input")
+        height, width = self.window.length(height), self.window.length(width)
+        if height < 1 or width < 1:
+            raise ModelError(f"{self.name}: pool.size {self.window.size} is larger than its input")
         return height, width, channels
 
     def macs(self, shape: Shape) -> int:

@@ -146,7 +146,7 @@ class Program:
         source: NDArray[Any],
         conv_shape: Shape,
         stride: tuple[int, int],
-        pool: Pool | None,
+        pool: Pool,
         pattern: NDArray[np.integer] | None = None,
     ) -> dict[str, int]:
         """Where the windows lie.
@@ -157,7 +157,6 @@ class Program:
             stride, pool: of the layer.
             pattern: for each window the index of its limits; None where all have the same.
         """
-        pool = pool or Pool(1, 1)
         y, x = np.arange(conv_shape[0])[:, None], np.arange(conv_shape[1])
         windows = np.zeros((conv_shape[0], conv_shape[1], 2), np.int32)
         windows[..., 0] = y * stride[0] * source.strides[0] + x * stride[1] * source.strides[1]
@@ -440,7 +439,7 @@ def _add_input_conv(program: Program, layer: InputConv2d, ends: Ends, epilogue: 
         levels,
         ends.target,
         **units,
-        **program.windows(levels, layer.conv_shape(ends.shape), layer.stride, layer.pool),
+        **program.windows(levels, layer.conv_shape(ends.shape), layer.stride, layer.window),
         **program.weights(_pairs_by_unit(signs), vectors=1),
         **epilogue(excess, units["units"] > native.PAIRS_IN_SHORT),
     )
@@ -458,7 +457,7 @@ def _add_binary_conv(program: Program, layer: BinaryConv2d, ends: Ends, epilogue
         ends.source,
         ends.target,
         **units,
-        **program.windows(ends.source, layer.conv_shape(ends.shape), layer.stride, layer.pool, pattern),
+        **program.windows(ends.source, layer.conv_shape(ends.shape), layer.stride, layer.window, pattern),
         **program.weights(_bytes_by_unit(layer.weights, layer.in_channels), vectors=2),
         **epilogue(correction, units["units"] > native.UNITS_IN_SHORT),
     )
@@ -475,7 +474,7 @@ def _add_binary_dense(
         source,
         target,
         **products,
-        **program.windows(source, (1, 1, layer.out_features), (1, 1), None),
+        **program.windows(source, (1, 1, layer.out_features), (1, 1), Pool(1, 1)),
         **program.limits(limits, layer.flip, wide=products["units"] > program.native.UNITS_IN_SHORT),
     )
 

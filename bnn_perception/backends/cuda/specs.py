@@ -349,7 +349,7 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
     out_height, out_width, out_channels = layer.output_shape(shape)
     out_words = words_for(out_channels)
     tap = taps(layer)
-    pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
+    pool_size, pool_stride = layer.window.size, layer.window.stride
     if out_words % tile.filters or tap.words % tile.chunk_words or tile.positions not in (1, pool_size):
         raise ValueError(f"{layer.name}: {tile} does not divide the layer")
     if tile.positions < pool_size and tile.patch > 1:
@@ -436,8 +436,7 @@ def border_columns(layer: BinaryConv2d, shape: Shape) -> int:
 def conv_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[ConvTile]:
     """Every tile worth trying, best guess first; never empty."""
     out_height, out_width, out_channels = layer.output_shape(shape)
-    pool_size = layer.pool.size if layer.pool else 1
-    pool_stride = layer.pool.stride if layer.pool else 1
+    pool_size, pool_stride = layer.window.size, layer.window.stride
     tap = taps(layer)
     step_taps = divisors(tap.columns, _MAX_STEP_TAPS)[0]
     candidates: dict[ConvTile, float] = {}
@@ -502,7 +501,7 @@ def bconv2d_b1mma(layer: Conv2d, shape: Shape, tile: MmaTile, frames: int) -> Ke
         raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
     out_height, out_width, out_channels = layer.output_shape(shape)
     in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
-    pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
+    pool_size, pool_stride = layer.window.size, layer.window.stride
     if border_columns(layer, shape):
         raise ValueError(f"{layer.name}: tensor cores are used with padding by -1 only")
     if out_words % tile.filters or 8 % tile.columns:
