@@ -202,7 +202,7 @@ def test_import_writes_a_model_folder_named_as_its_source(tmp_path, lfc_net):
     assert written.name == loaded.name == "Ziffern 数字"
     assert loaded.info["source"] == {"format": "bnn_pynq", "net": "LFC W1A1"}
     for ours, theirs in zip(read(source).layers, loaded.layers):
-        for array in ours.array_specs():
+        for array in ours.array_values():
             assert np.array_equal(getattr(ours, array), getattr(theirs, array))
 
 
