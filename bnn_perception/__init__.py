@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from bnn_perception.errors import Error
     from bnn_perception.frames.frame import Frame
     from bnn_perception.frames.images import ImageError, find_images, read_image
-    from bnn_perception.net.model import InputSpec, Model, ModelError, load_model, save_model
+    from bnn_perception.net.checks import ModelError
+    from bnn_perception.net.folder import load_model, save_model
+    from bnn_perception.net.model import InputSpec, Model
     from bnn_perception.resources import find_model
 
     __version__: str
@@ -55,18 +57,18 @@ _HOMES = {
     "BackendError": "backends",
     "Classifier": "classifier",
     "Error": "errors",
-    "Frame": "frames.preprocess",
+    "Frame": "frames.frame",
     "ImageError": "frames.images",
     "InputSpec": "net.model",
     "Model": "net.model",
-    "ModelError": "net.model",
+    "ModelError": "net.checks",
     "Prediction": "classifier",
     "find_images": "frames.images",
     "find_model": "resources",
-    "load_model": "net.model",
+    "load_model": "net.folder",
     "make_backend": "backends",
     "read_image": "frames.images",
-    "save_model": "net.model",
+    "save_model": "net.folder",
 }
 
 
@@ -90,7 +92,7 @@ def load_classifier(
     """
     from bnn_perception.backends import make_backend
     from bnn_perception.classifier import Classifier
-    from bnn_perception.net.model import load_model
+    from bnn_perception.net.folder import load_model
     from bnn_perception.resources import find_model
 
     loaded = load_model(find_model(model))

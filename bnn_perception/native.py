@@ -12,8 +12,8 @@ A SIMD lane holds one filter, a vector holds :data:`LANES` of them. Weights lie 
 bytes, where a *unit* is the byte of 8 input channels of one tap. A unit of the input, one byte, is compared with
 the bytes of all filters at once, and the number of bits that differ is added to one byte a filter. A byte
 holds 31 such counts of at most 8 before it is taken off a 16-bit value, which holds 4095 of them; a layer with
-more units than that adds up 32-bit values. With ``value = -disagreements`` of K products and the border's
-correction c (0 for most pixels)::
+more units than that adds up 32-bit values. That number is the Hamming distance. With ``value = -distance``, K products
+and the border's correction c (0 for most pixels)::
 
     K + 2 * value + c >= threshold   <=>   value >= ceil((threshold - K - c) / 2)
 
@@ -21,11 +21,11 @@ so that a bit takes one comparison with a limit that is known beforehand. An inp
 at a time, by the signs of its weights; it has its sum as value and its threshold as limit, and from there on the two
 kinds of convolution are one.
 
-A layer with a stream needs the dot product itself, the maximum of a pool's window, and takes it through its
+A layer with a residual needs the dot product itself, the maximum of a pool's window, and takes it through its
 multipliers, offset and shortcut to 32-bit integers, which it stores where a shortcut will read them, and compares.
 Without a pool this happens while the values of a tile still lie in the nearest cache.
 
-How the disagreements are counted depends on the processor (:func:`_disagreements`). With AVX2 it is a table
+How the distance is counted depends on the processor (:func:`_hamming_distances`). With AVX2 it is a table
 look-up: ``vpshufb`` takes the low nibble of every weight byte as index into a table of 16 bytes that was made
 for the input's nibble, the high nibble likewise; half the instructions of XOR and a vector popcount.
 Elsewhere (NEON's ``cnt``, AVX-512's ``vpopcntb``) popcount is one instruction, and XOR and ``ctpop`` win.
@@ -51,9 +51,9 @@ external: Any = types.ExternalFunction
 LANES = 32
 #: Output pixels that share each weight that is loaded.
 PIXELS = 4
-#: Units whose disagreements (at most 8 each) a byte holds.
+#: Units whose Hamming distances (at most 8 each) a byte holds.
 UNITS_IN_BYTE = 31
-#: Units whose disagreements a signed 16-bit value holds.
+#: Units whose Hamming distances a signed 16-bit value holds.
 UNITS_IN_SHORT = 4095
 #: Pairs of taps of an input convolution whose sums (at most 510 each) a signed 16-bit value holds.
 PAIRS_IN_SHORT = 64
@@ -89,18 +89,18 @@ STEP = np.dtype(
             "offsets",  # (units,) int32 distance of each from the first byte of a window
             "weights",  # for each group (units, filters of the group) uint8; of pairs (units, filters, 2) int8
             "wide",  # whether values and limits are int32, not int16
-            "limits",  # (patterns, words * LANES) of which a value reaches its own to become 1; of a stream the base
+            "limits",  # (patterns, words * LANES) of which a value reaches its own to become 1; of a residual the base
             "flip",  # (words,) uint32
             "table",  # thermometer (channels, 256, words) uint32, levels (256,) uint8, bits (words * LANES, 2) float32
             "products",  # of one dot product of an output
             "scale",  # of an output: (words * LANES,) float32
             "bias",  # likewise
-            "stream",  # (words, 4, LANES) int32 multiplier, the negative one, offset, threshold; 0 without a stream
-            "shift",  # of a stream: a dot product is ``(value << shift) + base``, base int32
-            "kept",  # where the stream goes: (words * LANES,) int32 a pixel; 0 where nothing reads it
-            "kept_row",
-            "kept_pixel",
-            "shortcut",  # the stream that is added, or 0
+            "scales",  # (words, 4, LANES) int32 multiplier, the negative one, offset, threshold; 0: no residual
+            "shift",  # of a residual: a dot product is ``(value << shift) + base``, base int32
+            "residual",  # where the residual goes: (words * LANES,) int32 a pixel; 0 where nothing reads it
+            "residual_row",
+            "residual_pixel",
+            "shortcut",  # the residual that is added, or 0
             "shortcut_row",
             "shortcut_pixel",
             "shortcut_first",  # (words,) int32 channel of the shortcut that is added to the first of a word
@@ -127,18 +127,20 @@ def state_bytes(steps: int) -> int:
 VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 
-#: Bytes of a vector of int32, and of the four of them that a stream takes: two of zeros, a shortcut, a sum.
+#: Bytes of a vector of int32, and of the four of them that a residual takes: two of zeros, a shortcut, a sum.
 VECTOR_BYTES = 4 * LANES
 RESIDUAL_BYTES = 4 * VECTOR_BYTES
 
 
-def scratch_bytes(pixels: int, stream: bool = False) -> int:
+def scratch_bytes(pixels: int, residual: bool = False) -> int:
     """Bytes of scratch memory for an item of ``pixels`` outputs of a convolution.
 
-    They hold values, totals, and of each pixel and vector a word or, of a stream with a pool, the dot products.
+    They hold values, totals, and of each pixel and vector a word or, where a residual follows a pool, the dot products.
     """
     return (
-        VALUE_BYTES + TOTAL_BYTES + (RESIDUAL_BYTES + 2 * VECTOR_BYTES * pixels if stream else 4 * 2 * pixels)
+        VALUE_BYTES
+        + TOTAL_BYTES
+        + (RESIDUAL_BYTES + 2 * VECTOR_BYTES * pixels if residual else 4 * 2 * pixels)
     )
 
 
@@ -147,9 +149,8 @@ def compiled(function: Callable[..., Any]) -> Any:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
-    except (
-        RuntimeError
-    ):  # numba found no place to write: not NUMBA_CACHE_DIR, not __pycache__, not the user's own
+    # numba found no place to write: not NUMBA_CACHE_DIR, not __pycache__, not the user's own.
+    except RuntimeError:
         logging.getLogger(__name__).debug(
             "numba's cache has no directory: %s is compiled anew", function.__name__
         )
@@ -234,7 +235,7 @@ _write_u32, _write_f32 = map(_writer, (types.uint32, types.float32))
 
 
 def _features(context: Any) -> set[str]:
-    """Of the processor that is compiled for, as LLVM names them: ``+avx2``."""
+    """Features of the processor that is compiled for, as LLVM names them: ``+avx2``."""
     return set(context.codegen().magic_tuple()[2].split(","))
 
 
@@ -245,7 +246,7 @@ def _table_lookup(context: Any) -> bool:
 
 
 def _nibble_tables() -> bytearray:
-    """For each byte, 16 disagreements of its low nibble with a nibble, then 16 of its high one."""
+    """For each byte, the Hamming distances of its low nibble from all 16 nibbles, then those of its high one."""
     return bytearray(
         bin((byte >> shift & 15) ^ nibble).count("1")
         for byte in range(256)
@@ -254,8 +255,8 @@ def _nibble_tables() -> bytearray:
     )
 
 
-def _disagreements(context: Any, builder: ir.IRBuilder, unit: ir.Value, weights: ir.Value) -> ir.Value:
-    """Number of bits that differ between the byte ``unit`` and each byte of the vector ``weights``.
+def _hamming_distances(context: Any, builder: ir.IRBuilder, unit: ir.Value, weights: ir.Value) -> ir.Value:
+    """Hamming distances of the byte ``unit`` from each byte of the vector ``weights``.
 
     What depends on one of the two alone is emitted again for each pair; LLVM keeps one copy.
     """
@@ -286,10 +287,10 @@ def _disagreements(context: Any, builder: ir.IRBuilder, unit: ir.Value, weights:
 
 
 def _binary_tile(pixels: int, vectors: int) -> Any:
-    """An intrinsic for the disagreements of up to :data:`UNITS_IN_SHORT` units, of a tile of pixels and filters.
+    """An intrinsic for the Hamming distances of up to :data:`UNITS_IN_SHORT` units, of a tile of pixels and filters.
 
-    ``tile(values, weights, offsets, units, windows)``: values (pixels, vectors * LANES) int16, set to minus the
-    disagreements; weights (units, vectors * LANES) uint8; offsets (units,) int32; windows, an address a pixel.
+    ``tile(values, weights, offsets, units, windows)``: values (pixels, vectors * LANES) int16, set to minus
+    the distances; weights (units, vectors * LANES) uint8; offsets (units,) int32; windows, an address a pixel.
     """
 
     @intrinsic
@@ -323,7 +324,7 @@ def _binary_tile(pixels: int, vectors: int) -> Any:
                     theirs = [_load(builder, builder.add(corner, offset), _I8) for corner in corners]
                     for pixel, vector in cells:
                         count = counts[pixel, vector]
-                        differ = _disagreements(context, builder, theirs[pixel], ours[vector])
+                        differ = _hamming_distances(context, builder, theirs[pixel], ours[vector])
                         builder.store(builder.add(builder.load(count), differ), count)
                 for cell in cells:
                     count = builder.zext(builder.load(counts[cell]), _SHORTS)
@@ -370,9 +371,11 @@ def _pair_sums(context: Any, builder: ir.IRBuilder, pair: ir.Value, weights: ir.
 
 
 def _input_tile(pixels: int) -> Any:
-    """As :func:`_binary_tile`, for the sums of up to :data:`PAIRS_IN_SHORT` pairs of taps and one vector of filters.
+    """An intrinsic for the sums of up to :data:`PAIRS_IN_SHORT` pairs of taps, of a tile of pixels and one vector of
+    filters.
 
-    A unit is two adjacent uint8 pixels, the weights are (units, LANES, 2) int8.
+    Its arguments are those of :func:`_binary_tile`, but a unit is two adjacent uint8 pixels and the weights are
+    (units, LANES, 2) int8.
     """
 
     @intrinsic
@@ -486,15 +489,17 @@ def _average(_: Any, target: Any, above: Any, below: Any, pixel: Any) -> Any:
     return types.void(integer, integer, integer, integer), generate
 
 
-def _streamed(vector: ir.VectorType) -> Any:
-    """An intrinsic ``streamed(target, values, base, shift, arrays, shortcut)``.
+def _residual_bits(vector: ir.VectorType) -> Any:
+    """An intrinsic ``residual_bits(target, values, base, shift, arrays, shortcut)``.
 
-    It stores the stream of a vector of filters, from the values of :func:`_dot`, and returns the word of its bits.
+    It stores the residual of a vector of filters, from the values of :func:`_dot`, and returns the word of its bits.
     arrays: address of (4, LANES) int32 multiplier, negative multiplier, offset, threshold.
     """
 
     @intrinsic
-    def streamed(_: Any, target: Any, values: Any, base: Any, shift: Any, arrays: Any, shortcut: Any) -> Any:
+    def residual_bits(
+        _: Any, target: Any, values: Any, base: Any, shift: Any, arrays: Any, shortcut: Any
+    ) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             target, values, base, shift, arrays, shortcut = args
             multiplier, negative, offset, threshold = (
@@ -509,7 +514,7 @@ def _streamed(vector: ir.VectorType) -> Any:
 
         return types.uint32(*[types.int64] * 6), generate
 
-    return streamed
+    return residual_bits
 
 
 _binary_tile_4x2, _binary_tile_4x1 = _binary_tile(PIXELS, 2), _binary_tile(PIXELS, 1)
@@ -517,7 +522,7 @@ _binary_tile_1x2, _binary_tile_1x1 = _binary_tile(1, 2), _binary_tile(1, 1)
 _input_tile_4 = _input_tile(PIXELS)
 _reached_short, _reached_int = _reached(_SHORTS), _reached(_INTS)
 _dots_short, _dots_int = _dots(_SHORTS), _dots(_INTS)
-_streamed_short, _streamed_int = _streamed(_SHORTS), _streamed(_INTS)
+_residual_short, _residual_int = _residual_bits(_SHORTS), _residual_bits(_INTS)
 _inner: Any = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -664,11 +669,11 @@ def _finish(
     shift: int,
     own: int,
 ) -> None:
-    """Stream and words of one pixel of the output and one group of filters, from their values; see :func:`_dot`."""
+    """Residual and words of one pixel of the output and one group of filters, from their values; see :func:`_dot`."""
     zeros, added, y = own, own + 2 * VECTOR_BYTES, own + 3 * VECTOR_BYTES
     factor = 2 if step.shortcut_average else 1
     before = step.shortcut + factor * (row * step.shortcut_row + column * step.shortcut_pixel)
-    kept = step.kept + row * step.kept_row + column * step.kept_pixel
+    residual = step.residual + row * step.residual_row + column * step.residual_pixel
     target = step.target + row * step.target_row + column * step.target_pixel
     for index in range(vectors):
         vector = group * step.vectors + index
@@ -681,19 +686,19 @@ def _finish(
             elif step.shortcut_average:
                 _average(added, shortcut, shortcut + step.shortcut_row, step.shortcut_pixel)
                 shortcut = added
-        if step.kept:
-            y = kept + VECTOR_BYTES * vector
-        arrays, place = step.stream + 4 * VECTOR_BYTES * vector, base + VECTOR_BYTES * index
+        if step.residual:
+            y = residual + VECTOR_BYTES * vector
+        arrays, place = step.scales + 4 * VECTOR_BYTES * vector, base + VECTOR_BYTES * index
         if wide:
-            word = _streamed_int(y, values + 4 * LANES * index, place, shift, arrays, shortcut)
+            word = _residual_int(y, values + 4 * LANES * index, place, shift, arrays, shortcut)
         else:
-            word = _streamed_short(y, values + 2 * LANES * index, place, shift, arrays, shortcut)
+            word = _residual_short(y, values + 2 * LANES * index, place, shift, arrays, shortcut)
         _write_u32(target, vector, word ^ _read_u32(step.flip, vector))
 
 
 @_inner
-def _stream_convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
-    """As :func:`_convolution`, of a layer with a stream."""
+def _residual_convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
+    """The same for a layer with a residual; see :func:`_convolution`."""
     vectors = min(step.vectors, step.words - group * step.vectors)
     totals = scratch + VALUE_BYTES
     own = totals + TOTAL_BYTES
@@ -774,8 +779,8 @@ def _work(step: Any, item: int, scratch: int) -> None:
         _output(step, group, scratch)
     elif step.kind == OUTPUT_BITS:
         _output_bits(step)
-    elif step.stream:
-        _stream_convolution(step, group, first, last, scratch)
+    elif step.scales:
+        _residual_convolution(step, group, first, last, scratch)
     else:
         _convolution(step, group, first, last, scratch)
 

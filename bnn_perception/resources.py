@@ -31,7 +31,7 @@ def resource_folder(kind: str) -> Path:
 def find_model(name: str | os.PathLike[str]) -> Path:
     """The folder of a model: a path as it is, otherwise the name of a model that comes with the package.
 
-    A folder that does not exist is returned as well, for :func:`bnn_perception.net.model.load_model` to name.
+    A folder that does not exist is returned as well, for :func:`bnn_perception.net.folder.load_model` to name.
     """
     path = Path(name).expanduser()
     if path.is_dir() or len(path.parts) != 1:

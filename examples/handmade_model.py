@@ -14,7 +14,7 @@ import numpy as np
 
 import bnn_perception
 from bnn_perception.net.bits import pack
-from bnn_perception.net.model import InputConv2d, OutputDense
+from bnn_perception.net.layers import InputConv2d, OutputDense
 
 
 def make_model() -> bnn_perception.Model:

@@ -1,5 +1,5 @@
-// Binary convolution by XOR and POPC: dot = FAN_IN - 2 * disagreements, what lies outside the input being -1.
-// The geometry (block, grid, shared memory, macros) is stated by bconv2d() in bnn_perception/backends/cuda/specs.py.
+// Binary convolution by XOR and POPC: dot = FAN_IN - 2 * Hamming distance, what lies outside the input being -1.
+// The geometry (block, grid, shared memory, macros) is stated by conv2d() in bnn_perception/backends/cuda/specs.py.
 #include "conv2d.cuh"
 
 #if !defined(FAN_IN) || !defined(BORDER_COLUMNS)
@@ -17,7 +17,7 @@ struct Binary {
 
   template <int N>
   __device__ __forceinline__ int products(const unsigned* line, const unsigned* weight) const {
-    return disagreements<N>(line, weight);
+    return hamming_distance<N>(line, weight);
   }
 
   __device__ __forceinline__ int dot(int sum, int y, int x, int channel) const {
@@ -37,14 +37,14 @@ struct Binary {
 // threshold  (OUT_WORDS * 32); flip (OUT_WORDS)
 // border     turns padding by -1 into padding by 0 where BORDER_COLUMNS > 0: the table's row of each row of the
 //            convolution, the table's column of each of its columns, then the table (rows, BORDER_COLUMNS, OUT_WORDS * 32)
-// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a stream takes: residual.cuh
+// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a residual takes: residual.cuh
 extern "C" __global__ void __launch_bounds__(THREADS)
     bconv2d_popc(const unsigned* __restrict__ input, const unsigned* __restrict__ weights, const int* __restrict__ threshold,
-                 const unsigned* __restrict__ flip, const int* __restrict__ border, STREAM_CONSTANTS
-                 unsigned* __restrict__ output STREAM_ARRAYS) {
+                 const unsigned* __restrict__ flip, const int* __restrict__ border, RESIDUAL_CONSTANTS
+                 unsigned* __restrict__ output RESIDUAL_ARRAYS) {
   CONV2D_SHARED;
   const Binary element{border};
-  const Stream stream STREAM_VALUES;
-  conv2d(element, stream, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH * IN_WORDS),
+  const Residual residual RESIDUAL_VALUES;
+  conv2d(element, residual, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH * IN_WORDS),
          weights, threshold, flip, output + static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_WORDS));
 }

@@ -53,9 +53,9 @@ __device__ __forceinline__ int popcount(const unsigned (&x)[N]) {
   return count;
 }
 
-// Number of channels in which N words of activations and N words of weights disagree.
+// Hamming distance of N words of activations and N words of weights.
 template <int N>
-__device__ __forceinline__ int disagreements(const unsigned* a, const unsigned* w) {
+__device__ __forceinline__ int hamming_distance(const unsigned* a, const unsigned* w) {
   unsigned x[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = a[i] ^ w[i];

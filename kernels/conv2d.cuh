@@ -1,7 +1,7 @@
 // The part of a convolution that does not depend on what is multiplied: tiles, taps, pooling, threshold, packing.
 //
 // Layers   bit = (maxpool(conv(x)) >= threshold) ^ flip,   activations (frames, height, width, words);
-//          what residual.cuh makes of maxpool(conv(x)) where the layer has a stream.
+//          what residual.cuh makes of maxpool(conv(x)) where the layer has a residual.
 //
 // Mapping  A lane is a filter: 32 filters make a warp, and the comparisons of its lanes, gathered by a ballot, are one
 //          packed word of the output. A warp computes PATCH outputs of a row, and for them POSITIONS x COLUMNS sums of
@@ -113,7 +113,7 @@ __device__ __forceinline__ void accumulate_stage(const Element& element, int (&s
 //   products<N>(line, weight)           the products of N taps, added
 //   dot(sum, y, x, channel)             the value of the convolution's pixel (y, x), from all of its products
 template <class Element>
-__device__ __forceinline__ void conv2d(const Element& element, const Stream& stream, unsigned* tile, unsigned* staged_weights,
+__device__ __forceinline__ void conv2d(const Element& element, const Residual& residual, unsigned* tile, unsigned* staged_weights,
                                        const unsigned* frame, const unsigned* weights, const int* threshold,
                                        const unsigned* flip, unsigned* output) {
   constexpr int tiles_x = divide_up(OUT_WIDTH, TILE_COLUMNS);
@@ -165,9 +165,9 @@ __device__ __forceinline__ void conv2d(const Element& element, const Stream& str
 
   if (!inside) return;
 #if RESIDUAL
-  const Scale scale = stream.scale(channel);
+  const Scale scale = residual.scale(channel);
 #pragma unroll
-  for (int i = 0; i < PATCH; ++i) largest[i] = stream.value(largest[i], scale, out_y, out_x + i, channel);
+  for (int i = 0; i < PATCH; ++i) largest[i] = residual.value(largest[i], scale, out_y, out_x + i, channel);
 #endif
   const int needed = __ldg(threshold + channel);
   unsigned word = 0;  // lane i keeps the word of output i

@@ -1,4 +1,4 @@
-// Fully connected layer from bits: dot = FAN_IN - 2 * disagreements, and what is made of it by RESULT:
+// Fully connected layer from bits: dot = FAN_IN - 2 * Hamming distance, and what is made of it by RESULT:
 //   BITS          bit = (dot >= threshold) ^ flip, packed
 //   LOGITS        scale * dot + bias
 //   BIT_LOGITS    high where the bit is 1, low where it is 0

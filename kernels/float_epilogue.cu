@@ -5,7 +5,7 @@
 // Mapping  A thread makes VECTOR channels of one output pixel and writes them wherever one row of the next kernel reads
 //          them: im2col as a scatter. Entries of the next matrix that lie in the padding are nobody's; they are 0 from
 //          the start. A fully connected layer reads each pixel once: its taps are 1x1, its rows the pixels.
-// Stream   What stands before the clip, (frames, height, width, padded channels) floats: read where SHORTCUT is stated, as
+// Residual The values before the clip, (frames, height, width, padded channels) floats: read where SHORTCUT is stated,
 //          the side of the window whose mean is added (1: the same pixel), and stored where RESIDUAL_STORED is, for the
 //          shortcut of the next layer. Channel c gets c % SHORTCUT_CHANNELS; padding stays 0.
 // Grid     (blocks of (pixel, tap_y, vector), 1, frames).
@@ -30,10 +30,10 @@
 #error "the shortcut's shape is not stated; see bnn_perception/backends/cuda/float_specs.py"
 #endif
 
-// What `frame`, the stream of the layer before, has for VECTOR channels of the output (y, x).
+// What `frame`, the residual of the layer before, has for VECTOR channels of the output (y, x).
 __device__ __forceinline__ void load_shortcut(float (&to)[VECTOR], const float* frame, int y, int x, int channel) {
   constexpr int features = SHORTCUT_CHANNELS * SHORTCUT_REPEATS;
-  // Whether a vector of the output is one of the stream; else its channels begin anew in between, or end.
+  // Whether a vector of the output is one of the residual; else its channels begin anew in between, or end.
   constexpr bool whole = SHORTCUT_REPEATS == 1 || SHORTCUT_CHANNELS % VECTOR == 0;
   const float* pixel = frame + (y * SHORTCUT * SHORTCUT_WIDTH + x * SHORTCUT) * SHORTCUT_PITCH;
 #pragma unroll
@@ -63,7 +63,7 @@ __device__ __forceinline__ void load_shortcut(float (&to)[VECTOR], const float* 
 // scale    (CHANNELS); shift (CHANNELS); low and high bound the result
 // output   (frames, NEXT_HEIGHT, NEXT_WIDTH, NEXT_TAPS_Y, NEXT_TAPS_X, CHANNELS) elements    where LOGITS is 0
 //          (frames, LOGITS) floats                                                            where it is their number
-// before   (frames, SHORTCUT_HEIGHT, SHORTCUT_WIDTH, SHORTCUT_PITCH): the stream of the layer before
+// before   (frames, SHORTCUT_HEIGHT, SHORTCUT_WIDTH, SHORTCUT_PITCH): the residual of the layer before
 // after    (frames, OUT_HEIGHT, OUT_WIDTH, CHANNELS): this layer's
 extern "C" __global__ void __launch_bounds__(THREADS)
     float_epilogue(const Element* __restrict__ product, const float* __restrict__ scale, const float* __restrict__ shift,
@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int next_y = (y + NEXT_PADDING_TOP - tap_y) / NEXT_STRIDE_Y;
   const bool is_read = y + NEXT_PADDING_TOP - tap_y == next_y * NEXT_STRIDE_Y && next_y >= 0 && next_y < NEXT_HEIGHT;
 #ifdef RESIDUAL_STORED
-  // One of the threads of a pixel stores its stream: the one that has a row to write anyway where the stride is 1.
+  // One of the threads of a pixel stores its residual: the one that has a row to write anyway where the stride is 1.
   const bool stores = tap_y == NEXT_PADDING_TOP;
   if (!is_read && !stores) return;
 #else
@@ -117,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 channel);
 #endif
 #ifdef RESIDUAL_STORED
-  float stream[VECTOR];
+  float residual[VECTOR];
 #endif
 #pragma unroll
   for (int j = 0; j < VECTOR; ++j) {
@@ -126,13 +126,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     value += added[j];
 #endif
 #ifdef RESIDUAL_STORED
-    stream[j] = value;
+    residual[j] = value;
 #endif
     best[j] = fminf(fmaxf(value, low), high);
   }
 #ifdef RESIDUAL_STORED
   if (stores) {
-    store_floats(after + (static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH) + pixel) * CHANNELS + channel, stream);
+    store_floats(after + (static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH) + pixel) * CHANNELS + channel, residual);
   }
   if (!is_read) return;
 #endif

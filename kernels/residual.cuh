@@ -1,12 +1,13 @@
-// What stands between a convolution's integers and its bits: nothing, or a stream (WithResidual in bnn_perception/net/model.py),
+// What stands between a convolution's integers and its bits: nothing, or a residual (WithResidual in
+// bnn_perception/net/layers.py),
 //     value = m * dot + offset + shortcut,   m = multiplier where dot >= 0, else negative multiplier,
 //     bit   = (value >= threshold) ^ flip.
 //
-// Macros   RESIDUAL             0: the layer has none, and the others are not stated.
-//          SHORTCUT           what is added of the stream that comes with the input: 0 nothing, 1 the same pixel, 2 the mean
-//                             of the 2x2 pixels under it, rounded down.
-//          SHORTCUT_CHANNELS  of that stream, where SHORTCUT is not 0; filter c gets channel c % SHORTCUT_CHANNELS.
-//          RESIDUAL_STORED      1 where the layer that follows reads the stream; else it ends in its bits.
+// Macros   RESIDUAL           0: the layer has none, and the others are not stated.
+//          SHORTCUT           what is added of the residual that comes with the input: 0 nothing, 1 the same pixel,
+//                             2 the mean of the 2x2 pixels under it, rounded down.
+//          SHORTCUT_CHANNELS  of that residual, where SHORTCUT is not 0; filter c gets channel c % SHORTCUT_CHANNELS.
+//          RESIDUAL_STORED    1 where the layer that follows reads the residual; else nothing stores it.
 //          OUT_CHANNELS       filters that exist.
 // Layout   (frames, height, width, channels) int. Where a lane is a filter, a warp accesses 128 adjacent bytes.
 #pragma once
@@ -15,38 +16,38 @@
 #if !defined(RESIDUAL) || \
     (RESIDUAL && (!defined(SHORTCUT) || !defined(RESIDUAL_STORED) || !defined(OUT_CHANNELS))) || \
     (RESIDUAL && SHORTCUT && !defined(SHORTCUT_CHANNELS))
-#error "whether a layer has a stream, or what it adds to it, is not stated; see bnn_perception/backends/cuda/specs.py"
+#error "whether a layer has a residual, or what it adds to it, is not stated; see bnn_perception/backends/cuda/specs.py"
 #endif
 
-// A kernel's parameters for it, before and behind its output, and the Stream that they make.
+// A kernel's parameters for it, before and behind its output, and the Residual that they make.
 #if !RESIDUAL
-#define STREAM_CONSTANTS
-#define STREAM_ARRAYS
-#define STREAM_VALUES {}
+#define RESIDUAL_CONSTANTS
+#define RESIDUAL_ARRAYS
+#define RESIDUAL_VALUES {}
 #else
-#define STREAM_CONSTANTS const int4* __restrict__ scales,
+#define RESIDUAL_CONSTANTS const int4* __restrict__ scales,
 #if SHORTCUT && RESIDUAL_STORED
-#define STREAM_ARRAYS , const int* __restrict__ before, int* __restrict__ after
-#define STREAM_VALUES {scales, before, after}
+#define RESIDUAL_ARRAYS , const int* __restrict__ before, int* __restrict__ after
+#define RESIDUAL_VALUES {scales, before, after}
 #elif SHORTCUT
-#define STREAM_ARRAYS , const int* __restrict__ before
-#define STREAM_VALUES {scales, before, nullptr}
+#define RESIDUAL_ARRAYS , const int* __restrict__ before
+#define RESIDUAL_VALUES {scales, before, nullptr}
 #elif RESIDUAL_STORED
-#define STREAM_ARRAYS , int* __restrict__ after
-#define STREAM_VALUES {scales, nullptr, after}
+#define RESIDUAL_ARRAYS , int* __restrict__ after
+#define RESIDUAL_VALUES {scales, nullptr, after}
 #else
-#define STREAM_ARRAYS
-#define STREAM_VALUES {scales, nullptr, nullptr}
+#define RESIDUAL_ARRAYS
+#define RESIDUAL_VALUES {scales, nullptr, nullptr}
 #endif
 #endif
 
 #if !RESIDUAL
-struct Stream {};
+struct Residual {};
 #else
 
 typedef int4 Scale;  // of a filter: multiplier, negative multiplier, offset, and what its sums lack to be dot products
 
-struct Stream {
+struct Residual {
   const Scale* scales;  // (filter words * 32)
   const int* before;    // (frames, IN_HEIGHT, IN_WIDTH, SHORTCUT_CHANNELS); read only where SHORTCUT is not 0
   int* after;           // (frames, OUT_HEIGHT, OUT_WIDTH, OUT_CHANNELS); written only where RESIDUAL_STORED

@@ -14,20 +14,14 @@ from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.specs import Target
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
+from bnn_perception.net.layers import (
     Conv2d,
-    InputConv2d,
-    InputSpec,
     Layer,
-    Model,
     OutputBits,
     Pool,
-    ResidualConv2d,
     Shape,
-    Thermometer,
-    WithResidual,
-    reads_residual,
 )
+from bnn_perception.net.model import InputSpec, Model, Place, iter_layers
 
 #: AGX Orin.
 ORIN = Target(87, 16)
@@ -64,8 +58,8 @@ def residual(
 
 
 def stem(shape: Shape, filters: int, **options: Any) -> tuple[Conv2d, Shape]:
-    """An input convolution of 3x3 that begins a stream."""
-    return models.input_stream_conv(RNG(4), "stem", shape, filters, **options), shape
+    """An input convolution of 3x3 that gives the first residual."""
+    return models.input_residual_conv(RNG(4), "stem", shape, filters, **options), shape
 
 
 RESIDUAL = {
@@ -183,6 +177,13 @@ DENSE: dict[str, tuple[Layer, Shape]] = {
 }
 
 
+def place_of(layer: Layer, shape: Shape, stored: bool = False) -> Place:
+    """A layer that stands alone; ``stored``: it is followed by one that reads its residual."""
+    after = layer.output_shape(shape)
+    following = residual(after, after[2], 1)[0] if stored else None
+    return Place(layer, shape, after, following)
+
+
 def pixel_words(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """(frames, height, width, 1 or 3) uint8 -> (frames, height, width) uint32, as preprocess.cu leaves them."""
     four = np.zeros((*pixels.shape[:3], 4), dtype=np.uint8)
@@ -192,40 +193,31 @@ def pixel_words(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 def random_input(layer: Layer, shape: Shape, frames: int, rng: np.random.Generator) -> NDArray[Any]:
     """(frames, height, width, channels) pixels or (frames, height, width, words) activations."""
-    if isinstance(layer, (InputConv2d, Thermometer)):
+    if layer.takes == "pixels":
         return rng.integers(0, 256, (frames, *shape), dtype=np.uint8)
     return bits.pack(rng.integers(0, 2, (frames, *shape), dtype=np.uint8).astype(bool))
 
 
-def random_stream(
+def random_residual(
     layer: Layer, shape: Shape, frames: int, rng: np.random.Generator
 ) -> NDArray[np.int32] | None:
-    """(frames, height, width, channels), the stream that comes with the input; None where the layer reads none."""
-    if not reads_residual(layer):
+    """(frames, height, width, channels), the residual that comes with the input; None where the layer reads none."""
+    if not layer.reads_residual:
         return None
     return rng.integers(-(1 << 16), 1 << 16, (frames, *shape)).astype(np.int32)
 
 
 def evaluate(layer: Layer, source: NDArray[Any], before: NDArray[np.int32] | None) -> list[NDArray[Any]]:
-    """What the reference makes of several frames: the output, and the stream where the layer has one."""
-    if isinstance(layer, ResidualConv2d):
-        streams = [None] * len(source) if before is None else before
-        values = [reference.residual_conv2d(layer, *pair) for pair in zip(source, streams)]
-    else:
-        values = [reference.EVALUATE[type(layer)](layer, value) for value in source]
-    if not isinstance(layer, WithResidual):
-        return [np.stack(values)]
-    return [np.stack(parts) for parts in zip(*values)]
+    """What the reference makes of several frames: the output, and the residual where the layer has one."""
+    residuals = [None] * len(source) if before is None else before
+    outputs = [reference.evaluate(layer, *pair) for pair in zip(source, residuals)]
+    return [np.stack(parts) for parts in zip(*outputs) if parts[0] is not None]
 
 
 def check_activations(backend: Backend, frame: Frame) -> None:
-    """Assert that a backend gives what the reference gives, and keeps the streams that a shortcut reads."""
+    """Assert that a backend gives what the reference gives, and keeps the residuals that a shortcut reads."""
     model = backend.model
-    unread = {
-        f"{layer.name}.stream"
-        for layer, following in zip(model.layers, model.layers[1:])
-        if not reads_residual(following)
-    }
+    unread = {f"{place.layer.name}.residual" for place in iter_layers(model) if not place.residual_is_read}
     expected = [
         (name, value)
         for name, value in reference.ReferenceBackend(model).activations(frame)

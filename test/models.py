@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
+    Conv2d,
+    FullyConnected,
     InputConv2d,
     InputResidualConv2d,
-    InputSpec,
     Layer,
-    Model,
-    ModelError,
     OutputBits,
     OutputDense,
     Pool,
     ResidualConv2d,
     Shape,
     Thermometer,
-    WithResidual,
 )
+from bnn_perception.net.model import InputSpec, Model
 
 #: Around multiples of a byte, a word and a vector of filters.
 CHANNEL_COUNTS = (1, 3, 16, 31, 32, 33, 63, 64, 65, 96, 128)
@@ -107,7 +107,7 @@ def binary_conv(
 def random_multipliers(
     rng: np.random.Generator, filters: int, spread: float, activation: str
 ) -> dict[str, NDArray[Any]]:
-    """Multipliers, of either sign, and offsets that take dot products of ``spread`` to streams of about 2**14."""
+    """Multipliers, of either sign, and offsets that take dot products of ``spread`` to residuals of about 2**14."""
     multiplier = np.round(rng.normal(0, (1 << 14) / spread, filters)).astype(np.int32)
     slopes = {"none": 1.0, "relu": 0.0, "prelu": rng.normal(0.25, 0.2, filters)}
     return {
@@ -121,7 +121,7 @@ def random_multipliers(
 ACTIVATIONS = ("none", "relu", "prelu")
 
 
-def input_stream_conv(
+def input_residual_conv(
     rng: np.random.Generator,
     name: str,
     shape: Shape,
@@ -130,7 +130,7 @@ def input_stream_conv(
     activation: str = "none",
     **options: Any,
 ) -> InputResidualConv2d:
-    """As :func:`input_conv`, with a stream."""
+    """The convolution of :func:`input_conv` with a residual."""
     plain = input_conv(rng, name, shape, filters, **options)
     return InputResidualConv2d(
         **{
@@ -151,7 +151,7 @@ def residual_conv(
     activation: str = "none",
     **options: Any,
 ) -> ResidualConv2d:
-    """As :func:`binary_conv`, with a stream and a shortcut."""
+    """The convolution of :func:`binary_conv` with a residual and a shortcut."""
     plain = binary_conv(rng, name, shape, filters, *args, **options)
     return ResidualConv2d(
         **{
@@ -188,8 +188,7 @@ def output_bits(rng: np.random.Generator, name: str, shape: Shape, features: int
 
 def make_model(spec: InputSpec, layers: list[Layer], name: str = "random") -> Model:
     last = layers[-1]
-    classes = last.out_features if isinstance(last, (OutputDense, OutputBits)) else 0
-    return Model(name, tuple(f"class {index}" for index in range(classes)), spec, tuple(layers))
+    return Model(name, tuple(f"class {index}" for index in range(last.outputs)), spec, tuple(layers))
 
 
 def road_sign_model(rng: np.random.Generator) -> Model:
@@ -215,7 +214,7 @@ def random_model(rng: np.random.Generator, side: int = 12, classes: int = 5) -> 
 def residual_model(rng: np.random.Generator, side: int = 17, classes: int = 5, channels: int = 24) -> Model:
     """A small net with every kind of shortcut and activation, growing channels, 1x1 and strided convolutions."""
     shape: Shape = (side, side, 3)
-    layers: list[Layer] = [input_stream_conv(rng, "stem", shape, channels)]
+    layers: list[Layer] = [input_residual_conv(rng, "stem", shape, channels)]
 
     def add(name: str, filters: int, *args: Any, **options: Any) -> None:
         nonlocal shape
@@ -290,24 +289,24 @@ def models(draw: st.DrawFn) -> Model:
 
 @st.composite
 def residual_models(draw: st.DrawFn) -> Model:
-    """Models of a stem and up to three convolutions, with streams and shortcuts or without, and the output."""
+    """Models of a stem and up to three convolutions, with residuals and shortcuts or without, and the output."""
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     shape: Shape = (draw(st.integers(5, 13)), draw(st.integers(5, 13)), draw(st.sampled_from([1, 3])))
     spec = InputSpec(*shape)
     filters = draw(st.sampled_from(CHANNEL_COUNTS))
-    stem = draw(st.sampled_from([input_conv, input_stream_conv]))
+    stem = draw(st.sampled_from([input_conv, input_residual_conv]))
     options: dict[str, Any] = {
         "signed": draw(st.booleans()),
         "pool": draw(st.sampled_from([None, Pool(2, 1)])),
     }
-    if stem is input_stream_conv:
+    if stem is input_residual_conv:
         options["activation"] = draw(st.sampled_from(ACTIVATIONS))
     layers: list[Layer] = [stem(rng, "stem", shape, filters, **options)]
     shape = layers[-1].output_shape(shape)
     for index in range(draw(st.integers(1, 3))):
         name, activation = f"conv{index}", draw(st.sampled_from(ACTIVATIONS))
-        streams = isinstance(layers[-1], WithResidual)
-        shortcut = draw(st.sampled_from(["identity", "average_pool", "none"] if streams else ["none"]))
+        after_residual = layers[-1].has_residual
+        shortcut = draw(st.sampled_from(["identity", "average_pool", "none"] if after_residual else ["none"]))
         value = draw(st.sampled_from([-1, 0]))
         if shortcut == "none":
             options = draw(convolutions())
@@ -369,13 +368,13 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
         tensor = f"{name}_out"
         nodes.append(helper.make_node(op, inputs, [tensor], name, **attributes))
 
-    flat = streams = False
+    flat = after_residual = False
     for layer, shape in zip(model.layers, model.shapes()):
         before = tensor
-        if streams:
+        if after_residual:
             add("Relu", f"{layer.name}_relu_before")
-        streams = isinstance(layer, WithResidual)
-        if isinstance(layer, (InputConv2d, BinaryConv2d)):
+        after_residual = layer.has_residual
+        if isinstance(layer, Conv2d):
             add(
                 "Conv",
                 layer.name,
@@ -384,25 +383,25 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
                 strides=layer.stride,
                 pads=[*layer.padding, *layer.padding],
             )
-            if not streams:
+            if not after_residual:
                 add("Relu", f"{layer.name}_relu")
             if layer.pool is not None:
                 pool = layer.pool
                 add("MaxPool", f"{layer.name}_pool", kernel_shape=[pool.size] * 2, strides=[pool.stride] * 2)
-            if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
+            if layer.reads_residual:
                 result, tensor = tensor, before
-                if layer.shortcut == "average_pool":
+                if layer.added_shortcut == "average_pool":
                     add("AveragePool", f"{layer.name}_average", kernel_shape=[2, 2], strides=[2, 2])
                 copies = [tensor] * (layer.out_channels // layer.in_channels - 1)
                 if copies:
                     add("Concat", f"{layer.name}_repeat", others=copies, axis=1)
                 add("Add", f"{layer.name}_add", others=[result])
-        elif isinstance(layer, (BinaryDense, OutputDense)):
+        elif isinstance(layer, FullyConnected):
             if not flat:
                 add("Flatten", "flatten")
                 flat = True
             add("Gemm", layer.name, (layer.out_features, int(np.prod(shape))), transB=1)
-            if isinstance(layer, BinaryDense):
+            if layer.gives == "bits":
                 add("Relu", f"{layer.name}_relu")
     nodes[-1].output[0] = "logits"
     height, width, channels = model.input.shape

@@ -16,7 +16,7 @@ from typing import Any
 
 from bnn_perception.cli.inspect_ import layer_rows, totals
 from bnn_perception.cli.markdown import table
-from bnn_perception.net.model import load_model
+from bnn_perception.net.folder import load_model
 from bnn_perception.resources import resource_folder
 
 RECORDS = Path("benchmark") / "accuracy"

@@ -130,7 +130,7 @@ def _save_tiles(results: dict[str, Any], path: Path) -> None:
 
 
 def _commit() -> str | None:
-    """Of the checkout, marked where files of it were changed; None outside of one."""
+    """The commit of the checkout, marked where files of it were changed; None outside of one."""
     command = [
         "git",
         "-C",

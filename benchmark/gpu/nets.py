@@ -15,19 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     InputConv2d,
-    InputSpec,
     Layer,
-    Model,
     OutputDense,
     Pool,
     Shape,
-    save_model,
 )
+from bnn_perception.net.model import InputSpec, Model
 
 
 @dataclass(frozen=True)

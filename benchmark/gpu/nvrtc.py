@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from bnn_perception.backends.cuda.specs import SMS
 from bnn_perception.errors import CommandError
 
 INSTALL = "pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-nvdisasm"
@@ -43,14 +44,9 @@ def libraries() -> dict[int, ctypes.CDLL]:
     return found
 
 
-#: SMs that only the NVRTC of one major version of CUDA knows.
-_ONLY_12 = (50, 52, 53, 60, 61, 62, 70, 72)
-_ONLY_13 = (88, 110)
-
-
 def _library(sm: int) -> ctypes.CDLL:
     """The oldest NVRTC that knows an SM; what runs on JetPack 6 is then what is looked at."""
-    known = (12,) if sm in _ONLY_12 else (13,) if sm in _ONLY_13 else (12, 13)
+    known = SMS[sm].cuda if sm in SMS else (12, 13)
     for major in known:
         if major in libraries():
             return libraries()[major]
@@ -58,7 +54,7 @@ def _library(sm: int) -> ctypes.CDLL:
 
 
 def version(sm: int = 87) -> tuple[int, int]:
-    """Of the CUDA that compiles for an SM, (12, 9) say.
+    """The version of the CUDA that compiles for an SM, (12, 9) say.
 
     Raises:
         CommandError: where it is not installed.

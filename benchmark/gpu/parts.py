@@ -47,7 +47,9 @@ from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
 from bnn_perception.net.bits import words_for
-from bnn_perception.net.model import BinaryConv2d, Model, Shape, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import BinaryConv2d, Shape
+from bnn_perception.net.model import Model, Place
 from bnn_perception.resources import resource_folder
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def _time_convolution(
     """Microseconds of one launch on random words. The GPU must be current."""
     table = TileTable()
     table.set(layer, shape, gpu.target, tile)
-    step = layer_step(layer, shape, layer.output_shape(shape), gpu.target, table)
+    step = layer_step(Place(layer, shape, layer.output_shape(shape), None), gpu.target, table)
     spec = step.spec(CONVOLUTION_FRAMES)
     cupy = gpu.cupy
     stream = cupy.cuda.Stream(non_blocking=True)
@@ -204,7 +206,7 @@ def correctness(model: Model | None, save: Save) -> None:
     words = 0
     for frame in frames:
         expected = dict(reference.activations(frame))
-        for name, value in backend.activations(frame):  # streams that no layer reads are not kept
+        for name, value in backend.activations(frame):  # residuals that no layer reads are not kept
             if not np.array_equal(value, expected[name]):
                 raise CommandError(f"{model.name}, {frame.encoding}: layer {name} differs from the reference")
             words += value.size

@@ -31,7 +31,8 @@ from bnn_perception.backends.cuda.specs import KernelSpec, Target, mma_tiles
 from bnn_perception.backends.cuda.tiles import SHIPPED, TileTable
 from bnn_perception.cli.markdown import table
 from bnn_perception.errors import CommandError
-from bnn_perception.net.model import Conv2d, Model, iter_layers
+from bnn_perception.net.layers import Conv2d
+from bnn_perception.net.model import Model, iter_layers
 from bnn_perception.resources import resource_folder
 
 DOCUMENT = Path("docs") / "performance.md"
@@ -65,7 +66,7 @@ def tensor_tiles(model: Model, board: Board) -> TileTable:
     """Tiles on tensor cores, the best guesses, for every layer and board that can use them."""
     target = Target(board.sm, board.multiprocessors)
     table = TileTable()
-    for layer, shape, _ in iter_layers(model):
+    for layer, shape, *_ in iter_layers(model):
         if isinstance(layer, Conv2d):
             for tile in mma_tiles(layer, shape, target)[:1]:
                 table.set(layer, shape, target, tile)

@@ -86,7 +86,7 @@ def build_twin(stages: Sequence[Stage], half: bool) -> Any:
             self.register_buffer("shift", torch.tensor(stage.shift, dtype=dtype))
             self.register_buffer("scale", None if positive else torch.tensor(stage.scale, dtype=dtype))
 
-        def forward(self, x: Any, stream: Any) -> tuple[Any, Any]:
+        def forward(self, x: Any, residual: Any) -> tuple[Any, Any]:
             """What the layer before gave behind and before its clip; returns the same of this one."""
             stage = self.stage
             bias = None if self.scale is not None else self.shift
@@ -106,7 +106,9 @@ def build_twin(stages: Sequence[Stage], half: bool) -> Any:
                 shape = (-1,) if self.dense else (-1, 1, 1)
                 x = x * self.scale.view(shape) + self.shift.view(shape)
             if stage.shortcut != "none":
-                shortcut = functional.avg_pool2d(stream, 2) if stage.shortcut == "average_pool" else stream
+                shortcut = (
+                    functional.avg_pool2d(residual, 2) if stage.shortcut == "average_pool" else residual
+                )
                 repeats = stage.out_channels // stage.input_shape[2]
                 repeated = torch.cat([shortcut] * repeats, dim=1) if repeats > 1 else shortcut
                 x = x + repeated.reshape(x.shape)  # a single pixel's may lack its height and width
@@ -123,9 +125,9 @@ def build_twin(stages: Sequence[Stage], half: bool) -> Any:
 
         def forward(self, pixels: Any) -> Any:
             x = pixels.permute(0, 3, 1, 2).to(dtype, memory_format=layout) / 255
-            stream = None
+            residual = None
             for layer in self.layers:
-                x, stream = layer(x, stream)
+                x, residual = layer(x, residual)
             return x.float()
 
     return Twin().eval()

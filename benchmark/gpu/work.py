@@ -14,16 +14,8 @@ from bnn_perception.backends.cuda import float_specs
 from bnn_perception.backends.cuda.float_specs import aligned, columns
 from bnn_perception.importers.stage import Stage
 from bnn_perception.net.bits import words_for
-from bnn_perception.net.model import (
-    InputConv2d,
-    Model,
-    OutputBits,
-    OutputDense,
-    Shape,
-    Thermometer,
-    iter_layers,
-    reads_residual,
-)
+from bnn_perception.net.layers import Shape
+from bnn_perception.net.model import Model, iter_layers
 
 #: Bytes of a frame's description and of a model input's pixel, as the preprocessing passes them.
 _DESCRIPTION, _PIXEL = 48, 4
@@ -31,7 +23,7 @@ _DESCRIPTION, _PIXEL = 48, 4
 
 @dataclass(frozen=True)
 class Work:
-    """Of one kernel, for a batch.
+    """What one kernel does for a batch.
 
     Attributes:
         layer: its name.
@@ -49,7 +41,7 @@ class Work:
 
 
 def binary_work(model: Model, frames: int, frame_bytes: int) -> list[Work]:
-    """Of each kernel of a binary net, in the order in which they run.
+    """The work of each kernel of a binary net, in the order in which they run.
 
     Args:
         model: the net.
@@ -59,21 +51,22 @@ def binary_work(model: Model, frames: int, frame_bytes: int) -> list[Work]:
     height, width, _ = model.input.shape
     pixels = height * width * _PIXEL
     work = [Work("input", frames * (frame_bytes + _DESCRIPTION + pixels))]
-    for (layer, before, after), following in zip(iter_layers(model), (*model.layers[1:], None)):
-        source = pixels if isinstance(layer, (InputConv2d, Thermometer)) else _activation_bytes(before)
-        target = 4 * after[2] if isinstance(layer, (OutputDense, OutputBits)) else _activation_bytes(after)
-        if reads_residual(layer):
+    for place in iter_layers(model):
+        layer, before, after, _ = place
+        source = pixels if layer.takes == "pixels" else _activation_bytes(before)
+        target = 4 * after[2] if layer.gives == "logits" else _activation_bytes(after)
+        if layer.reads_residual:
             source += 4 * math.prod(before)
-        if reads_residual(following):
+        if place.residual_is_read:
             target += 4 * math.prod(after)
-        constants = sum(getattr(layer, name).nbytes for name in layer.array_specs())
+        constants = sum(array.nbytes for array in layer.array_values().values())
         macs = frames * layer.macs(before)
         work.append(
             Work(
                 layer.name,
                 frames * (source + target) + constants,
-                binary_macs=0 if isinstance(layer, InputConv2d) else macs,
-                byte_macs=macs if isinstance(layer, InputConv2d) else 0,
+                binary_macs=macs if layer.operands == "bits" else 0,
+                byte_macs=macs if layer.operands == "bytes" else 0,
             )
         )
     return work
@@ -86,7 +79,7 @@ def _activation_bytes(shape: Shape) -> int:
 def float_work(
     model: Model, stages: Sequence[Stage], half: bool, frames: int, frame_bytes: int
 ) -> list[Work]:
-    """Of each kernel of a float twin, as :func:`binary_work`; products count without their padding."""
+    """The work of each kernel of a float twin; products count without their padding. See :func:`binary_work`."""
     height, width, _ = model.input.shape
     pixels = height * width * _PIXEL
     size = 2 if half else 4
@@ -106,16 +99,16 @@ def float_work(
             target = matrix
         else:
             target = frames * stage.out_channels * 4
-        streams = 0
+        residuals = 0
         if float_specs.reads_residual(stage):
-            streams += _stream_bytes(stage.input_shape)
+            residuals += _residual_bytes(stage.input_shape)
         if float_specs.reads_residual(following):
-            streams += _stream_bytes(stage.output_shape)
-        work.append(Work(stage.name, product + 2 * 4 * filters + target + frames * streams))
+            residuals += _residual_bytes(stage.output_shape)
+        work.append(Work(stage.name, product + 2 * 4 * filters + target + frames * residuals))
     return work
 
 
-def _stream_bytes(shape: Shape) -> int:
+def _residual_bytes(shape: Shape) -> int:
     return shape[0] * shape[1] * aligned(shape[2]) * 4
 
 

@@ -56,7 +56,7 @@ class Backend(Protocol):
         """The input and every layer's output of one frame, by name, for tests.
 
         ``input``: (H, W, C) uint8; layers: (height, width, words) uint32; the last: (classes,) float32. A layer that
-        has a stream is followed by ``<layer>.stream``, (height, width, channels) int32, where the backend keeps it:
+        has a residual is followed by ``<layer>.residual``, (height, width, channels) int32, where the backend keeps it:
         what no shortcut reads may be left out. The float backends yield the input and the last only.
         """
         ...

@@ -7,7 +7,7 @@ The matrix products run in float64, where sums of integers below 2**53 are exact
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +18,13 @@ from bnn_perception.backends.protocol import Device, StageTimer
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     InputConv2d,
     InputResidualConv2d,
-    Model,
+    Layer,
     OutputBits,
     OutputDense,
     Pool,
@@ -32,18 +32,19 @@ from bnn_perception.net.model import (
     Thermometer,
     WithResidual,
 )
+from bnn_perception.net.model import Model
 
 
-class Streamed(NamedTuple):
-    """What a stream layer hands on.
+class Output(NamedTuple):
+    """What a layer hands on.
 
     Attributes:
-        words: (height, width, words) uint32.
-        stream: (height, width, channels) int32.
+        value: (height, width, words) uint32; of the last layer (out_features,) float32.
+        residual: (height, width, channels) int32, None for a layer without a residual.
     """
 
-    words: NDArray[np.uint32]
-    stream: NDArray[np.int32]
+    value: NDArray[Any]
+    residual: NDArray[np.int32] | None = None
 
 
 def thermometer(layer: Thermometer, pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -117,33 +118,35 @@ def binary_sums(layer: BinaryConv2d, words: NDArray[np.uint32]) -> NDArray[np.in
 
 
 def scaled(layer: WithResidual, sums: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(..., channels) int32 dot products -> ``m * dot + offset``; a model's streams stay within int32."""
+    """(..., channels) int32 dot products -> ``m * dot + offset``; a model's residuals stay within int32."""
     return np.where(sums >= 0, layer.multiplier, layer.negative_multiplier) * sums + layer.offset
 
 
-def input_stream_conv2d(layer: InputResidualConv2d, pixels: NDArray[np.uint8]) -> Streamed:
-    """(height, width, channels) uint8 -> the first stream."""
-    stream = scaled(layer, input_sums(layer, pixels))
-    return Streamed(threshold(layer, stream), stream)
+def input_residual_conv2d(
+    layer: InputResidualConv2d, pixels: NDArray[np.uint8], before: NDArray[np.int32] | None = None
+) -> Output:
+    """(height, width, channels) uint8 -> the first residual of a net; there is none before it."""
+    residual = scaled(layer, input_sums(layer, pixels))
+    return Output(threshold(layer, residual), residual)
 
 
-def average_pool(stream: NDArray[np.int32]) -> NDArray[np.int32]:
+def average_pool(residual: NDArray[np.int32]) -> NDArray[np.int32]:
     """(height, width, channels) int32 -> means of 2x2, rounded down; an odd last row or column is left out."""
-    height, width = stream.shape[0] // 2, stream.shape[1] // 2
-    windows = stream[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1)
+    height, width = residual.shape[0] // 2, residual.shape[1] // 2
+    windows = residual[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1)
     return windows.sum(axis=(1, 3), dtype=np.int32) >> 2
 
 
 def residual_conv2d(
     layer: ResidualConv2d, words: NDArray[np.uint32], before: NDArray[np.int32] | None
-) -> Streamed:
-    """(height, width, words) uint32 and the stream before, (height, width, in_channels) int32 -> the next stream."""
-    stream = scaled(layer, binary_sums(layer, words))
+) -> Output:
+    """(height, width, words) uint32 and (height, width, in_channels) int32, the residual before -> the next one."""
+    residual = scaled(layer, binary_sums(layer, words))
     if layer.shortcut != "none":
         assert before is not None  # or it would be no Model
         shortcut = average_pool(before) if layer.shortcut == "average_pool" else before
-        stream = stream + np.tile(shortcut, layer.out_channels // layer.in_channels)
-    return Streamed(threshold(layer, stream), stream)
+        residual = residual + np.tile(shortcut, layer.out_channels // layer.in_channels)
+    return Output(threshold(layer, residual), residual)
 
 
 def dense(layer: BinaryDense | OutputDense, words: NDArray[np.uint32]) -> NDArray[np.int32]:
@@ -171,15 +174,36 @@ def output_bits(layer: OutputBits, words: NDArray[np.uint32]) -> NDArray[np.floa
     return np.where(fires, layer.scale + layer.bias, layer.bias)
 
 
-EVALUATE: dict[type, Any] = {
-    Thermometer: thermometer,
-    InputConv2d: input_conv2d,
-    InputResidualConv2d: input_stream_conv2d,
-    BinaryConv2d: binary_conv2d,
-    BinaryDense: binary_dense,
-    OutputDense: output_dense,
-    OutputBits: output_bits,
+Evaluate = Callable[[Any, NDArray[Any], "NDArray[np.int32] | None"], Output]
+
+
+def _without_residual(function: Callable[[Any, NDArray[Any]], NDArray[Any]]) -> Evaluate:
+    """The entry of :data:`EVALUATE` for a layer that neither gives nor reads a residual."""
+    return lambda layer, source, before: Output(function(layer, source))
+
+
+#: How each kind of layer is evaluated: from the layer, its input and the residual of the layer before it.
+EVALUATE: dict[type[Layer], Evaluate] = {
+    Thermometer: _without_residual(thermometer),
+    InputConv2d: _without_residual(input_conv2d),
+    InputResidualConv2d: input_residual_conv2d,
+    BinaryConv2d: _without_residual(binary_conv2d),
+    ResidualConv2d: residual_conv2d,
+    BinaryDense: _without_residual(binary_dense),
+    OutputDense: _without_residual(output_dense),
+    OutputBits: _without_residual(output_bits),
 }
+
+
+def evaluate(layer: Layer, source: NDArray[Any], before: NDArray[np.int32] | None = None) -> Output:
+    """The output of one layer for one frame.
+
+    Args:
+        layer: of any kind.
+        source: (height, width, channels) uint8 or (height, width, words) uint32, as the layer takes.
+        before: the residual of the layer before, None where that has none.
+    """
+    return EVALUATE[type(layer)](layer, source, before)
 
 
 class ReferenceBackend:
@@ -212,15 +236,10 @@ class ReferenceBackend:
         pass
 
     def _layers(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[Any]]]:
-        """The output of each layer in turn, by name; after that of a stream layer its stream."""
-        value: NDArray[Any] = pixels
-        stream: NDArray[np.int32] | None = None
+        """The output of each layer in turn, by name, followed by its residual where it has one."""
+        output = Output(pixels)
         for layer in self.model.layers:
-            if isinstance(layer, ResidualConv2d):
-                result = residual_conv2d(layer, value, stream)
-            else:
-                result = EVALUATE[type(layer)](layer, value)
-            value, stream = result if isinstance(result, Streamed) else (result, None)
-            yield layer.name, value
-            if stream is not None:
-                yield f"{layer.name}.stream", stream
+            output = evaluate(layer, output.value, output.residual)
+            yield layer.name, output.value
+            if output.residual is not None:
+                yield f"{layer.name}.residual", output.residual

@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from bnn_perception.backends import BackendError
-from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Workers
+from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 from bnn_perception.backends.cpu.float import open_session, to_tensor
 from bnn_perception.backends.cpu.processor import device_name
+from bnn_perception.backends.cpu.threads import Workers
 from bnn_perception.cli import onnx_runs
 from bnn_perception.cli.timing import CallTimes, compare
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
-from bnn_perception.net.model import Model, Thermometer, iter_layers, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.model import Model, iter_layers
 from bnn_perception.resources import find_model
 from bnn_perception.ros import node_cost
 
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     results: dict[str, Any] = {
         "model": model.name,
         "processor": device_name(max(args.threads)),
-        "macs": sum(layer.macs(shape) for layer, shape, _ in iter_layers(model)),
+        "macs": model.macs,
         "threads": {},
     }
     print(f"{model.name}: {results['macs'] / 1e6:.1f} M multiply-accumulates; {results['processor']}")
@@ -131,13 +133,13 @@ def _measure(
     rows = []
     weighted = 0
     matching = {name: times for name, times in profiles.items() if len(times) == _weighted_layers(model)}
-    for layer, shape, _ in iter_layers(model):
+    for layer, shape, *_ in iter_layers(model):
         row: dict[str, Any] = {
             "name": layer.name,
             "macs": layer.macs(shape),
             BINARY: _figures(layers[layer.name]),
         }
-        if not isinstance(layer, Thermometer):
+        if layer.has_weights:
             row.update({name: {"median": times[weighted]} for name, times in matching.items()})
             weighted += 1
         rows.append(row)
@@ -155,7 +157,7 @@ def _runner(path: Path, threads: int, tensor: Any) -> Callable[[], object]:
 
 
 def _weighted_layers(model: Model) -> int:
-    return sum(not isinstance(layer, Thermometer) for layer in model.layers)
+    return sum(layer.has_weights for layer in model.layers)
 
 
 def _figures(timing: CallTimes, base: CallTimes | None = None) -> dict[str, Any]:

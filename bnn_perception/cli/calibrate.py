@@ -10,7 +10,8 @@ from bnn_perception.backends import DEVICES
 from bnn_perception.errors import CommandError
 from bnn_perception.evaluation.calibration import CalibrationError, calibrate
 from bnn_perception.frames.dataset import read_dataset
-from bnn_perception.net.model import TEMPERATURES, load_model, update_info
+from bnn_perception.net.folder import load_model, update_info
+from bnn_perception.net.model import TEMPERATURES
 from bnn_perception.resources import find_model
 
 

@@ -12,7 +12,7 @@ from bnn_perception.cli import add_backend_arguments
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import WHOLE, Frame, check_region
 from bnn_perception.frames.images import ImageError, find_images, read_image
-from bnn_perception.net.model import load_model
+from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from bnn_perception.backends import make_backend
 from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.frames.frame import Frame
-from bnn_perception.net.model import load_model
+from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
 
 

@@ -19,7 +19,8 @@ from bnn_perception.evaluation import pictures
 from bnn_perception.evaluation.compare import Comparison
 from bnn_perception.evaluation.evaluate import Evaluation, evaluate_all
 from bnn_perception.frames.dataset import read_dataset
-from bnn_perception.net.model import Model, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.model import Model
 from bnn_perception.resources import find_model
 
 #: Width of a column of labels: what a terminal of 80 columns leaves beside the figures.

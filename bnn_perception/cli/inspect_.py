@@ -7,19 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bnn_perception.net.model import (
-    Conv2d,
-    InputConv2d,
-    Layer,
-    Model,
-    OutputDense,
-    ResidualConv2d,
-    Thermometer,
-    WithResidual,
-    iter_layers,
-    load_model,
-    reads_residual,
-)
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.model import Model, iter_layers
 from bnn_perception.resources import find_model
 
 FLOAT_BYTES = 4
@@ -36,21 +25,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def layer_rows(model: Model) -> list[dict[str, Any]]:
     """One row a layer: kind, shapes, precision, packed and float bytes, multiply-accumulates."""
     rows = []
-    for layer, before, after in iter_layers(model):
-        fan_in = getattr(layer, "fan_in", 0)
-        outputs = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
-        packed = sum(getattr(layer, name).nbytes for name in layer.array_specs() if name != "levels")
+    for layer, before, after, _ in iter_layers(model):
         # The float layer has a weight for each product and a bias for each output.
-        floats = (fan_in + 1) * outputs * FLOAT_BYTES
+        floats = (layer.fan_in + 1) * layer.outputs * FLOAT_BYTES if layer.has_weights else 0
         rows.append(
             {
                 "name": layer.name,
                 "kind": layer.kind,
-                "detail": _detail(layer),
+                "detail": layer.detail,
                 "input": list(before),
                 "output": list(after),
-                "precision": _precision(layer),
-                "packed_bytes": packed,
+                "precision": layer.precision,
+                "packed_bytes": layer.parameter_bytes,
                 "float_bytes": floats,
                 "macs": layer.macs(before),
             }
@@ -61,37 +47,6 @@ def layer_rows(model: Model) -> list[dict[str, Any]]:
 def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Sums over the rows of :func:`layer_rows`: packed and float bytes, multiply-accumulates."""
     return {key: sum(row[key] for row in rows) for key in ("packed_bytes", "float_bytes", "macs")}
-
-
-def _detail(layer: Layer) -> str:
-    if isinstance(layer, Thermometer):
-        return f"{layer.levels} a channel"
-    if not isinstance(layer, Conv2d):
-        return ""
-    kernel, stride, padding = (
-        f"{y}x{x}" if y != x else str(y) for y, x in (layer.kernel, layer.stride, layer.padding)
-    )
-    text = f"k{kernel}"
-    if stride != "1":
-        text += f" s{stride}"
-    if padding != "0":
-        text += f" p{padding}"
-    if layer.pool:
-        text += f" pool{layer.pool.size}" + (
-            f"/{layer.pool.stride}" if layer.pool.stride != layer.pool.size else ""
-        )
-    if isinstance(layer, ResidualConv2d) and reads_residual(layer):
-        text += f" + {layer.shortcut}"
-    return text
-
-
-def _precision(layer: Layer) -> str:
-    """Activation x weight -> output, in bits; a stream has 32 beside the one."""
-    if isinstance(layer, Thermometer):
-        return "8 -> 1"
-    before = "8" if isinstance(layer, InputConv2d) else "1"
-    after = "1, 32" if isinstance(layer, WithResidual) else "float" if isinstance(layer, OutputDense) else "1"
-    return f"{before} x 1 -> {after}"
 
 
 def run(args: argparse.Namespace) -> int:

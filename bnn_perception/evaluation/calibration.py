@@ -17,7 +17,8 @@ from bnn_perception.backends import make_backend
 from bnn_perception.errors import Error
 from bnn_perception.evaluation.evaluate import Evaluation, evaluate_all
 from bnn_perception.frames.dataset import Dataset
-from bnn_perception.net.model import MAX_TEMPERATURE, TEMPERATURES, Model
+from bnn_perception.net.checks import MAX_TEMPERATURE
+from bnn_perception.net.model import TEMPERATURES, Model
 
 #: Halvings of the interval of the temperature's logarithm, 28 at first: down to a millionth of a percent.
 HALVINGS = 32

@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bnn_perception.importers.errors import ImporterError
-from bnn_perception.net.model import Model, ModelError, save_model
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.model import Model
 
 
 def read(source: str | os.PathLike[str], pixel_maximum: float | None = None) -> Model:

@@ -37,20 +37,19 @@ from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import ImporterError
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     InputConv2d,
-    InputSpec,
     Layer,
-    Model,
-    ModelError,
     OutputBits,
     OutputDense,
     Pool,
     Shape,
     Thermometer,
 )
+from bnn_perception.net.model import InputSpec, Model
 
 CLASSES = "classes.txt"
 WORD_BYTES = 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bnn_perception.errors import Error
-from bnn_perception.net.model import ModelError
+from bnn_perception.net.checks import ModelError
 
 
 class RefusalError(Error):

@@ -6,7 +6,7 @@ of the last word are 0 in activations and in weights alike, so that they cancel 
 
 Dot product of K pairs of +-1::
 
-    sum(a * w) = agreements - disagreements = K - 2 * popcount(a ^ w)
+    sum(a * w) = K - 2 * popcount(a ^ w),   popcount(a ^ w) being their Hamming distance
 
 Folding batch norm into an integer threshold
 --------------------------------------------
@@ -120,9 +120,8 @@ def fold_batch_norm(
     if np.any(sigma <= 0):
         raise ValueError(f"batch norm: sigma of channel {int(np.argmax(sigma <= 0))} is not positive")
     constant = gamma == 0
-    with np.errstate(
-        over="ignore"
-    ):  # what overflows float64 is clipped to int32 like all that lies beyond it
+    # What overflows float64 is clipped to int32 like all that lies beyond it.
+    with np.errstate(over="ignore"):
         crossing = mean - beta * sigma / np.where(constant, 1.0, gamma)
     negative = gamma < 0
     threshold = np.where(negative, np.floor(crossing) + 1, np.ceil(crossing))

@@ -32,7 +32,8 @@ except ImportError:  # where they are until ROS 2 Humble
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.classifier import Prediction
-from bnn_perception.net.model import ModelError, load_model
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
 from bnn_perception.ros import diagnostics
 from bnn_perception.ros.diagnostics import ERROR, WARN, Report, State

@@ -16,7 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 import yaml
 
 from bnn_perception.errors import Error, one_line
-from bnn_perception.net.model import MAX_LABEL, SHORTCUTS, InputSpec
+from bnn_perception.net.checks import MAX_LABEL
+from bnn_perception.net.layers import SHORTCUTS
+from bnn_perception.net.model import InputSpec
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"

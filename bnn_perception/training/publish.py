@@ -16,7 +16,9 @@ from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.files import replacing
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.importers.onnx import read as qonnx
-from bnn_perception.net.model import FLOAT_TWIN, Model, WithResidual, save_model
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.layers import WithResidual
+from bnn_perception.net.model import FLOAT_TWIN, Model
 from bnn_perception.training.config import STAGES, Config, portable
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.export import export_qonnx, float_twin_onnx

@@ -15,7 +15,8 @@ from layer_cases import RNG, check_activations, frames_of, paper_model, thermome
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.reference import ReferenceBackend
-from bnn_perception.net.model import InputSpec, Model, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.model import InputSpec, Model
 from bnn_perception.resources import resource_folder
 
 NETS: dict[str, Callable[[], Model]] = {

@@ -11,7 +11,8 @@ from benchmark.gpu.parts import TOLERANCE
 from bnn_perception.backends.cuda.float import CudaFloatBackend
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.net.model import Model, save_model
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.model import Model
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

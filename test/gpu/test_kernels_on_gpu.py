@@ -20,8 +20,9 @@ from layer_cases import (
     input_conv,
     levels_of,
     pixel_words,
+    place_of,
     random_input,
-    random_stream,
+    random_residual,
     residual,
     tiles_to_test,
 )
@@ -35,7 +36,8 @@ from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.net.model import InputSpec, Layer, Pool, Shape, Thermometer, WithResidual
+from bnn_perception.net.layers import Layer, Pool, Shape
+from bnn_perception.net.model import InputSpec
 
 
 class Runner:
@@ -48,18 +50,18 @@ class Runner:
     def launch(
         self, step: Step, source: Any, frames: int, times: int = 1, before: NDArray[np.int32] | None = None
     ) -> list[NDArray[Any]]:
-        """What a step makes of (frames, ...) inputs and of the stream ``before``, launched ``times`` times: its output,
-        and its stream where it stores one."""
+        """What a step makes of (frames, ...) inputs and of the residual ``before``, launched ``times`` times: its
+        output, and its residual where it stores one."""
         cupy = self.gpu.cupy
         spec = step.spec(frames)
         constants = [cupy.asarray(constant) for constant in step.constants]
-        written = [step.output] if step.stream is None else [step.output, step.stream]
+        written = [step.output] if step.residual is None else [step.output, step.residual]
         output, *stored = results = [
             cupy.asarray(np.full((frames, *array.shape), 0xDB, dtype=array.dtype)) for array in written
         ]
-        streams = stored if before is None else [cupy.asarray(before), *stored]
+        residuals = stored if before is None else [cupy.asarray(before), *stored]
         for _ in range(times):
-            args = (cupy.asarray(source), *constants, output, *streams)
+            args = (cupy.asarray(source), *constants, output, *residuals)
             self.kernels[spec](spec.grid, spec.block, args)
         return [result.get() for result in results]
 
@@ -67,15 +69,15 @@ class Runner:
         self, layer: Layer, shape: Shape, tile: specs.Tile | None = None, frames: int = 1, times: int = 1
     ) -> None:
         table = TileTable()
-        if tile is not None and not isinstance(layer, Thermometer):
+        if tile is not None and specs.is_tiled(layer):
             table.set(layer, shape, self.gpu.target, tile)
         rng = RNG(frames)
-        source, before = random_input(layer, shape, frames, rng), random_stream(layer, shape, frames, rng)
+        source, before = random_input(layer, shape, frames, rng), random_residual(layer, shape, frames, rng)
         expected = evaluate(layer, source, before)
-        stored = isinstance(layer, WithResidual)
+        stored = layer.has_residual
         if source.dtype == np.uint8:
             source = pixel_words(source)
-        step = layer_step(layer, shape, layer.output_shape(shape), self.gpu.target, table, stored)
+        step = layer_step(place_of(layer, shape, stored), self.gpu.target, table)
         actual = self.launch(step, source, frames, times, before)
         for result, wanted in zip(actual, expected, strict=True):
             np.testing.assert_array_equal(result, wanted, err_msg=f"{layer.name} {shape} {tile}")

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from host_module import HostModule
 from hypothesis import HealthCheck, settings
-from layer_cases import ORIN, evaluate, pixel_words, random_input, random_stream
+from layer_cases import ORIN, evaluate, pixel_words, place_of, random_input, random_residual
 from numpy.typing import NDArray
 
 from bnn_perception.backends.cuda.network import Step, layer_step
 from bnn_perception.backends.cuda.sources import kernel_source
-from bnn_perception.backends.cuda.specs import Tile
+from bnn_perception.backends.cuda.specs import Tile, is_tiled
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.net.model import Layer, Shape, Thermometer, WithResidual
+from bnn_perception.net.layers import Layer, Shape
 
 
 def same_examples(count: int) -> settings:
@@ -27,11 +27,11 @@ def same_examples(count: int) -> settings:
 
 
 def step_of(layer: Layer, shape: Shape, tile: Tile | None = None, stored: bool = False) -> Step:
-    """The step of a layer, with a tile of the caller's choice; ``stored``: it stores its stream."""
+    """The step of a layer, with a tile of the caller's choice; ``stored``: it stores its residual."""
     table = TileTable()
-    if tile is not None and not isinstance(layer, Thermometer):
+    if tile is not None and is_tiled(layer):
         table.set(layer, shape, ORIN, tile)
-    return layer_step(layer, shape, layer.output_shape(shape), ORIN, table, stored)
+    return layer_step(place_of(layer, shape, stored), ORIN, table)
 
 
 def launch_step(
@@ -44,17 +44,17 @@ def launch_step(
     change: Callable[[str], str] = str,
     before: NDArray[np.int32] | None = None,
 ) -> list[NDArray[Any]]:
-    """What a step makes of (frames, ...) inputs and of the stream ``before``: its output, and its stream where it
+    """What a step makes of (frames, ...) inputs and of the residual ``before``: its output, and its residual where it
     stores one. ``change`` is made to its source."""
     spec = step.spec(frames)
     module = HostModule(change(kernel_source(spec.kernel)), (*spec.options, f"-D__CUDA_ARCH__={arch}"), mode)
-    written = [step.output] if step.stream is None else [step.output, step.stream]
+    written = [step.output] if step.residual is None else [step.output, step.residual]
     results = [np.empty((frames, *array.shape), dtype=array.dtype) for array in written]
     output, *stored = results
-    streams = stored if before is None else [before, *stored]
+    residuals = stored if before is None else [before, *stored]
     for result in results:
         result.fill(0xDB)
-    args = [source, *step.constants, output, *streams]
+    args = [source, *step.constants, output, *residuals]
     module.launch(spec.kernel, spec.grid, spec.block, args, seed=seed)
     return results
 
@@ -67,11 +67,11 @@ def check_layer(
     stored: bool = True,
     **launch: Any,
 ) -> None:
-    """Assert that the kernel gives the same words as the reference, and the same stream where it has and stores one."""
+    """Assert that the kernel gives the same words as the reference, and the same residual where it stores one."""
     rng = np.random.default_rng(frames)
-    source, before = random_input(layer, shape, frames, rng), random_stream(layer, shape, frames, rng)
+    source, before = random_input(layer, shape, frames, rng), random_residual(layer, shape, frames, rng)
     expected = evaluate(layer, source, before)
-    stored = stored and isinstance(layer, WithResidual)
+    stored = stored and layer.has_residual
     if source.dtype == np.uint8:
         source = pixel_words(source)
     actual = launch_step(step_of(layer, shape, tile, stored), source, frames, before=before, **launch)

@@ -37,7 +37,9 @@ from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.cuda.tiles import TileTable, user_table
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.frame import Frame
-from bnn_perception.net.model import BinaryConv2d, Model, iter_layers, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import BinaryConv2d
+from bnn_perception.net.model import Model, iter_layers
 from bnn_perception.resources import resource_folder
 
 MakeGpu = Callable[..., FakeCupy]
@@ -78,7 +80,7 @@ def test_residual_net_layer_by_layer(fake_gpu: MakeGpu) -> None:
 
 
 def test_residual_net_in_batches(fake_gpu: MakeGpu) -> None:
-    """Streams grow with the batch, each frame has its own, and a graph finds nothing left of its last launch."""
+    """Residuals grow with the batch, each frame has its own, and a graph finds nothing left of its last launch."""
     world = fake_gpu()
     model = models.residual_model(RNG(6))
     backend, expected = CudaBinaryBackend(model), ReferenceBackend(model).logits(MIXED)
@@ -344,7 +346,7 @@ def test_tuned_tiles_on_tensor_cores(fake_gpu: MakeGpu) -> None:
     """A net whose layers run on tensor cores gives the same words; the table keeps such tiles."""
     fake_gpu()
     model, target, table = models.road_sign_model(RNG(6)), specs.Target(87, 16), TileTable()
-    for layer, shape, _ in iter_layers(model):
+    for layer, shape, *_ in iter_layers(model):
         if isinstance(layer, BinaryConv2d):
             table.set(layer, shape, target, specs.mma_tiles(layer, shape, target)[0])
     table.save(user_table())

@@ -17,7 +17,8 @@ from bnn_perception.backends.cuda import cublas
 from bnn_perception.backends.cuda.float import CudaFloatBackend
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.net.model import Model, save_model
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.model import Model
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -99,7 +100,7 @@ def test_equals_onnx_runtime(
 def test_residual_net_equals_onnx_runtime(
     library: FakeCublas, residual_model: Model, precision: str, tolerance: float, graph: bool
 ) -> None:
-    """The same tolerances: streams are float32 in both precisions, so only what is multiplied is rounded to halves."""
+    """The same tolerances: residuals are float32 in both precisions, so that only products are rounded to halves."""
     backend = CudaFloatBackend(residual_model, precision, graph)
     for count in (3, 1, 3):
         assert_equals_onnx_runtime(backend, residual_model, count, tolerance)

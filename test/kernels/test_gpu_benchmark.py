@@ -144,7 +144,7 @@ def test_tuning_writes_the_fastest_tile(
     tune.tune([model, model], path, 3)  # the second one's shapes are known by then
     assert networks == 3
     target = Target(87, 16)
-    for layer, shape, _ in iter_layers(model):
+    for layer, shape, *_ in iter_layers(model):
         tiles = list(tiles_of(layer, shape, target))  # type: ignore[arg-type]
         second = tiles[min(1, len(tiles) - 1)]
         assert TileTable.load(path).tile(layer, shape, target) == second  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from launches import check_layer
 from layer_cases import DENSE, MMA, RESIDUAL, conv
 
 from bnn_perception.backends.cuda import specs
-from bnn_perception.net.model import Layer, Pool, Shape
+from bnn_perception.net.layers import Layer, Pool, Shape
 
 
 class Mutant(NamedTuple):
@@ -91,14 +91,14 @@ MUTANTS = {
         "channel",
         {"apart": None},
     ),
-    "a stream of filters that do not exist": Mutant(
+    "a residual of filters that do not exist": Mutant(
         *RESIDUAL["identity, 24 -> 48"],
         "|| channel >= OUT_CHANNELS",
         "",
         {"apart": None, "asan": "heap-buffer-overflow"},
     ),
     "sums that lack what their levels do": Mutant(*RESIDUAL["stem"], "sum + scale.w", "sum", {"apart": None}),
-    "the stream of the first frame alone": Mutant(
+    "the residual of the first frame alone": Mutant(
         *RESIDUAL["identity, 24 -> 48"],
         "before + static_cast<size_t>(blockIdx.z)",
         "before + 0 * static_cast<size_t>(blockIdx.z)",

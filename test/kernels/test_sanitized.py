@@ -13,7 +13,8 @@ from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.specs import FRAME
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.net.model import InputSpec, Pool
+from bnn_perception.net.layers import Pool
+from bnn_perception.net.model import InputSpec
 
 # Small layers that reach every part of the kernels: the sanitizers make them some fifty times slower.
 SMALL = {
@@ -24,9 +25,9 @@ SMALL = {
     "several stages of rows": conv((34, 33, 20), 32, (32, 33), padding=(0, 0)),
     "colour": input_conv((7, 9, 3), 40, 5, pool=Pool(2, 2)),
     "grey, signed": input_conv((7, 9, 1), 33, 3, signed=True),
-    "stream, growing channels": RESIDUAL["identity, 24 -> 48"],
-    "stream, average, odd sides": RESIDUAL["average of a pool, padded with 0"],
-    "stream of pixels": RESIDUAL["stem"],
+    "residual, growing channels": RESIDUAL["identity, 24 -> 48"],
+    "residual, average, odd sides": RESIDUAL["average of a pool, padded with 0"],
+    "residual of pixels": RESIDUAL["stem"],
 }
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Model, OutputDense, Thermometer, save_model
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.layers import OutputDense, Thermometer
+from bnn_perception.net.model import InputSpec, Model
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from models import binary_conv, make_model, output_dense, random_float_twin, ran
 
 from bnn_perception.cli import benchmark, execute, timing
 from bnn_perception.cli.timing import CallTimes, compare
-from bnn_perception.net.model import InputSpec, save_model
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.model import InputSpec
 from bnn_perception.ros import node_cost
 
 

@@ -21,7 +21,7 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
-    input_stream_conv,
+    input_residual_conv,
     make_model,
     models,
     output_dense,
@@ -36,12 +36,15 @@ from models import (
 
 from bnn_perception import native
 from bnn_perception.backends import Backend, BackendError, make_backend, reference
-from bnn_perception.backends.cpu.binary import CpuBinaryBackend, Program, aligned_zeros
+from bnn_perception.backends.cpu.binary import CpuBinaryBackend
+from bnn_perception.backends.cpu.program import Program, aligned_zeros
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Layer, Model, Pool, load_model, reads_residual
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import Layer, Pool
+from bnn_perception.net.model import InputSpec, Model, iter_layers
 from bnn_perception.resources import find_model
 
 
@@ -57,12 +60,8 @@ def shipped() -> Model:
 
 
 def assert_same(model: Model, backend: Backend, rng: np.random.Generator, count: int = 1) -> None:
-    """Every layer of ``backend`` equals the reference's, bit for bit, the float logits and streams included."""
-    unread = {
-        f"{layer.name}.stream"
-        for layer, follower in zip(model.layers, model.layers[1:])
-        if not reads_residual(follower)
-    }
+    """Every layer of ``backend`` equals the reference's, bit for bit, the float logits and residuals included."""
+    unread = {f"{place.layer.name}.residual" for place in iter_layers(model) if not place.residual_is_read}
     for _ in range(count):
         frame = random_frame(rng, 23, 31)
         outputs = ReferenceBackend(model).activations(frame)
@@ -92,7 +91,7 @@ def check(model: Model, threads: int = 1) -> None:
 
 @given(residual_models(), st.integers(1, 3))
 @settings(max_examples=150, deadline=None)
-def test_every_stream_equals_the_reference(model: Model, threads: int) -> None:
+def test_every_residual_equals_the_reference(model: Model, threads: int) -> None:
     check(model, threads)
 
 
@@ -108,7 +107,7 @@ def test_residual_nets(rng: np.random.Generator, side: int, channels: int, threa
     ("channels", "factor"), [(1, 2), (1, 32), (1, 65), (3, 3), (31, 2), (31, 3), (33, 2), (64, 2), (64, 3)]
 )
 def test_channels_that_grow(rng: np.random.Generator, channels: int, factor: int) -> None:
-    layers: list[Layer] = [input_stream_conv(rng, "stem", (7, 9, 1), channels)]
+    layers: list[Layer] = [input_residual_conv(rng, "stem", (7, 9, 1), channels)]
     layers.append(residual_conv(rng, "wide", (7, 9, channels), factor * channels))
     shape = (7, 9, factor * channels)
     layers.append(
@@ -125,7 +124,7 @@ def test_channels_that_grow(rng: np.random.Generator, channels: int, factor: int
 def test_pools_before_multipliers(rng: np.random.Generator, pool: Pool) -> None:
     """The maximum of the dot products: negative multipliers would make it the minimum. Items of several rows, too."""
     layers: list[Layer] = [
-        input_stream_conv(rng, "stem", (64, 65, 3), 33, pool=pool, activation="prelu", signed=True)
+        input_residual_conv(rng, "stem", (64, 65, 3), 33, pool=pool, activation="prelu", signed=True)
     ]
     shape = layers[0].output_shape((64, 65, 3))
     layers.append(residual_conv(rng, "block", shape, 66, (4, 4), pool=Pool(2, 1), padding=(2, 2)))
@@ -136,9 +135,9 @@ def test_pools_before_multipliers(rng: np.random.Generator, pool: Pool) -> None:
         check(make_model(InputSpec(64, 65), layers), threads)
 
 
-def test_streams_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
-    """More taps in the stem, and more units in the block, than 16 bits hold; streams over much of int32."""
-    stem = input_stream_conv(rng, "stem", (16, 16, 3), 65, kernel=(7, 7), padding=(3, 3))
+def test_residuals_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
+    """More taps in the stem, and more units in the block, than 16 bits hold; residuals over much of int32."""
+    stem = input_residual_conv(rng, "stem", (16, 16, 3), 65, kernel=(7, 7), padding=(3, 3))
     block = residual_conv(rng, "block", (16, 16, 65), 65, (31, 31), padding=(15, 15))
     stem = replace(stem, multiplier=np.full(65, 20_000, np.int32), negative_multiplier=-stem.multiplier)
     block = replace(block, multiplier=np.full(65, -20_000, np.int32))
@@ -146,8 +145,8 @@ def test_streams_beyond_16_bit_dot_products(rng: np.random.Generator) -> None:
     check(make_model(InputSpec(16, 16), layers), threads=2)
 
 
-def test_a_thermometer_before_a_stream(rng: np.random.Generator) -> None:
-    """A stream may begin behind any layer, where it gets no shortcut."""
+def test_a_thermometer_before_a_residual(rng: np.random.Generator) -> None:
+    """A residual may begin behind any layer, where it gets no shortcut."""
     layers: list[Layer] = [thermometer(rng, "levels", (12, 12, 3), 8)]
     layers.append(residual_conv(rng, "first", (12, 12, 24), 32, shortcut="none", activation="relu"))
     layers.append(residual_conv(rng, "second", (12, 12, 32), 32))
@@ -262,7 +261,7 @@ def test_times_are_sums_over_the_frames_of_the_last_call(rng: np.random.Generato
 @pytest.mark.parametrize("threads", [1, 3])
 def test_steps_stay_in_their_scratch_memory(rng: np.random.Generator, threads: int) -> None:
     """A step that needs more than the program says would write over what lies behind, here over a guard of 1 MiB."""
-    pooled = input_stream_conv(rng, "stem", (40, 300, 3), 33, pool=Pool(3, 2))
+    pooled = input_residual_conv(rng, "stem", (40, 300, 3), 33, pool=Pool(3, 2))
     wide = make_model(
         InputSpec(40, 300), [pooled, output_dense(rng, "last", pooled.output_shape((40, 300, 3)), 2)]
     )
@@ -426,7 +425,7 @@ def test_as_many_threads_as_pay_off(shipped: Model, monkeypatch: pytest.MonkeyPa
         ("binary", 10e6, "5 threads"),
         ("float", 1e6, "6 threads"),
     ):
-        monkeypatch.setattr(f"bnn_perception.backends.cpu_{backend}.MACS_PER_THREAD", int(work))
+        monkeypatch.setattr(f"bnn_perception.backends.cpu.{backend}.MACS_PER_THREAD", int(work))
         made = make_backend(shipped, backend, "cpu")
         assert made.device_name.endswith(f", {count}")
         made.close()

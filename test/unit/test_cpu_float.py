@@ -15,7 +15,8 @@ from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cpu.float import CpuFloatBackend, open_session
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.net.model import Model, load_model, save_model
+from bnn_perception.net.folder import load_model, save_model
+from bnn_perception.net.model import Model
 from bnn_perception.resources import find_model
 
 

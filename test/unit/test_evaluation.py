@@ -22,7 +22,9 @@ from bnn_perception.frames.dataset import Dataset, read_dataset
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
+from bnn_perception.net.folder import load_model, save_model
+from bnn_perception.net.layers import OutputDense, Thermometer
+from bnn_perception.net.model import InputSpec, Model
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

@@ -18,7 +18,8 @@ from bnn_perception.backends import make_backend, reference
 from bnn_perception.frames.frame import Frame
 from bnn_perception.importers import ImporterError, bnn_pynq, import_model, read
 from bnn_perception.net import bits
-from bnn_perception.net.model import OutputDense, load_model
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import OutputDense
 
 # (PE, SIMD) of each layer as BNN-PYNQ ships them, and another way to fold the same matrices.
 LFC_FOLDING = ((32, 64), (64, 32), (32, 64), (16, 8))
@@ -201,7 +202,7 @@ def test_import_writes_a_model_folder_named_as_its_source(tmp_path, lfc_net):
     assert written.name == loaded.name == "Ziffern 数字"
     assert loaded.info["source"] == {"format": "bnn_pynq", "net": "LFC W1A1"}
     for ours, theirs in zip(read(source).layers, loaded.layers):
-        for array in ours.array_specs():
+        for array in ours.array_values():
             assert np.array_equal(getattr(ours, array), getattr(theirs, array))
 
 

@@ -19,20 +19,20 @@ from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.quantizers import quantize
 from bnn_perception.importers.onnx.read import read
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
+from bnn_perception.net.folder import load_model
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     InputConv2d,
     InputResidualConv2d,
-    Model,
     OutputBits,
     OutputDense,
     Pool,
     ResidualConv2d,
     Thermometer,
-    load_model,
 )
+from bnn_perception.net.model import Model
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
 

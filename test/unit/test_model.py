@@ -22,7 +22,7 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
-    input_stream_conv,
+    input_residual_conv,
     make_model,
     models,
     output_bits,
@@ -35,24 +35,12 @@ from models import (
 )
 from numpy.typing import NDArray
 
-from bnn_perception.backends.reference import convolution, input_stream_conv2d
+from bnn_perception.backends.reference import convolution, input_residual_conv2d
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
-    BINARY,
-    DESCRIPTION,
-    FLOAT_TWIN,
-    BinaryConv2d,
-    InputConv2d,
-    InputResidualConv2d,
-    InputSpec,
-    Layer,
-    Model,
-    ModelError,
-    Pool,
-    load_model,
-    save_model,
-    update_info,
-)
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.folder import load_model, save_model, update_info
+from bnn_perception.net.layers import BinaryConv2d, InputConv2d, InputResidualConv2d, Layer, Pool
+from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, InputSpec, Model
 
 Description = dict[str, Any]
 
@@ -549,29 +537,29 @@ def test_a_wrong_array_of_a_residual_net(tmp_path: Path, rng: np.random.Generato
     assert_refused(tmp_path, f"the array {name} is missing")
 
 
-def test_a_shortcut_needs_a_stream(rng: np.random.Generator) -> None:
+def test_a_shortcut_needs_a_residual(rng: np.random.Generator) -> None:
     shape = (8, 8, 32)
-    first, streamed = input_conv(rng, "a", (8, 8, 3), 32), input_stream_conv(rng, "a", (8, 8, 3), 32)
+    first, stem = input_conv(rng, "a", (8, 8, 3), 32), input_residual_conv(rng, "a", (8, 8, 3), 32)
     last, block = output_dense(rng, "last", shape, 2), residual_conv(rng, "block", shape, 32)
-    make_model(InputSpec(8, 8), [streamed, block, last])
+    make_model(InputSpec(8, 8), [stem, block, last])
     make_model(InputSpec(8, 8), [first, replace(block, shortcut="none"), last])
-    with pytest.raises(ModelError, match="block: shortcut identity needs a stream"):
+    with pytest.raises(ModelError, match="block: shortcut identity needs a residual"):
         make_model(InputSpec(8, 8), [first, block, last])
     plain = binary_conv(rng, "plain", shape, 32)
-    with pytest.raises(ModelError, match="block: shortcut identity needs a stream"):
-        make_model(InputSpec(8, 8), [streamed, plain, block, last])
+    with pytest.raises(ModelError, match="block: shortcut identity needs a residual"):
+        make_model(InputSpec(8, 8), [stem, plain, block, last])
 
 
-#: The largest integer of a stream: 2**31 - 1, the most that int32 holds, is the threshold that none may reach.
+#: The largest integer of a residual: 2**31 - 1, the most that int32 holds, is the threshold that none may reach.
 LARGEST = 2**31 - 2
 
 
 def bounded_net(
     rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity", signed: bool = False
 ) -> Model:
-    """A net whose streams can reach just ``stem``, and ``block`` beside its shortcut, in channels 1 and 4."""
+    """A net whose residuals can reach just ``stem``, and ``block`` beside its shortcut, in channels 1 and 4."""
     shape = (4, 4, 3)
-    first = input_stream_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0), signed=signed)
+    first = input_residual_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0), signed=signed)
     most = 3 * 128 if signed else 3 * 255  # three channels of levels -128 to 127, or 0 to 255
     size = {"stride": (2, 2)} if shortcut == "average_pool" else {}
     second = residual_conv(
@@ -595,41 +583,45 @@ def bounded_net(
     )
 
 
-def test_streams_that_leave_int32(rng: np.random.Generator) -> None:
+def test_residuals_that_leave_int32(rng: np.random.Generator) -> None:
     """The limits are exact; channel 4 of the block gets channel 1 of the stem."""
     bounded_net(rng, LARGEST, 0)
-    with pytest.raises(ModelError, match=f"stem: channel 1 of its stream can reach {LARGEST + 1}, but int32"):
+    with pytest.raises(
+        ModelError, match=f"stem: channel 1 of its residual can reach {LARGEST + 1}, but int32"
+    ):
         bounded_net(rng, LARGEST + 1, 0)
     bounded_net(rng, 1 << 30, LARGEST - (1 << 30))
     with pytest.raises(
-        ModelError, match=f"block: channel 4 of its stream can reach {LARGEST + 1}, but int32"
+        ModelError, match=f"block: channel 4 of its residual can reach {LARGEST + 1}, but int32"
     ):
         bounded_net(rng, 1 << 30, LARGEST - (1 << 30) + 1)
     bounded_net(rng, LARGEST // 4, LARGEST - LARGEST // 4, "average_pool")
     with pytest.raises(
-        ModelError, match=r"block: channel 1 of the stream that its shortcut averages.* can reach"
+        ModelError, match=r"block: channel 1 of the residual that its shortcut averages.* can reach"
     ):
         bounded_net(rng, LARGEST // 4 + 1, 0, "average_pool")
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_bound_of_a_stream_is_what_the_worst_pixels_give(rng: np.random.Generator, signed: bool) -> None:
+def test_the_bound_of_a_residual_is_what_the_worst_pixels_give(
+    rng: np.random.Generator, signed: bool
+) -> None:
     """Of levels from -128 to 127 the lowest is the worst."""
     stem = bounded_net(rng, LARGEST, 0, signed=signed).layers[0]
     assert isinstance(stem, InputResidualConv2d)
     positive = replace(stem, weights=np.full_like(stem.weights, 0b111))
     worst = np.full((4, 4, 3), 0 if signed else 255, np.uint8)
-    assert (input_stream_conv2d(positive, worst).stream[..., 1] == -LARGEST).all()
-    with pytest.raises(ModelError, match=f"stem: channel 1 of its stream can reach {LARGEST + 1}, but"):
+    assert (input_residual_conv2d(positive, worst).residual[..., 1] == -LARGEST).all()
+    with pytest.raises(ModelError, match=f"stem: channel 1 of its residual can reach {LARGEST + 1}, but"):
         bounded_net(rng, LARGEST + 1, 0, signed=signed)
 
 
 def test_multipliers_of_any_size_are_weighed_without_overflow(rng: np.random.Generator) -> None:
     shape = (64, 64, 3)
     lowest = np.full(4, np.iinfo(np.int32).min, np.int32)
-    stem = input_stream_conv(rng, "stem", shape, 4, kernel=(64, 64), padding=(0, 0))
+    stem = input_residual_conv(rng, "stem", shape, 4, kernel=(64, 64), padding=(0, 0))
     for name in ("multiplier", "negative_multiplier", "offset"):
-        with pytest.raises(ModelError, match=r"stem: channel \d of its stream can reach"):
+        with pytest.raises(ModelError, match=r"stem: channel \d of its residual can reach"):
             make_model(
                 InputSpec(*shape), [replace(stem, **{name: lowest}), output_dense(rng, "last", (1, 1, 4), 2)]
             )
@@ -763,9 +755,9 @@ def test_a_file_that_is_too_large_is_not_read(folder: Path, file: str, limit: in
 
 def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(value.nbytes for value in arrays(folder).values())
-    monkeypatch.setattr("bnn_perception.net.model.MAX_ARRAY_BYTES", total)
+    monkeypatch.setattr("bnn_perception.net.folder.MAX_ARRAY_BYTES", total)
     load_model(folder)
-    monkeypatch.setattr("bnn_perception.net.model.MAX_ARRAY_BYTES", total - 1)
+    monkeypatch.setattr("bnn_perception.net.folder.MAX_ARRAY_BYTES", total - 1)
     assert_refused(folder, BINARY, "at most")
 
 

@@ -84,7 +84,7 @@ def test_work_of_a_convolution_by_hand() -> None:
 def test_bytes_of_streams_by_hand() -> None:
     """Of 24 channels: the stem's is read by the next layer, which sums four pixels of it and is itself read by none."""
     rng = np.random.default_rng(0)
-    stem = models.input_stream_conv(rng, "stem", (8, 8, 3), 24)
+    stem = models.input_residual_conv(rng, "stem", (8, 8, 3), 24)
     half = models.residual_conv(rng, "half", (8, 8, 24), 48, stride=(2, 2), shortcut="average_pool")
     model = models.make_model(InputSpec(8, 8), [stem, half, models.output_dense(rng, "out", (4, 4, 48), 2)])
     _, first, second, _ = binary_work(model, 1, 0)

@@ -11,7 +11,7 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
-    input_stream_conv,
+    input_residual_conv,
     make_model,
     output_bits,
     output_dense,
@@ -29,7 +29,8 @@ from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.classifier import Classifier
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
-from bnn_perception.net.model import Conv2d, InputSpec, Pool, ResidualConv2d
+from bnn_perception.net.layers import Conv2d, Pool, ResidualConv2d
+from bnn_perception.net.model import InputSpec
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_thermometer(rng: np.random.Generator) -> None:
 
 
 def one_tap(weights: list[list[int]], **arrays: list[int] | str) -> ResidualConv2d:
-    """A 1x1 convolution of the given signs, (out_channels, in_channels); its stream is the dot product by default."""
+    """A 1x1 convolution of the given signs, (out_channels, in_channels); its residual is the dot product by default."""
     signs = np.array(weights)
     out = len(signs)
     fields = {"multiplier": [1] * out, "offset": [0] * out, "threshold": [0] * out, **arrays}
@@ -114,7 +115,7 @@ def one_tap(weights: list[list[int]], **arrays: list[int] | str) -> ResidualConv
 
 
 def plane(rows: list[list[int]]) -> NDArray[np.int32]:
-    """A stream of one channel."""
+    """A residual of one channel."""
     return np.array(rows, dtype=np.int32)[:, :, None]
 
 
@@ -123,15 +124,15 @@ def test_multipliers_by_the_sign_of_the_dot_product() -> None:
     layer = one_tap(
         [[1, 1]] * 4, multiplier=[3, 3, 3, -3], negative_multiplier=[3, 0, 1, -1], offset=[10, 10, -1, 0]
     )
-    words, stream = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 1], [0, 0]]])), None)
-    assert stream.tolist() == [[[16, 16, 5, -6], [4, 10, -3, 2]]]
+    words, residual = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 1], [0, 0]]])), None)
+    assert residual.tolist() == [[[16, 16, 5, -6], [4, 10, -3, 2]]]
     assert words.tolist() == [[[0b0111], [0b1011]]]
 
 
 def test_a_dot_product_of_zero_leaves_the_offset() -> None:
     layer = one_tap([[1, 1]], multiplier=[7], negative_multiplier=[-9], offset=[5], threshold=[5])
-    words, stream = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 0]]])), None)
-    assert (stream.item(), words.item()) == (5, 1)
+    words, residual = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 0]]])), None)
+    assert (residual.item(), words.item()) == (5, 1)
 
 
 def test_thresholds_are_in_units_of_the_stream() -> None:
@@ -139,17 +140,17 @@ def test_thresholds_are_in_units_of_the_stream() -> None:
     layer = one_tap(
         [[1]] * 3, multiplier=[4] * 3, offset=[1] * 3, threshold=[104, 105, 106], shortcut="identity"
     )
-    words, stream = reference.residual_conv2d(layer, np.ones((1, 1, 1), np.uint32), plane([[100]]))
-    assert stream.tolist() == [[[105, 105, 105]]]
+    words, residual = reference.residual_conv2d(layer, np.ones((1, 1, 1), np.uint32), plane([[100]]))
+    assert residual.tolist() == [[[105, 105, 105]]]
     assert words.item() == 0b011
 
 
 def test_the_identity_shortcut_repeats_channels() -> None:
-    """Of a stream of 2 channels, 4 of the layer get 0, 1, 0, 1. The dot product is 2 everywhere."""
+    """Of a residual of 2 channels, 4 of the layer get 0, 1, 0, 1. The dot product is 2 everywhere."""
     layer = one_tap([[1, 1]] * 4, multiplier=[1, 2, 3, 4], shortcut="identity")
     before = np.array([[[100, -100]]], dtype=np.int32)
-    _, stream = reference.residual_conv2d(layer, bits.pack(np.ones((1, 1, 2))), before)
-    assert stream.tolist() == [[[102, -96, 106, -92]]]
+    _, residual = reference.residual_conv2d(layer, bits.pack(np.ones((1, 1, 2))), before)
+    assert residual.tolist() == [[[102, -96, 106, -92]]]
 
 
 def test_the_average_is_rounded_down() -> None:
@@ -162,9 +163,9 @@ def test_the_average_is_rounded_down() -> None:
     half = ResidualConv2d(
         **{**vars(layer), "stride": (2, 2), "kernel": (2, 2), "weights": np.ones((1, 2, 2, 1), np.uint32)}
     )
-    words, stream = reference.residual_conv2d(half, np.zeros((5, 5, 1), np.uint32), before)
+    words, residual = reference.residual_conv2d(half, np.zeros((5, 5, 1), np.uint32), before)
     assert half.output_shape((5, 5, 1)) == (2, 2, 1)
-    assert stream[..., 0].tolist() == [[-39, -42], [-41, -41]]
+    assert residual[..., 0].tolist() == [[-39, -42], [-41, -41]]
     assert not words.any()
 
 
@@ -179,21 +180,21 @@ def test_residual_conv2d(rng: np.random.Generator, pool: Pool | None, padding_va
     sums = looped_sums(layer, bits.signs(words, 35).astype(np.int64), padding_value)
     expected = np.where(sums < 0, layer.negative_multiplier, layer.multiplier) * sums + layer.offset
     result = reference.residual_conv2d(layer, words, None)
-    assert result.stream.dtype == np.int32
-    np.testing.assert_array_equal(result.stream, expected)
-    np.testing.assert_array_equal(result.words, bits.pack((expected >= layer.threshold) != layer.flip))
+    assert result.residual.dtype == np.int32
+    np.testing.assert_array_equal(result.residual, expected)
+    np.testing.assert_array_equal(result.value, bits.pack((expected >= layer.threshold) != layer.flip))
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_input_stream_conv2d(rng: np.random.Generator, pool: Pool | None) -> None:
-    layer = input_stream_conv(rng, "a", (7, 6, 3), 5, kernel=(3, 2), pool=pool, activation="prelu")
+    layer = input_residual_conv(rng, "a", (7, 6, 3), 5, kernel=(3, 2), pool=pool, activation="prelu")
     pixels = rng.integers(0, 256, (7, 6, 3), dtype=np.uint8)
     sums = looped_sums(layer, pixels.astype(np.int64), 0)
     expected = np.where(sums < 0, layer.negative_multiplier, layer.multiplier) * sums + layer.offset
-    result = reference.input_stream_conv2d(layer, pixels)
-    assert result.stream.dtype == np.int32
-    np.testing.assert_array_equal(result.stream, expected)
-    np.testing.assert_array_equal(result.words, bits.pack((expected >= layer.threshold) != layer.flip))
+    result = reference.input_residual_conv2d(layer, pixels)
+    assert result.residual.dtype == np.int32
+    np.testing.assert_array_equal(result.residual, expected)
+    np.testing.assert_array_equal(result.value, bits.pack((expected >= layer.threshold) != layer.flip))
 
 
 @pytest.mark.parametrize("side", [16, 17])
@@ -203,18 +204,18 @@ def test_streams_follow_the_words_of_their_layer(rng: np.random.Generator, side:
     frame = random_frame(rng, 30, 20)
     outputs = list(backend.activations(frame))
     names = ["stem", "identity", "down", "point", "zero", "alone", "pooled"]
-    both = [name for layer in names for name in (layer, f"{layer}.stream")]
+    both = [name for layer in names for name in (layer, f"{layer}.residual")]
     assert [name for name, _ in outputs] == ["input", *both, "dense", "output"]
     np.testing.assert_array_equal(outputs[-1][1], backend.logits([frame])[0])
     values = dict(outputs)
     for layer, shape in zip(model.layers[: len(names)], model.shapes()[1:]):
-        stream = values[f"{layer.name}.stream"]
-        assert (stream.dtype, stream.shape) == (np.int32, shape)
-        fires = (stream >= layer.threshold) ^ layer.flip
+        residual = values[f"{layer.name}.residual"]
+        assert (residual.dtype, residual.shape) == (np.int32, shape)
+        fires = (residual >= layer.threshold) ^ layer.flip
         np.testing.assert_array_equal(values[layer.name], bits.pack(fires), err_msg=layer.name)
         assert 0.2 < fires.mean() < 0.8, layer.name
     for name, before in (("identity", "stem"), ("zero", "point")):
-        assert 0 < np.abs(values[f"{name}.stream"] - values[f"{before}.stream"]).mean() < 1e5
+        assert 0 < np.abs(values[f"{name}.residual"] - values[f"{before}.residual"]).mean() < 1e5
 
 
 def test_dense_layers(rng: np.random.Generator) -> None:

@@ -28,7 +28,9 @@ from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.importers.onnx.walk import Walk  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
-from bnn_perception.net.model import InputResidualConv2d, Model, ResidualConv2d, WithResidual, load_model  # noqa: E402
+from bnn_perception.net.folder import load_model  # noqa: E402
+from bnn_perception.net.layers import InputResidualConv2d, ResidualConv2d, WithResidual  # noqa: E402
+from bnn_perception.net.model import Model  # noqa: E402
 from bnn_perception.training import networks  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 
@@ -149,7 +151,7 @@ def test_every_layer_rounds_as_its_fixed_point_says(layers: list[dict[str, Any]]
         lost = 1e-6 * np.abs(expected).max()
         for index, image in enumerate(raw):
             if isinstance(layer, InputResidualConv2d):
-                words, stream = reference.input_stream_conv2d(layer, image)
+                words, stream = reference.input_residual_conv2d(layer, image)
                 tolerance = 0.5 / units + lost
             else:
                 assert isinstance(layer, ResidualConv2d)

@@ -12,7 +12,7 @@ from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.evaluation.evaluate import evaluate
 from bnn_perception.frames.dataset import read_dataset
 from bnn_perception.frames.frame import Frame
-from bnn_perception.net.model import load_model
+from bnn_perception.net.folder import load_model
 from bnn_perception.resources import resource_folder
 
 FOLDERS = sorted(path for path in resource_folder("models").iterdir() if path.is_dir())

@@ -16,7 +16,9 @@ from models import residual_model
 from bnn_perception.__main__ import main
 from bnn_perception.evaluation import pictures as drawing
 from bnn_perception.net import bits
-from bnn_perception.net.model import InputSpec, Model, OutputDense, Thermometer, load_model, save_model
+from bnn_perception.net.folder import load_model, save_model
+from bnn_perception.net.layers import OutputDense, Thermometer
+from bnn_perception.net.model import InputSpec, Model
 
 PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

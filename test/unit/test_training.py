@@ -31,7 +31,9 @@ from bnn_perception.cli import train as tool  # noqa: E402
 from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
-from bnn_perception.net.model import LAYER_KINDS, Model, load_model  # noqa: E402
+from bnn_perception.net.folder import load_model  # noqa: E402
+from bnn_perception.net.layers import LAYER_KINDS  # noqa: E402
+from bnn_perception.net.model import Model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
 from bnn_perception.training import networks, pipeline, train  # noqa: E402
 from bnn_perception.training.augmentation import augment  # noqa: E402

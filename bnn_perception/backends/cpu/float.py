@@ -14,7 +14,7 @@ from bnn_perception.backends.protocol import BackendError, Device, StageTimer
 from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
-from bnn_perception.net.model import Model, iter_layers
+from bnn_perception.net.model import Model
 
 #: Multiply-accumulates of a net for each thread that it pays off to wake; a desktop core does these in a third of a
 #: millisecond.
@@ -47,18 +47,16 @@ def open_session(path: Path, threads: int, spinning: bool, profile: Path | None 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = (
-        3  # errors come as exceptions, warnings about the graph are its author's business
-    )
+    # Errors come as exceptions, warnings about the graph are its author's business.
+    options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
-        Exception
-    ) as error:  # ONNX Runtime has a class for each of its status codes and no common base of its own
+    # ONNX Runtime has a class for each of its status codes and no common base of its own.
+    except Exception as error:
         raise BackendError(f"{path}: ONNX Runtime cannot load it: {one_line(error)}") from None
 
 
@@ -86,8 +84,7 @@ class CpuFloatBackend:
         Raises:
             BackendError: where the model has no float twin, it does not fit the model, or a package is missing.
         """
-        work = sum(layer.macs(shape) for layer, shape, _ in iter_layers(model))
-        threads = thread_count(threads, useful=1 + work // MACS_PER_THREAD)
+        threads = thread_count(threads, useful=1 + model.macs // MACS_PER_THREAD)
         if model.float_twin is None:
             raise BackendError(f"model '{model.name}' has no float twin (float.onnx); use backend binary")
         self.model = model

@@ -65,7 +65,7 @@ class BinaryNetwork:
         *inner, last = self._steps
         self.logits = SharedBuffer(self._gpu, (self._frames, *last.output.shape), last.output.dtype)
         self._outputs = [*(on_gpu(step.output) for step in inner), self.logits.device]
-        self._streams = [None if step.stream is None else on_gpu(step.stream) for step in self._steps]
+        self._residuals = [None if step.residual is None else on_gpu(step.residual) for step in self._steps]
         return True
 
     def compile(self, frames: int) -> None:
@@ -77,12 +77,12 @@ class BinaryNetwork:
         launches = []
         for index, step in enumerate(self._steps):
             spec = step.spec(frames)
-            streams = (self._streams[index - 1] if step.reads_residual else None, self._streams[index])
+            residuals = (self._residuals[index - 1] if step.reads_residual else None, self._residuals[index])
             args = (
                 sources[index],
                 *self._constants[index],
                 self._outputs[index],
-                *(stream for stream in streams if stream is not None),
+                *(residual for residual in residuals if residual is not None),
             )
             launches.append(
                 Launch(step.name, spec, partial(self._kernels[spec], spec.grid, spec.block, args))
@@ -90,10 +90,10 @@ class BinaryNetwork:
         return launches
 
     def outputs(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        for step, output, stream in zip(self._steps, self._outputs, self._streams):
+        for step, output, residual in zip(self._steps, self._outputs, self._residuals):
             yield step.name, output[0].get()
-            if stream is not None:
-                yield f"{step.name}.stream", stream[0].get()
+            if residual is not None:
+                yield f"{step.name}.residual", residual[0].get()
 
     def close(self) -> None:
         pass

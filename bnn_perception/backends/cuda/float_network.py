@@ -66,7 +66,7 @@ class FloatNetwork:
             cupy.zeros((self._frames * _rows(stage), weights.shape[1]), self._element)
             for stage, weights in zip(self._stages, self._weights)
         ]
-        self._streams = [
+        self._residuals = [
             cupy.empty((self._frames, *stage.output_shape[:2], weights.shape[0]), np.float32)
             if float_specs.reads_residual(following)
             else None
@@ -99,10 +99,10 @@ class FloatNetwork:
             multiply = partial(self._cublas.multiply, self._matrices[index][:rows], weights, product)
             launches.append(Launch(stage.name, None, multiply))
             spec = float_specs.epilogue(stage, followers[index], self._half, frames)
-            streams = [self._streams[index - 1]] if float_specs.reads_residual(stage) else []
+            residuals = [self._residuals[index - 1]] if float_specs.reads_residual(stage) else []
             if float_specs.reads_residual(followers[index]):
-                streams.append(self._streams[index])
-            args = (product, *self._affine[index], *self._bounds[index], outputs[index], *streams)
+                residuals.append(self._residuals[index])
+            args = (product, *self._affine[index], *self._bounds[index], outputs[index], *residuals)
             launches.append(self._launch(stage.name, spec, *args))
         return launches
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from bnn_perception.backends.cuda.specs import KernelSpec, divide_up
-from bnn_perception.importers.stage import Stage
+from bnn_perception.importers.onnx.float_twin import Stage
+from bnn_perception.net.layers import SHORTCUTS
 
 #: Threads of a block; the kernels keep a vector or two in registers and need no shared memory.
 THREADS = 256
 #: Rows of a matrix are padded to a multiple of this many elements: 16 bytes in half precision, which cuBLAS asks of
 #: operands of tensor cores, and whole vectors in both precisions.
 ALIGNMENT = 8
-#: The side of the window that a shortcut averages, as the kernel is told.
-SHORTCUTS = {"identity": 1, "average_pool": 2}
 
 
 def aligned(count: int) -> int:
@@ -50,7 +49,7 @@ def im2col(stage: Stage, half: bool, frames: int) -> KernelSpec:
 
 
 def reads_residual(stage: Stage | None) -> bool:
-    """Whether a stage adds the stream (the values before the clip) of the stage before, which then has to store it."""
+    """Whether a stage adds the residual of the stage before (its values before the clip), which then is stored."""
     return stage is not None and stage.shortcut != "none"
 
 
@@ -104,6 +103,5 @@ def _vector(half: bool) -> int:
 
 def _spec(kernel: str, defines: dict[str, int], threads: int, frames: int) -> KernelSpec:
     """``threads`` threads for each frame."""
-    return KernelSpec(
-        kernel, defines, (THREADS, 1, 1), (divide_up(threads, THREADS), 1, frames), shared_bytes=0
-    )
+    grid = (divide_up(threads, THREADS), 1, frames)
+    return KernelSpec(kernel, defines, (THREADS, 1, 1), grid, shared_bytes=0, max_registers=64)

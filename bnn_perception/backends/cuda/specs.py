@@ -8,45 +8,37 @@ first; :mod:`bnn_perception.backends.cuda.tiles` holds those that were measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product, zip_longest
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
 from bnn_perception.frames.preprocess import LUMA
 from bnn_perception.net.bits import words_for
-from bnn_perception.net.model import (
+from bnn_perception.net.layers import (
+    SHORTCUTS,
     BinaryConv2d,
     BinaryDense,
     Conv2d,
+    FullyConnected,
     InputConv2d,
-    InputSpec,
+    InputResidualConv2d,
+    Layer,
     OutputBits,
     OutputDense,
     ResidualConv2d,
     Shape,
     Thermometer,
-    WithResidual,
 )
+from bnn_perception.net.model import InputSpec
 
 WARP = 32
 #: Frames that one launch evaluates at most. A robot has 1 to 16 cameras; data sets are evaluated in larger batches.
 MAX_FRAMES = 256
 #: Static shared memory of a block, bytes; every SM has it without asking.
 MAX_SHARED_BYTES = 48 * 1024
-#: Registers of a thread at most, by kernel: with blocks of 256 threads (128 for preprocess and thermometer) an SM of
-#: 65,536 registers then holds at least 16 warps. Checked for every SM by test/kernels/test_nvrtc_matrix.py.
-MAX_REGISTERS = {
-    "preprocess": 64,
-    "thermometer": 64,
-    "input_conv2d": 128,
-    "bconv2d_popc": 128,
-    "bconv2d_b1mma": 128,
-    "dense": 128,
-}
-
 #: One frame of the upload buffer, the twin of ``struct Frame`` in kernels/preprocess.cu.
 FRAME = np.dtype(
     [
@@ -63,6 +55,42 @@ FRAME = np.dtype(
 )
 
 Dim3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Sm:
+    """A kind of SM that the kernels are compiled and tested for.
+
+    Attributes:
+        board: a typical one, and
+        multiprocessors: how many SMs it has.
+        cuda: the major versions of CUDA whose compiler knows it, the oldest first.
+        has_binary_mma: whether one-bit matrix products are one instruction; elsewhere they are many, or none.
+    """
+
+    board: str
+    multiprocessors: int
+    cuda: tuple[int, ...]
+    has_binary_mma: bool
+
+
+#: The kinds of SMs by compute capability times ten.
+SMS: dict[int, Sm] = {
+    53: Sm("Jetson Nano", 1, (12,), False),
+    62: Sm("Jetson TX2", 2, (12,), False),
+    72: Sm("Jetson AGX Xavier", 8, (12,), False),
+    75: Sm("T4", 40, (12, 13), False),
+    80: Sm("A100", 108, (12, 13), True),
+    86: Sm("A40", 84, (12, 13), True),
+    87: Sm("Jetson AGX Orin", 16, (12, 13), True),
+    89: Sm("L4", 58, (12, 13), True),
+    90: Sm("H100", 132, (12, 13), True),
+    100: Sm("B200", 148, (12, 13), False),
+    110: Sm("Jetson AGX Thor", 20, (13,), False),
+    120: Sm("RTX 5080", 84, (12, 13), False),
+}
+#: SMs on which binary convolutions may run on tensor cores.
+MMA_SMS = tuple(number for number, sm in SMS.items() if sm.has_binary_mma)
 
 
 @dataclass(frozen=True)
@@ -88,6 +116,8 @@ class KernelSpec:
         block: threads, all in x.
         grid: blocks; z goes over the frames.
         shared_bytes: static shared memory of a block.
+        max_registers: of a thread. With 128 an SM of 65,536 registers holds 16 warps. Checked for every SM by
+            test/kernels/test_nvrtc_matrix.py.
     """
 
     kernel: str
@@ -95,6 +125,7 @@ class KernelSpec:
     block: Dim3
     grid: Dim3
     shared_bytes: int
+    max_registers: int = 128
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -146,7 +177,7 @@ class MmaTile:
 
 @dataclass(frozen=True)
 class DenseTile:
-    """How a dense layer is cut; see kernels/dense.cu.
+    """How a fully connected layer is cut; see kernels/dense.cu.
 
     Attributes:
         outputs: of a block.
@@ -158,10 +189,11 @@ class DenseTile:
 
 
 Tile: TypeAlias = "ConvTile | MmaTile | DenseTile"
-Dense: TypeAlias = "BinaryDense | OutputDense | OutputBits"
+#: Layers that a tile is chosen for.
+Tiled: TypeAlias = "Conv2d | FullyConnected"
 
 #: RESULT of kernels/dense.cu.
-RESULTS: dict[type, int] = {BinaryDense: 0, OutputDense: 1, OutputBits: 2}
+RESULTS: dict[type[Layer], int] = {BinaryDense: 0, OutputDense: 1, OutputBits: 2}
 
 
 def divide_up(a: int, b: int) -> int:
@@ -196,6 +228,7 @@ def preprocess(spec: InputSpec, frames: int) -> KernelSpec:
         block=(warps * WARP, 1, 1),
         grid=(divide_up(spec.width, tile), spec.height, frames),
         shared_bytes=warps * WARP * 4 * 4,
+        max_registers=64,
     )
 
 
@@ -211,6 +244,7 @@ def thermometer(layer: Thermometer, shape: Shape, frames: int) -> KernelSpec:
         block=(warps * WARP, 1, 1),
         grid=(divide_up(pixels, warps * WARP), words_for(layer.channels * layer.levels), frames),
         shared_bytes=0,
+        max_registers=64,
     )
 
 
@@ -226,19 +260,61 @@ class _Taps:
     step: int
 
 
-def taps(layer: Conv2d) -> _Taps:
-    """How the layer's products are grouped into words.
+def _input_taps(layer: InputConv2d) -> _Taps:
+    """Four signed bytes a word: the channels of one colour pixel, or four grey pixels side by side."""
+    if layer.in_channels == 3:
+        return _Taps(1, layer.kernel[1], 1)
+    return _Taps(1, divide_up(layer.kernel[1], 4), 4)
 
-    A binary convolution takes 32 channels a word. An input convolution takes four signed bytes: the channels of one
-    colour pixel, or four grey pixels side by side.
-    """
-    if isinstance(layer, InputConv2d):
-        return (
-            _Taps(1, layer.kernel[1], 1)
-            if layer.in_channels == 3
-            else _Taps(1, divide_up(layer.kernel[1], 4), 4)
-        )
+
+def _binary_taps(layer: BinaryConv2d) -> _Taps:
+    """32 channels a word."""
     return _Taps(words_for(layer.in_channels), layer.kernel[1], 1)
+
+
+def _input_defines(layer: InputConv2d, shape: Shape) -> dict[str, int]:
+    return {
+        "CHANNELS": layer.in_channels,
+        "LEVEL_OFFSET": level_offset(layer),
+        "IDENTITY_LEVELS": int(np.array_equal(layer.levels, np.arange(256))),
+    }
+
+
+def _binary_defines(layer: BinaryConv2d, shape: Shape) -> dict[str, int]:
+    return {"FAN_IN": layer.fan_in, "BORDER_COLUMNS": border_columns(layer, shape)}
+
+
+@dataclass(frozen=True)
+class ConvKernel:
+    """What the kernels that share kernels/conv2d.cuh differ in.
+
+    Attributes:
+        name: of the kernel.
+        taps: how a layer's products are grouped into words.
+        defines: macros that it has beside those of kernels/conv2d.cuh, from the layer and the shape of its input.
+    """
+
+    name: str
+    taps: Callable[[Any], _Taps]
+    defines: Callable[[Any, Shape], dict[str, int]]
+
+
+_INPUT = ConvKernel("input_conv2d", _input_taps, _input_defines)
+_BINARY = ConvKernel("bconv2d_popc", _binary_taps, _binary_defines)
+#: The kernel of each kind of convolution.
+CONV_KERNELS: dict[type[Layer], ConvKernel] = {
+    InputConv2d: _INPUT,
+    InputResidualConv2d: _INPUT,
+    BinaryConv2d: _BINARY,
+    ResidualConv2d: _BINARY,
+}
+#: Kinds that the kernel of tensor cores evaluates as well.
+MMA_KINDS: tuple[type[Layer], ...] = (BinaryConv2d,)
+
+
+def taps(layer: Conv2d) -> _Taps:
+    """How the layer's products are grouped into words."""
+    return CONV_KERNELS[type(layer)].taps(layer)
 
 
 #: Registers that a tile may plan for the sums and for a line of the input; the weights take up to 28 more.
@@ -247,22 +323,18 @@ _MAX_SUMS, _MAX_LINE = 16, 48
 _MAX_STEP_TAPS = 7
 
 
-#: SHORTCUT of kernels/residual.cuh.
-_SHORTCUTS = {"none": 0, "identity": 1, "average_pool": 2}
-
-
-def stream(layer: Conv2d, stored: bool) -> dict[str, int]:
-    """The macros of kernels/residual.cuh. A stream is stored where the layer that follows reads it."""
-    if not isinstance(layer, WithResidual):
+def residual(layer: Conv2d, stored: bool) -> dict[str, int]:
+    """The macros of kernels/residual.cuh. A residual is stored where the layer that follows reads it."""
+    if not layer.has_residual:
         return {"RESIDUAL": 0}
     defines = {
         "RESIDUAL": 1,
         "RESIDUAL_STORED": int(stored),
         "OUT_CHANNELS": layer.out_channels,
-        "SHORTCUT": 0,
+        "SHORTCUT": SHORTCUTS[layer.added_shortcut],
     }
-    if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
-        defines |= {"SHORTCUT": _SHORTCUTS[layer.shortcut], "SHORTCUT_CHANNELS": layer.in_channels}
+    if layer.reads_residual:
+        defines["SHORTCUT_CHANNELS"] = layer.in_channels
     return defines
 
 
@@ -273,7 +345,7 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
         layer, shape: the convolution and the shape of its input.
         tile: how it is cut.
         frames: of a launch.
-        stored: whether it stores its stream.
+        stored: whether it stores its residual.
 
     Raises:
         ValueError: where the tile does not fit the layer or the shared memory.
@@ -282,7 +354,7 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
     out_height, out_width, out_channels = layer.output_shape(shape)
     out_words = words_for(out_channels)
     tap = taps(layer)
-    pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
+    pool_size, pool_stride = layer.window.size, layer.window.stride
     if out_words % tile.filters or tap.words % tile.chunk_words or tile.positions not in (1, pool_size):
         raise ValueError(f"{layer.name}: {tile} does not divide the layer")
     if tile.positions < pool_size and tile.patch > 1:
@@ -340,21 +412,11 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
         "TILE_PATCHES": tile.patches,
         "TILE_FILTERS": tile.filters,
     }
-    if isinstance(layer, InputConv2d):
-        kernel = "input_conv2d"
-        defines |= {
-            "CHANNELS": layer.in_channels,
-            "LEVEL_OFFSET": level_offset(layer),
-            "IDENTITY_LEVELS": int(np.array_equal(layer.levels, np.arange(256))),
-        }
-    else:
-        assert isinstance(layer, BinaryConv2d)
-        kernel = "bconv2d_popc"
-        defines |= {"FAN_IN": layer.fan_in, "BORDER_COLUMNS": border_columns(layer, shape)}
-    defines |= stream(layer, stored)
+    kernel = CONV_KERNELS[type(layer)]
+    defines |= kernel.defines(layer, shape) | residual(layer, stored)
     tiles = divide_up(out_height, tile.rows) * divide_up(out_width, tile_outputs)
     return KernelSpec(
-        kernel,
+        kernel.name,
         defines,
         block=(tile.warps * WARP, 1, 1),
         grid=(tiles, out_words // tile.filters, frames),
@@ -379,8 +441,7 @@ def border_columns(layer: BinaryConv2d, shape: Shape) -> int:
 def conv_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[ConvTile]:
     """Every tile worth trying, best guess first; never empty."""
     out_height, out_width, out_channels = layer.output_shape(shape)
-    pool_size = layer.pool.size if layer.pool else 1
-    pool_stride = layer.pool.stride if layer.pool else 1
+    pool_size, pool_stride = layer.window.size, layer.window.stride
     tap = taps(layer)
     step_taps = divisors(tap.columns, _MAX_STEP_TAPS)[0]
     candidates: dict[ConvTile, float] = {}
@@ -432,22 +493,20 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
     return blocks * (staging + busy) + 0.6 * step * steps
 
 
-#: SMs on which one-bit matrix products are one instruction. Later ones make many of it.
-MMA_SMS = (80, 86, 87, 89, 90)
-
-
-def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
-    """The kernel of a binary convolution on tensor cores, of one without a stream: there a lane holds up to 32 sums,
-    and as many shortcuts at once would take more than :data:`MAX_REGISTERS`.
+def bconv2d_b1mma(layer: Conv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
+    """The kernel of a binary convolution without a residual on tensor cores: there a lane holds up to 32 sums, and as
+    many shortcuts at once would take more registers than a kernel may have.
 
     Raises:
         ValueError: where the tile or the kernel does not fit the layer or the shared memory.
     """
+    if layer.has_residual:
+        raise ValueError(f"{layer.name}: tensor cores are used for layers without a residual only")
+    if not isinstance(layer, BinaryConv2d):
+        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
     out_height, out_width, out_channels = layer.output_shape(shape)
     in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
-    pool_size, pool_stride = (layer.pool.size, layer.pool.stride) if layer.pool else (1, 1)
-    if isinstance(layer, WithResidual):
-        raise ValueError(f"{layer.name}: tensor cores are used for layers without a stream only")
+    pool_size, pool_stride = layer.window.size, layer.window.stride
     if border_columns(layer, shape):
         raise ValueError(f"{layer.name}: tensor cores are used with padding by -1 only")
     if out_words % tile.filters or 8 % tile.columns:
@@ -489,14 +548,14 @@ def bconv2d_b1mma(layer: BinaryConv2d, shape: Shape, tile: MmaTile, frames: int)
     )
 
 
-def mma_steps(layer: BinaryConv2d) -> int:
+def mma_steps(layer: Conv2d) -> int:
     """Steps of 256 bits that a window takes."""
     return divide_up(layer.kernel[0] * layer.kernel[1] * words_for(layer.in_channels), 8)
 
 
 def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
     """Every tile on tensor cores worth trying, best guess first; none where the SM or the layer has no use for it."""
-    if target.sm not in MMA_SMS or not isinstance(layer, BinaryConv2d) or isinstance(layer, WithResidual):
+    if target.sm not in MMA_SMS or type(layer) not in MMA_KINDS:
         return []
     out_height, out_width, out_channels = layer.output_shape(shape)
     candidates: dict[MmaTile, float] = {}
@@ -527,19 +586,18 @@ def mma_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[MmaTile]:
 
 
 def dense_frames(frames: int) -> int:
-    """Frames that one block of a dense layer takes, so that a weight is loaded once for all of them."""
+    """Frames that one block of a fully connected layer takes, so that a weight is loaded once for all of them."""
     return math.gcd(frames, 4)
 
 
-def dense(layer: Dense, tile: DenseTile, frames: int) -> KernelSpec:
-    """The kernel of a dense layer.
+def dense(layer: FullyConnected, tile: DenseTile, frames: int) -> KernelSpec:
+    """The kernel of a fully connected layer.
 
     Raises:
         ValueError: where the tile does not fit the layer.
     """
     threads = tile.outputs * tile.lanes
-    packed = isinstance(layer, BinaryDense)
-    if tile.outputs not in (8, 16, 32) and (packed or tile.outputs != 4):
+    if tile.outputs not in (8, 16, 32) and (layer.gives == "bits" or tile.outputs != 4):
         raise ValueError(f"{layer.name}: {tile} does not make whole bytes of bits, or 4 logits")
     if tile.lanes & (tile.lanes - 1) or threads % WARP or threads > _MAX_DENSE_THREADS:
         raise ValueError(
@@ -548,7 +606,7 @@ def dense(layer: Dense, tile: DenseTile, frames: int) -> KernelSpec:
     in_words = layer.weights.shape[1]
     block_frames = dense_frames(frames)
     vector, step, _ = _dense_loads(in_words, tile.lanes)
-    outputs = words_for(layer.out_features) * WARP if packed else layer.out_features
+    outputs = words_for(layer.out_features) * WARP if layer.gives == "bits" else layer.out_features
     return KernelSpec(
         "dense",
         {
@@ -582,7 +640,7 @@ def _dense_loads(in_words: int, lanes: int) -> tuple[int, int, int]:
     return vector, divide_up(loads, passes), passes
 
 
-def dense_tiles(layer: Dense, target: Target) -> list[DenseTile]:
+def dense_tiles(layer: FullyConnected, target: Target) -> list[DenseTile]:
     """Every tile worth trying, best guess first; never empty."""
     in_words = layer.weights.shape[1]
     candidates: dict[DenseTile, float] = {}
@@ -617,14 +675,19 @@ def tile_fields(tile: Tile) -> dict[str, int]:
     return asdict(tile)
 
 
-def best_tile(layer: Conv2d | Dense, shape: Shape, target: Target) -> Tile:
+def is_tiled(layer: Layer) -> TypeGuard[Tiled]:
+    """Whether a tile is chosen for a layer."""
+    return isinstance(layer, (Conv2d, FullyConnected))
+
+
+def best_tile(layer: Tiled, shape: Shape, target: Target) -> Tile:
     """The best guess for a layer. Tensor cores are taken only where they were measured to be faster."""
     if isinstance(layer, Conv2d):
         return conv_tiles(layer, shape, target)[0]
     return dense_tiles(layer, target)[0]
 
 
-def tiles_of(layer: Conv2d | Dense, shape: Shape, target: Target) -> Iterator[Tile]:
+def tiles_of(layer: Tiled, shape: Shape, target: Target) -> Iterator[Tile]:
     """Every tile that a tuner may try, best guesses first; those on tensor cores take turns with the others."""
     if isinstance(layer, Conv2d):
         mma: list[Tile] = [*mma_tiles(layer, shape, target)]
@@ -644,6 +707,4 @@ def convolution(
     """
     if isinstance(tile, ConvTile):
         return conv2d(layer, shape, tile, frames, stored)
-    if not isinstance(layer, BinaryConv2d):
-        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
     return bconv2d_b1mma(layer, shape, tile, frames)

@@ -20,19 +20,20 @@ from typing import Any
 import yaml
 
 from bnn_perception.backends.cuda.specs import (
+    CONV_KERNELS,
     ConvTile,
-    Dense,
     DenseTile,
     MmaTile,
     Target,
     Tile,
+    Tiled,
     best_tile,
     convolution,
     dense,
     tile_fields,
 )
 from bnn_perception.errors import one_line
-from bnn_perception.net.model import Conv2d, InputConv2d, ResidualConv2d, Shape, WithResidual
+from bnn_perception.net.layers import Conv2d, Shape
 from bnn_perception.resources import resource_folder
 
 #: The table that ships, beside the other configuration.
@@ -45,19 +46,20 @@ def user_table() -> Path:
     return Path(cache) / "bnn_perception" / SHIPPED
 
 
-def shape_key(layer: Conv2d | Dense, shape: Shape) -> str:
+def shape_key(layer: Tiled, shape: Shape) -> str:
     """Names a layer by what its kernel's time depends on."""
     if not isinstance(layer, Conv2d):
         return f"dense {layer.weights.shape[1]} words -> {layer.out_features}"
-    kernel = "input_conv2d" if isinstance(layer, InputConv2d) else "bconv2d_popc"
+    kernel = CONV_KERNELS[type(layer)].name
     pool = f" pool {layer.pool.size}/{layer.pool.stride}" if layer.pool else ""
     (ky, kx), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
     height, width, channels = shape
     key = f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{py}x{px}{pool}"
-    if isinstance(layer, WithResidual):
+    if layer.has_residual:
+        # The word that tables of tiles had from the start.
         key += " stream"
-    if isinstance(layer, ResidualConv2d) and layer.shortcut != "none":
-        key += f" + {layer.shortcut}"
+    if layer.reads_residual:
+        key += f" + {layer.added_shortcut}"
     return key
 
 
@@ -84,7 +86,7 @@ class TileTable:
                     table._entries.setdefault(sm, {}).update(tiles)
         return table
 
-    def tile(self, layer: Conv2d | Dense, shape: Shape, target: Target) -> Tile:
+    def tile(self, layer: Tiled, shape: Shape, target: Target) -> Tile:
         """The tile of a layer: the measured one, or else the best guess.
 
         Raises:
@@ -101,7 +103,7 @@ class TileTable:
             dense(layer, tile, frames=1)
         return tile
 
-    def set(self, layer: Conv2d | Dense, shape: Shape, target: Target, tile: Tile) -> None:
+    def set(self, layer: Tiled, shape: Shape, target: Target, tile: Tile) -> None:
         """Enter a measured tile."""
         self._entries.setdefault(target.sm, {})[shape_key(layer, shape)] = tile
 

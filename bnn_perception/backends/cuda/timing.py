@@ -71,7 +71,7 @@ class Stopwatch:
         self._before, self._after = cuda.Event(), cuda.Event()
 
     def microseconds(self, run: Callable[[], None]) -> float:
-        """Of what ``run`` enqueues, from the first to the last of it on the GPU."""
+        """Time of what ``run`` enqueues, from the first to the last of it on the GPU."""
         self._before.record(self._stream)
         run()
         self._after.record(self._stream)

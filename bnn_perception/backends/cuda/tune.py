@@ -10,13 +10,14 @@ import numpy as np
 
 from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 from bnn_perception.backends.cuda.device import Gpu
-from bnn_perception.backends.cuda.specs import Dense, Target, Tile, tiles_of
+from bnn_perception.backends.cuda.specs import Target, Tile, Tiled, is_tiled, tiles_of
 from bnn_perception.backends.cuda.tiles import TileTable, shape_key
 from bnn_perception.backends.cuda.timing import time_kernels
 from bnn_perception.backends.protocol import BackendError
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import Frame
-from bnn_perception.net.model import Conv2d, Model, Shape, Thermometer, iter_layers
+from bnn_perception.net.layers import Shape
+from bnn_perception.net.model import Model, iter_layers
 
 #: Tiles of a layer that are tried, the best guesses; each is compiled, which takes most of the time.
 CANDIDATES = 24
@@ -49,14 +50,14 @@ def tune(models: Sequence[Model], path: Path, candidates: int = CANDIDATES) -> N
     print(f"table of tiles: {path}")
 
 
-_Layers = dict[str, "tuple[Conv2d | Dense, Shape, list[Tile]]"]
+_Layers = dict[str, "tuple[Tiled, Shape, list[Tile]]"]
 
 
 def _layers(model: Model, target: Target, done: set[str], candidates: int) -> _Layers:
     """Layers that have tiles and whose shape is not in ``done``, where it is entered, with their candidates."""
     found: _Layers = {}
-    for layer, shape, _ in iter_layers(model):
-        if not isinstance(layer, Thermometer) and shape_key(layer, shape) not in done:
+    for layer, shape, *_ in iter_layers(model):
+        if is_tiled(layer) and shape_key(layer, shape) not in done:
             done.add(shape_key(layer, shape))
             found[layer.name] = (layer, shape, list(islice(tiles_of(layer, shape, target), candidates)))
     return found

@@ -22,7 +22,7 @@ from bnn_perception.importers.fold.layers import (
 )
 from bnn_perception.importers.fold.signal import Exact, Products, Signal, constant
 from bnn_perception.importers.fold.thresholds import Quantization, Threshold, at_pixels
-from bnn_perception.net.model import (
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,

@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.fold.signal import Exact, Products, Residual, exact
 from bnn_perception.net import bits
-from bnn_perception.net.model import (
-    MAX_RESIDUAL,
+from bnn_perception.net.checks import MAX_RESIDUAL
+from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
+    Conv2d,
     InputConv2d,
     InputResidualConv2d,
     Layer,
     OutputDense,
     Pool,
     ResidualConv2d,
-    Thermometer,
 )
 
 #: Most and least binary digits behind the point of a residual.
@@ -213,7 +213,7 @@ def negated(layer: Layer | PendingResidual, channels: NDArray[np.bool_]) -> Laye
         sign = np.where(channels, -1, 1)
         scale, offset = layer.scale * sign, layer.offset * sign
         return replace(layer, scale=scale, offset=offset, strict=layer.strict ^ channels)
-    if isinstance(layer, (Thermometer, OutputDense)):
+    if not isinstance(layer, (Conv2d, BinaryDense)):
         raise RefusalError("takes signs that are -1 where a pixel reaches its threshold")
     return replace(layer, flip=layer.flip ^ channels)
 

@@ -16,7 +16,8 @@ from bnn_perception.importers.onnx.graph import MALFORMED, Graph
 from bnn_perception.importers.onnx.operators import OPERATORS, find
 from bnn_perception.importers.onnx.stages import Chain
 from bnn_perception.importers.stage import Stage
-from bnn_perception.net.model import InputSpec, Shape
+from bnn_perception.net.layers import Shape
+from bnn_perception.net.model import InputSpec
 
 
 def read_float_twin(path: Path, spec: InputSpec, classes: int) -> tuple[Stage, ...]:

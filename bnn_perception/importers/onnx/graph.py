@@ -13,7 +13,7 @@ from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.onnx.evaluate import evaluate_node
 from bnn_perception.importers.onnx.node import FLOATS, UNDEFINED, Node, Value, attribute, where
 from bnn_perception.importers.onnx.operators import QUANT_DOMAINS, STANDARD, Numbers, find
-from bnn_perception.net.model import ModelError
+from bnn_perception.net.checks import ModelError
 
 if TYPE_CHECKING:
     import onnx

@@ -32,7 +32,8 @@ from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.file import load
 from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.walk import Walk
-from bnn_perception.net.model import InputSpec, Model, ModelError
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.model import InputSpec, Model
 
 #: Metadata that the training of this package writes: name, labels (one a line), fit (crop or stretch).
 METADATA = "bnn_perception."

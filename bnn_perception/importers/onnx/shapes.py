@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnn_perception.importers.errors import RefusalError
 from bnn_perception.importers.fold.signal import Signal, exact, is_float
 from bnn_perception.importers.onnx.node import FLOATS, Node
-from bnn_perception.net.model import MAX_CHANNELS
+from bnn_perception.net.checks import MAX_CHANNELS
 
 
 def keep(node: Node[Signal]) -> Signal:

@@ -1,0 +1,53 @@
+"""Limits for untrusted model folders, the error that names what is wrong, and the checks of single values."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+
+import numpy as np
+
+from bnn_perception.errors import Error
+
+# Far above any net for a robot, far below what exhausts its memory.
+MAX_SIDE = 4096
+MAX_CHANNELS = 1 << 16
+MAX_KERNEL = 64
+MAX_ACTIVATION_BITS = 1 << 28
+MAX_LAYERS = 256
+MAX_LABEL = 200
+#: Largest magnitude of a residual value: it fits int32 and stays below :data:`bnn_perception.net.bits.NEVER`.
+MAX_RESIDUAL = np.iinfo(np.int32).max - 1
+#: Logits over a temperature, and over its inverse, stay well inside float32.
+MAX_TEMPERATURE = 1e6
+
+LAYER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlevel = 2
+
+
+class ModelError(Error, ValueError):
+    """A model folder or layer that cannot be used; the message names the file, the field and the reason."""
+
+
+def show(value: object) -> str:
+    """A value in a message: one short line, however long or deeply nested an untrusted value is."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python writes no whole number of more than some thousand digits
+        return "a very long number"
+
+
+def check_whole(where: str, value: object, low: int, high: int) -> None:
+    """Refuse what is no whole number from ``low`` to ``high``; ``where`` names it."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
+        raise ModelError(f"{where} is {show(value)}; it must be a whole number from {low} to {high}")
+
+
+def layer_name(value: object) -> str:
+    """``value``, which must be the name of a layer."""
+    if not isinstance(value, str) or not LAYER_NAME.fullmatch(value):
+        raise ModelError(f"layers: the name {show(value)} is not a word of letters, digits, _ and -")
+    return value

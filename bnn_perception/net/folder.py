@@ -1,0 +1,310 @@
+"""A model is a folder, and this module is its contract: what training and importers write, backends read.
+
+::
+
+    model.yaml   name, labels, input, layers, where it came from, accuracy, sha256 of the files beside it
+    binary.npz   packed words and integer thresholds
+    float.onnx   the float twin, optional: float32 (N, channels, H, W) in [0, 1] -> logits (N, classes)
+
+The scalars of each layer stand in ``model.yaml``, its arrays in ``binary.npz`` as ``<layer>.<array>``;
+:mod:`bnn_perception.net.layers` says which. A model folder is untrusted input: :func:`load_model` checks all of it and
+names the field that is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from bnn_perception.errors import one_line
+from bnn_perception.files import replacing
+from bnn_perception.net.checks import MAX_LAYERS, ModelError, layer_name, show
+from bnn_perception.net.fields import arrays, read_scalars, write_scalars
+from bnn_perception.net.layers import LAYER_KINDS, Layer
+from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, TEMPERATURES, InputSpec, Model
+
+FORMAT = 1
+
+# Far above any net for a robot, far below what exhausts its memory.
+MAX_DESCRIPTION_BYTES = 1 << 20
+MAX_ARRAY_BYTES = 1 << 28
+MAX_ONNX_BYTES = 1 << 30
+
+
+def load_model(folder: str | os.PathLike[str]) -> Model:
+    """Read and validate a model folder.
+
+    Raises:
+        ModelError: naming the file, the field and what is wrong with it.
+    """
+    folder = Path(folder)
+    path = folder / DESCRIPTION
+    description = _read_description(path)
+    try:
+        files = description["files"]
+        if not isinstance(files, dict) or BINARY not in files:
+            raise ModelError(f"files: no sha256 of {BINARY}")
+        unknown = set(files) - {BINARY, FLOAT_TWIN}
+        if unknown:
+            raise ModelError(f"files: unknown file {show(sorted(map(str, unknown))[0])}")
+        configs = description["layers"]
+        if not isinstance(configs, list) or not all(isinstance(config, dict) for config in configs):
+            raise ModelError("layers: not a list of layers")
+        if not 0 < len(configs) <= MAX_LAYERS:
+            raise ModelError(f"layers: {len(configs)} of them; a model has 1 to {MAX_LAYERS}")
+        input_spec = InputSpec(**read_scalars("input", description["input"], InputSpec))
+        labels = description["labels"]
+        if not isinstance(labels, list):
+            raise ModelError("labels: not a list")
+        name = description["name"]
+        if not isinstance(name, str) or not name.strip():
+            raise ModelError(f"name is {show(name)}; it must be a text")
+        temperatures = {key: description[key] for key in TEMPERATURES if key in description}
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except KeyError as error:
+        raise ModelError(f"{path}: the field {error} is missing") from None
+    for file, digest in files.items():
+        limit = MAX_ARRAY_BYTES if file == BINARY else MAX_ONNX_BYTES
+        _check_digest(folder / file, digest, limit)
+    if FLOAT_TWIN not in files and (folder / FLOAT_TWIN).exists():
+        raise ModelError(f"{path}: files: no sha256 of {FLOAT_TWIN}, which lies in the folder")
+    try:
+        with _ArrayFile(folder / BINARY) as file:
+            layers = tuple(_read_layer(config, file) for config in configs)
+            file.check_all_used()
+        known = {"format", "name", "labels", "input", "layers", "files", *TEMPERATURES}
+        return Model(
+            name=name,
+            labels=tuple(labels),
+            input=input_spec,
+            layers=layers,
+            **temperatures,
+            info={key: value for key, value in description.items() if key not in known},
+            folder=folder,
+        )
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes | None = None) -> Model:
+    """Write a model folder; what was there under the same names is replaced.
+
+    The files are written beside their places first, so that a full disk leaves the model that was there; ``model.yaml``
+    is renamed into its place last, so that an interrupted save never looks like a whole model.
+
+    Args:
+        model: what to write.
+        folder: made where it does not exist.
+        float_twin: the bytes of the ONNX file, None to ship none.
+
+    Returns:
+        The model as :func:`load_model` reads it back.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = {
+        f"{layer.name}.{name}": value
+        for layer in model.layers
+        for name, value in layer.array_values().items()
+    }
+    with ExitStack() as files:
+        with files.enter_context(replacing(folder / BINARY)).open("wb") as stream:
+            np.savez_compressed(stream, **values)
+        if float_twin is not None:
+            files.enter_context(replacing(folder / FLOAT_TWIN)).write_bytes(float_twin)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+    if float_twin is None:
+        (folder / FLOAT_TWIN).unlink(missing_ok=True)
+    _write_description(model, folder)
+    return load_model(folder)
+
+
+def _write_description(model: Model, folder: Path) -> None:
+    """Write ``model.yaml`` for the files that lie beside it; at any moment there is the old one or the new one."""
+    temperatures = TEMPERATURES if (folder / FLOAT_TWIN).exists() else TEMPERATURES[:1]
+    description: dict[str, Any] = {
+        "format": FORMAT,
+        "name": model.name,
+        **model.info,
+        "labels": list(model.labels),
+        "input": write_scalars(model.input),
+        **{name: float(getattr(model, name)) for name in temperatures},
+        "layers": [_write_layer(layer) for layer in model.layers],
+        "files": {
+            file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            for file in (BINARY, FLOAT_TWIN)
+            if (folder / file).exists()
+        },
+    }
+    with replacing(folder / DESCRIPTION) as partial:
+        partial.write_text(_to_yaml(description), encoding="utf-8")
+
+
+def update_info(folder: str | os.PathLike[str], **info: Any) -> Model:
+    """Set top-level fields of ``model.yaml`` that no backend reads (accuracy, say), or a temperature.
+
+    The other files are left alone, and an interrupted update leaves the model as it was.
+
+    Raises:
+        ModelError: for a folder that is no model, or a field that defines the net.
+    """
+    model = load_model(folder)
+    reserved = {"format", "name", "labels", "input", "layers", "files"} & set(info)
+    if reserved:
+        raise ModelError(f"{sorted(reserved)[0]} defines the net and cannot be updated")
+    temperatures = {name: info.pop(name) for name in TEMPERATURES if name in info}
+    _write_description(replace(model, info={**model.info, **info}, **temperatures), Path(folder))
+    return load_model(folder)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > MAX_DESCRIPTION_BYTES:
+            raise ModelError(f"{path}: {size} bytes; a description has at most {MAX_DESCRIPTION_BYTES}")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read: {one_line(error)}") from None
+    try:
+        description = yaml.safe_load(text)
+    # Of PyYAML, or of Python where PyYAML converts a number, a date or a nest of brackets.
+    except Exception as error:
+        raise ModelError(f"{path}: is not YAML: {one_line(error)}") from None
+    if not isinstance(description, dict):
+        raise ModelError(f"{path}: is not a mapping of fields")
+    version = description.get("format")
+    if version != FORMAT or isinstance(version, bool):
+        newer = isinstance(version, int) and version > FORMAT
+        remedy = "; update bnn_perception to read it" if newer else ""
+        raise ModelError(f"{path}: format is {show(version)}; this version reads format {FORMAT}{remedy}")
+    return description
+
+
+def _check_digest(path: Path, digest: object, limit: int) -> None:
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ModelError(
+            f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits"
+        )
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise ModelError(f"{path}: {size} bytes; at most {limit} are read")
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file, but {DESCRIPTION} lists it") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {one_line(error)}") from None
+    if actual != digest:
+        raise ModelError(
+            f"{path}: its sha256 begins {actual[:12]}, {DESCRIPTION} says {digest[:12]}; the file was changed"
+        )
+
+
+class _ArrayFile:
+    """Reads arrays of the expected shape and type out of an npz file, and nothing larger."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._used: set[str] = set()
+        self._left = MAX_ARRAY_BYTES
+
+    def __enter__(self) -> _ArrayFile:
+        try:
+            self._zip = zipfile.ZipFile(self._path)
+        # A damaged directory of the archive raises what its parsing happens to raise.
+        except Exception as error:
+            raise ModelError(f"{BINARY}: is not an npz file: {one_line(error)}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def read(self, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+        wanted = f"{np.dtype(dtype).name} {list(shape)}"
+        expected = math.prod(shape) * np.dtype(dtype).itemsize
+        self._left -= expected
+        if self._left < 0:
+            raise ModelError(
+                f"{BINARY}: {name} takes {expected} bytes; at most {MAX_ARRAY_BYTES} are read in all"
+            )
+        try:
+            # The header of an npy file is at most 64 KiB; anything longer is not the array that is wanted.
+            if self._zip.getinfo(f"{name}.npy").file_size > expected + (1 << 16):
+                raise ModelError(f"{BINARY}: {name} is larger than {wanted}")
+            with self._zip.open(f"{name}.npy") as stream:
+                version = np.lib.format.read_magic(stream)
+                if version != (1, 0):
+                    raise ModelError(f"{BINARY}: {name} has npy version {version}, not (1, 0)")
+                actual_shape, fortran, actual_dtype = np.lib.format.read_array_header_1_0(stream)
+                if actual_shape != shape or actual_dtype != np.dtype(dtype) or fortran:
+                    raise ModelError(f"{BINARY}: {name} is {actual_dtype} {list(actual_shape)}, not {wanted}")
+                content = stream.read(expected)
+        except KeyError:
+            raise ModelError(f"{BINARY}: the array {name} is missing") from None
+        except ModelError:
+            raise
+        # Of zipfile, of the decompressors, of NumPy's parser of headers.
+        except Exception as error:
+            raise ModelError(f"{BINARY}: {name} cannot be read: {one_line(error)}") from None
+        if len(content) != expected:
+            raise ModelError(f"{BINARY}: {name} ends early")
+        self._used.add(f"{name}.npy")
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+    def check_all_used(self) -> None:
+        unused = sorted(set(self._zip.namelist()) - self._used)
+        if unused:
+            raise ModelError(f"{BINARY}: {show(unused[0])} belongs to no layer")
+
+
+def _read_layer(config: Mapping[str, Any], file: _ArrayFile) -> Layer:
+    name = layer_name(config.get("name"))
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in LAYER_KINDS:
+        raise ModelError(f"{name}: kind {show(kind)} is unknown; this version knows {', '.join(LAYER_KINDS)}")
+    cls = LAYER_KINDS[kind]
+    scalars = {key: value for key, value in config.items() if key not in ("name", "kind")}
+    values = read_scalars(name, scalars, cls)
+    sizes = SimpleNamespace(**values)
+    for array, stated in arrays(cls).items():
+        values[array] = file.read(f"{name}.{array}", stated.shape(sizes), stated.dtype)
+    return cls(name=name, **values)
+
+
+def _write_layer(layer: Layer) -> dict[str, Any]:
+    return {"name": layer.name, "kind": layer.kind, **write_scalars(layer)}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style for mappings, one line for lists of numbers."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, data: Sequence[Any]) -> yaml.Node:
+    flat = all(isinstance(item, (int, float)) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
+
+
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(tuple, _represent_list)
+
+
+def _to_yaml(description: Mapping[str, Any]) -> str:
+    return yaml.dump(dict(description), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,99 @@
+"""Every kind of layer has an entry in every table by kind, is drawn by the generators of models, and is inspected."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+
+import models
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from bnn_perception.backends import reference
+from bnn_perception.backends.cpu import program
+from bnn_perception.backends.cuda import network
+from bnn_perception.cli.inspect_ import layer_rows
+from bnn_perception.net.fields import arrays
+from bnn_perception.net.layers import LAYER_KINDS, Layer
+from bnn_perception.net.model import Model
+
+#: How each backend evaluates each kind.
+BACKENDS: dict[str, Mapping[type[Layer], object]] = {
+    "reference": reference.EVALUATE,
+    "cpu": program.LOWER,
+    "cuda": network.LOWER,
+}
+PAIRS = [(kind, backend) for kind in LAYER_KINDS for backend in BACKENDS]
+
+
+@pytest.mark.parametrize(("kind", "backend"), PAIRS, ids=[f"{kind} on {backend}" for kind, backend in PAIRS])
+def test_every_backend_has_every_kind(kind: str, backend: str) -> None:
+    assert LAYER_KINDS[kind] in BACKENDS[backend], f"{backend} has no entry for a {kind}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_backend_has_a_kind_that_the_format_lacks(backend: str) -> None:
+    unknown = [cls.__name__ for cls in BACKENDS[backend] if cls not in LAYER_KINDS.values()]
+    assert not unknown, f"{backend} has entries that no model can hold: {', '.join(unknown)}"
+
+
+def concrete(cls: type[Layer]) -> set[type[Layer]]:
+    """The subclasses of ``cls`` that have a kind of their own."""
+    found = {cls} if "kind" in vars(cls) else set()
+    return found.union(*(concrete(child) for child in cls.__subclasses__()))
+
+
+def test_every_class_with_a_kind_is_in_the_table() -> None:
+    assert concrete(Layer) == set(LAYER_KINDS.values())
+
+
+@pytest.mark.parametrize("kind", LAYER_KINDS)
+def test_every_field_says_how_it_is_read(kind: str) -> None:
+    silent = [f.name for f in dataclasses.fields(LAYER_KINDS[kind]) if f.name != "name" and not f.metadata]
+    assert not silent, f"{kind}: no range, choice or shape is stated for {', '.join(silent)}"
+    assert arrays(LAYER_KINDS[kind]), f"a {kind} without an array would be a constant"
+
+
+@cache
+def drawn() -> dict[str, Model]:
+    """For each kind that test/models.py draws a model that has it, the same in each run."""
+    found: dict[str, Model] = {}
+
+    @settings(max_examples=200, deadline=None, database=None, derandomize=True)
+    @given(models.models() | models.residual_models())
+    def collect(model: Model) -> None:
+        for layer in model.layers:
+            found.setdefault(layer.kind, model)
+
+    collect()
+    return found
+
+
+@pytest.mark.parametrize("kind", LAYER_KINDS)
+def test_every_kind_is_drawn_and_inspected(kind: str) -> None:
+    model = drawn()[kind]
+    row = next(row for row in layer_rows(model) if row["kind"] == kind)
+    layer = next(layer for layer in model.layers if layer.kind == kind)
+    assert row["packed_bytes"] == sum(
+        array.nbytes for name, array in layer.array_values().items() if name != "levels"
+    )
+    assert (row["macs"] > 0) == (row["float_bytes"] > 0) == layer.has_weights
+    assert row["precision"].startswith("8" if layer.takes == "pixels" else "1")
+    assert ("32" in row["precision"]) == layer.has_residual
+
+
+@pytest.mark.parametrize("kind", LAYER_KINDS)
+def test_every_kind_runs_and_hands_on_what_its_record_says(kind: str) -> None:
+    """On the reference: the shape and type of the output, and a residual where the record promises one."""
+    model = drawn()[kind]
+    rng = np.random.default_rng(5)
+    activations = dict(reference.ReferenceBackend(model).activations(models.random_frame(rng, 20, 30)))
+    for layer, shape in zip(model.layers, model.shapes()[1:]):
+        output = activations[layer.name]
+        if layer.gives == "logits":
+            assert (output.dtype, output.shape) == (np.float32, (layer.outputs,))
+        else:
+            assert (output.dtype, output.shape[:2]) == (np.uint32, shape[:2])
+        assert (f"{layer.name}.residual" in activations) == layer.has_residual
