@@ -24,17 +24,7 @@ DOCS = ROOT / "docs"
 PLANNED = {
     "MAX_KERNEL",
     "backends/cpu/program.py",
-    "frames/frame.py",
-    "importers/fold/__init__.py",
-    "importers/fold/layers.py",
-    "importers/onnx/operators.py",
-    "importers/onnx/stages.py",
-    "loading … for … s",
-    "compiled, and kept nowhere, for numba finds no directory to write to",
-    "the classifier node has published no diagnostics",
-    "dilations …; only 1 can be expressed",
     "net/layers.py",
-    "only two-dimensional convolutions of group 1 can be expressed",
     "test/unit/test_layer_kinds.py",
 }
 
