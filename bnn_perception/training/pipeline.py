@@ -12,7 +12,7 @@ import torch
 
 from bnn_perception.backends import make_backend
 from bnn_perception.evaluation.calibration import CalibrationError, calibrate
-from bnn_perception.evaluation.evaluate import evaluate
+from bnn_perception.evaluation.evaluate import evaluate_all
 from bnn_perception.frames.dataset import read_dataset
 from bnn_perception.net.model import Model
 from bnn_perception.training.config import Config, portable, resolve_data
@@ -87,18 +87,16 @@ def _calibrated(model: Model, validation: Path, config: Config) -> Model:
 
 def measure(model: Model, test: Path, config: Config, reporter: Reporter) -> dict[str, float]:
     """Accuracy of both precisions on a labelled set, by the CPU backends that users run."""
-    result: dict[str, float] = {}
-    for name in ("binary", "float"):
-        backend = make_backend(model, name, "cpu", config.threads)
-        evaluation = evaluate(model, backend, read_dataset(test, model.labels, config.data.ignore))
+    backends = [make_backend(model, name, "cpu", config.threads) for name in ("binary", "float")]
+    results = evaluate_all(model, backends, read_dataset(test, model.labels, config.data.ignore))
+    images = len(results[0].truth)
+    for backend, result in zip(backends, results):
         backend.close()
-        result[name] = round(evaluation.accuracy, 6)
-        result["images"] = len(evaluation.truth)
         reporter.line(
-            f"{backend.name}: accuracy {evaluation.accuracy:.4%} ({evaluation.correct} of {len(evaluation.truth)}) "
-            f"on {test.name}"
+            f"{backend.name}: accuracy {result.accuracy:.4%} ({result.correct} of {images}) on {test.name}"
         )
-    return result
+    binary, twin = (round(result.accuracy, 6) for result in results)
+    return {"binary": binary, "images": images, "float": twin}
 
 
 def _check_test_set(test: Path, labels: Sequence[str], config: Config, reporter: Reporter) -> None:
