@@ -33,8 +33,8 @@ ROOMS = {
 }
 
 #: Arrows that the table does not allow, and rooms with a circle of files, that are being mended.
-KNOWN = {("importers", "backends"), ("ros", "cli")}
-KNOWN_CIRCLES = {"importers"}
+KNOWN = {("ros", "cli")}
+KNOWN_CIRCLES: set[str] = set()
 
 
 def find_modules():

@@ -26,8 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.errors import printable
+from bnn_perception.importers.errors import ImporterError, printable
 from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.file import load
 from bnn_perception.importers.onnx.graph import MALFORMED
