@@ -46,6 +46,7 @@ lint: $(STAMP)
 
 $(STAMP): $(INPUTS)
 	$(PYTHON) scripts/make_venv.py $(VENV) test lint
+	$(RUN) -m bnn_perception compile
 	@touch $@
 
 $(VENV)/.made-for-training: $(STAMP)

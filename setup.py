@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from glob import glob
 
-from setuptools import find_packages, setup
+from setuptools import find_packages, setup  # before distutils, which it provides
+
+from distutils.command.install_data import install_data  # isort: skip
 
 PACKAGE = "bnn_perception"
 MANIFEST = ET.parse(os.path.join(os.path.dirname(os.path.abspath(__file__)), "package.xml")).getroot()
@@ -98,6 +102,34 @@ EXTRAS = {
     "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
 }
 
+
+class CompileAhead(install_data):
+    """Lays the data files; then, in an installation by colcon, compiles the CPU's kernels where they will run.
+
+    A wheel or a package for other machines is left alone: numba's cache is for this processor and these files.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if "install" not in self.distribution.commands:
+            return
+        install = self.get_finalized_command("install")
+        if install.root is not None:
+            return
+        paths = [install.install_lib, os.environ.get("PYTHONPATH", "")]
+        done = subprocess.run(
+            [sys.executable, "-m", PACKAGE, "compile"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            cwd=install.install_lib,
+            check=False,
+        )
+        if done.returncode != 0:
+            print(
+                f"{PACKAGE}: nothing was compiled ahead; the first start of the node will compile",
+                file=sys.stderr,
+            )
+
+
 setup(
     name=PACKAGE,
     version=manifest("version"),
@@ -111,6 +143,7 @@ setup(
     install_requires=["numpy>=1.21", "pyyaml>=5.4"],
     extras_require=EXTRAS,
     zip_safe=False,
+    cmdclass={"install_data": CompileAhead},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

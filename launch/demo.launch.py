@@ -10,8 +10,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from bnn_perception.cli.demo import region_for
 from bnn_perception.resources import resource_folder
-from bnn_perception.ros.demo import region_for
 
 
 def nodes(context):

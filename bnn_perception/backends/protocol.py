@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
 from bnn_perception.frames.frame import Frame
+
+#: Kinds of processors.
+Device = Literal["cpu", "cuda"]
 
 
 class BackendError(Error, RuntimeError):
@@ -26,13 +29,15 @@ class Backend(Protocol):
     Attributes:
         name: which backend this is, ``cpu_binary`` say.
         is_float: whether its logits are those of the float twin, not of the binary net.
-        device_name: of the processor it runs on, for logs and diagnostics.
+        device: the kind of processor it runs on.
+        device_name: of that processor, for logs and diagnostics.
         times: milliseconds of each stage of the last :meth:`logits`, in order (``preprocess``, ``inference``; a
             GPU adds ``upload`` and the like).
     """
 
     name: str
     is_float: bool
+    device: Device
     device_name: str
     times: dict[str, float]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from bnn_perception.backends.protocol import StageTimer
+from bnn_perception.backends.protocol import Device, StageTimer
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
@@ -187,6 +187,7 @@ class ReferenceBackend:
 
     name = "reference"
     is_float = False
+    device: Device = "cpu"
     device_name = "NumPy"
 
     def __init__(self, model: Model) -> None:

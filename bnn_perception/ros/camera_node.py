@@ -1,4 +1,4 @@
-"""A camera made of what is there: publishes the frames of a source, and the truth about them where it is known."""
+"""The camera node: publishes the frames of a source, and the truth about them where it is known."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -23,18 +24,22 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Classification, LabelInfo, ObjectHypothesis, VisionClass
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # where they are until ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.classifier import Prediction
-from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import ModelError, load_model
 from bnn_perception.resources import find_model
-from bnn_perception.ros import image_msg
-from bnn_perception.ros.diagnostics import ERROR, WARN, Report
-from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec, build_engine
-from bnn_perception.ros.entry import run_node
+from bnn_perception.ros import diagnostics
+from bnn_perception.ros.diagnostics import ERROR, WARN, Report, State
+from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
+from bnn_perception.ros.entry import run_node, settle
 from bnn_perception.ros.image_msg import RefusedFrame
-from bnn_perception.ros.parameters import ParameterError, Settings, declare_parameters
+from bnn_perception.ros.parameters import ENGINE_PARAMETERS, ParameterError, Settings, declare_parameters
 from bnn_perception.ros.pipeline import Arrival, Pipeline
 from bnn_perception.ros.process import profile_path
 
@@ -50,12 +55,15 @@ CLOCK_TOLERANCE = 60_000.0
 #: What to do where frames are lost between the camera and this node.
 TRANSPORT_REMEDY = f"start the camera's process with FASTRTPS_DEFAULT_PROFILES_FILE={profile_path()}"
 
-#: Parameters that need another engine.
-ENGINE_PARAMETERS = ("model", "backend", "device", "threads")
+#: Seconds that the end waits for an engine that is being made. A compiler cannot be interrupted.
+ENDING = 1.0
 
 
 class ClassifierNode(Node):
     """Subscribes images, publishes labels, label info and diagnostics.
+
+    It answers once :meth:`start` was called and the first engine has been loaded; until then diagnostics say so. Where
+    that engine cannot be made, the executor that spins the node raises the BackendError.
 
     Raises:
         ModelError, BackendError, ParameterError: where it cannot start, with the reason in one line.
@@ -63,7 +71,7 @@ class ClassifierNode(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("classifier", namespace="bnn", **options)
-        # What the parameters say. Replaced as a whole, so that the inference thread never sees half a change.
+        # What the parameters say. Replaced as a whole, and a frame takes along what held when it came.
         self._settings = declare_parameters(self)
         self._spec = make_spec(self._settings)
         self._rejected: tuple[EngineSpec, str] | None = None
@@ -72,12 +80,12 @@ class ClassifierNode(Node):
         self._foreign_stamps = 0
         self._last_refusal = ""
         self._why_cpu = ""
+        self._started_at = time.monotonic()
         self._last_frame = [time.monotonic()] * len(self._settings.image_topics)
         self._lost = [0] * len(self._settings.image_topics)
         self._totals: dict[str, int] = {}
         self._totals_at = time.monotonic()
 
-        engine = build_engine(self._spec)
         self._labels = self.create_publisher(Classification, "labels", 10)
         latched = QoSProfile(
             depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
@@ -85,16 +93,10 @@ class ClassifierNode(Node):
         self._label_info = self.create_publisher(LabelInfo, "label_info", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
-        self._loader = EngineLoader(
-            self._spec,
-            deliver=self._take_engine,
-            reject=self._note_rejection,
-            report=self._warn,
-        )
-        self._pipeline = Pipeline(engine, self, self._loader.retire)
-        self._restore = self.create_guard_condition(self._restore_parameters)
+        self._loader = EngineLoader(deliver=self._take_engine, reject=self._note_rejection, report=self._warn)
+        self.pipeline = Pipeline(self, self._loader.retire)
+        self._judge = self.create_guard_condition(self._on_rejection)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self.engine_started(engine)
         self._cameras = [
             self._subscribe(camera, topic) for camera, topic in enumerate(self._settings.image_topics)
         ]
@@ -103,11 +105,21 @@ class ClassifierNode(Node):
             self._settings.diagnostics_period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
+    def start(self) -> None:
+        """Start the threads and load the first engine. To be called once."""
+        self._started_at = time.monotonic()
+        self.pipeline.start()
+        self._loader.start()
+        self._loader.request(self._spec)
+
     def destroy_node(self) -> None:
-        """End the threads and give back the engines, then what every node holds."""
-        self._pipeline.stop()
-        self._loader.close()
-        self._pipeline.close_engines()
+        """End the threads and give back the engines, then what every node holds.
+
+        An engine that is being made is not waited for longer than :data:`ENDING`; its thread ends with the process.
+        """
+        self.pipeline.stop()
+        self._loader.close(ENDING)
+        self.pipeline.close_engines()
         super().destroy_node()
 
     # Executor thread: messages.
@@ -126,10 +138,10 @@ class ClassifierNode(Node):
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         try:
-            return create(event_callbacks=_message_lost_callback(partial(self._on_lost, camera)))
-        except Exception as error:
-            if type(error).__name__ != "UnsupportedEventTypeError":
-                raise
+            return create(
+                event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._on_lost, camera))
+            )
+        except UnsupportedEventTypeError:
             self.get_logger().info("this DDS does not tell of lost messages; diagnostics will not count them")
             return create()
 
@@ -141,7 +153,7 @@ class ClassifierNode(Node):
         age = (now - stamp.sec * 1_000_000_000 - stamp.nanosec) * 1e-6
         known = abs(age) <= CLOCK_TOLERANCE
         self._foreign_stamps += not known
-        self._pipeline.put(Arrival(camera, message, received, age if known else None))
+        self.pipeline.put(Arrival(camera, message, self._settings, received, age if known else None))
 
     def _on_lost(self, camera: int, event: Any) -> None:
         self._lost[camera] = event.total_count
@@ -149,7 +161,7 @@ class ClassifierNode(Node):
     # Executor thread: parameters.
 
     def _on_set_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
-        """Validate and note the wish; the engine for it is loaded elsewhere."""
+        """Validate the values; an engine that they need is only requested here, and loaded elsewhere."""
         if self._restoring:
             return SetParametersResult(successful=True)
         changes = {parameter.name: parameter.value for parameter in parameters}
@@ -164,27 +176,29 @@ class ClassifierNode(Node):
             return SetParametersResult(successful=False, reason=str(error))
         new_info = settings.score_threshold != self._settings.score_threshold
         self._settings = settings
-        if new_info:
+        if new_info and self._loader.current is not None:
             self._publish_label_info(self._loader.current)
         return SetParametersResult(successful=True)
 
-    def _restore_parameters(self) -> None:
-        """After a wish that could not be met: let the parameters say what is running."""
+    def _on_rejection(self) -> None:
+        """A request could not be met: end where nothing runs, otherwise let the parameters say what does.
+
+        Raises:
+            BackendError: where the first engine of all cannot be made.
+        """
         if self._rejected is None:
             return
         (spec, reason), self._rejected = self._rejected, None
+        newer = spec is not self._spec  # another request has come meanwhile
         running = self._loader.current
-        self._last_rejection = f"kept {describe(running)}, for {describe(spec)} was refused: {reason}"
-        self.get_logger().error(self._last_rejection)
-        if spec is not self._spec:  # another wish has come meanwhile
-            return
-        self._spec = running
-        values = {
-            "model": running.model_name,
-            "backend": running.backend,
-            "device": running.device,
-            "threads": running.threads,
-        }
+        if running is None and not newer:
+            raise BackendError(reason)
+        self.get_logger().error(reason)
+        if running is not None and not newer:
+            self._spec = running
+            self._restore(running.asked.engine_values())
+
+    def _restore(self, values: dict[str, Any]) -> None:
         self._settings = self._settings.with_values(values)
         self._restoring = True
         try:
@@ -195,47 +209,37 @@ class ClassifierNode(Node):
     # Loading thread.
 
     def _take_engine(self, engine: Engine) -> None:
-        self._pipeline.swap(engine)
+        self.pipeline.swap(engine)
 
     def _warn(self, line: str) -> None:
         self.get_logger().warning(line)
 
     def _note_rejection(self, spec: EngineSpec, reason: str) -> None:
+        running = self._loader.current
+        if running is not None:
+            reason = f"kept {running.asked}, for {spec.asked} was refused: {reason}"
+            # Now: the engine of a newer request, whose start clears it, cannot be there yet.
+            self._last_rejection = reason
         self._rejected = (spec, reason)
-        self._restore.trigger()
+        self._judge.trigger()
 
     # Inference thread: see pipeline.Sink.
 
-    def read(self, message: Image | CompressedImage) -> Frame:
-        settings = self._settings
-        unpack = image_msg.view if settings.image_transport == "raw" else image_msg.decode
-        return unpack(message, settings.max_pixels, settings.region)
-
-    def top_k(self) -> int:
-        return self._settings.top_k
-
-    def publish(self, arrival: Arrival, predictions: Sequence[Prediction]) -> None:
-        threshold = self._settings.score_threshold
-        answer = Classification(
-            header=arrival.message.header,
-            results=[
-                ObjectHypothesis(class_id=prediction.label, score=prediction.score)
-                for prediction in predictions
-                if prediction.score >= threshold
-            ],
-        )
-        self._publish(self._labels, answer)
+    def answered(self, arrival: Arrival, predictions: Sequence[Prediction]) -> None:
+        results = [ObjectHypothesis(class_id=label, score=score) for _, label, score in predictions]
+        self._publish(self._labels, Classification(header=arrival.message.header, results=results))
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
-        topic = self._settings.image_topics[arrival.camera]
+        topic = arrival.settings.image_topics[arrival.camera]
         self._last_refusal = f"{topic}: {error}"
         self.get_logger().warning(f"frame refused: {self._last_refusal}", throttle_duration_sec=THROTTLE)
 
     def engine_started(self, engine: Engine) -> None:
         self._why_cpu = ""
-        if engine.spec.device == "auto" and engine.spec.backend != "reference" and not engine.degraded:
+        asked = engine.spec.asked
+        if asked.device == "auto" and asked.backend != "reference" and not engine.degraded:
             self._why_cpu = why_unusable() or ""
-        choice = f"auto took the CPU, {self._why_cpu}" if self._why_cpu else engine.spec.device
+        choice = f"auto took the CPU, {self._why_cpu}" if self._why_cpu else asked.device
         self.get_logger().info(f"answering with {engine.name}; device {choice}")
         self._last_rejection = ""
         self._publish_label_info(engine.spec)
@@ -264,35 +268,64 @@ class ClassifierNode(Node):
 
     def _report(self) -> None:
         """Publish /diagnostics."""
-        counts = self._pipeline.counts
+        counts = self.pipeline.counts
         totals = {
-            "received": counts.received,
-            "classified": counts.classified,
-            "dropped as stale": counts.stale,
-            "lost in transport": sum(self._lost),
-            "failed": counts.failed,
-            "refused": sum(counts.refused.values()),
+            diagnostics.RECEIVED: counts.received,
+            diagnostics.CLASSIFIED: counts.classified,
+            diagnostics.STALE: counts.stale,
+            diagnostics.LOADING: counts.loading,
+            diagnostics.LOST: sum(self._lost),
+            diagnostics.FAILED: counts.failed,
+            diagnostics.REFUSED: sum(counts.refused.values()),
         }
         now = time.monotonic()
         seconds, self._totals_at = now - self._totals_at, now
         new = {name: total - self._totals.get(name, 0) for name, total in totals.items()}
         self._totals = totals
 
-        engine = self._pipeline.engine
-        running = self._loader.current
+        engine = self.pipeline.engine
+        spec = self._loader.current or self._spec
+        state = State(
+            model=spec.model.name,
+            backend=engine.backend.name if engine else diagnostics.NOTHING,
+            device=engine.backend.device_name if engine else diagnostics.NOTHING,
+            device_wanted=spec.asked.device,
+            why_not_gpu=self._why_cpu,
+            rate_in=new[diagnostics.RECEIVED] / seconds,
+            rate_out=new[diagnostics.CLASSIFIED] / seconds,
+            frames=totals,
+            refused=dict(counts.refused),
+            latency=self.pipeline.latency.summary(),
+        )
         report = Report(self.get_fully_qualified_name(), engine.backend.device_name if engine else "")
-        if engine is None:
-            report.find(ERROR, f"no answers: {describe(running)} failed and is being made anew")
+        self._find(report, engine, spec, new)
+        report.add(state.values())
+        self._publish(self._diagnostics, report.message(self.get_clock().now().to_msg()))
+
+    def _find(self, report: Report, engine: Engine | None, spec: EngineSpec, new: dict[str, int]) -> None:
+        """Note what the user should know.
+
+        Args:
+            report: to note it in.
+            engine: that answers, if one does.
+            spec: of the engine, or of the one that is being made.
+            new: what became of frames since the last report.
+        """
+        now = time.monotonic()
+        if self.pipeline.is_loading:
+            report.find(WARN, f"loading {spec.asked} for {now - self._started_at:.0f} s")
+        elif engine is None:
+            report.find(ERROR, f"no answers: {spec.asked} failed and is being made anew")
         elif engine.degraded:
             report.find(WARN, engine.degraded)
         if self._last_rejection:
             report.find(WARN, self._last_rejection)
-        if new["failed"]:
-            report.find(ERROR, f"{new['failed']} frames got no answer")
-        if new["refused"]:
-            report.find(WARN, f"{new['refused']} frames refused, the last on {self._last_refusal}")
-        if new["lost in transport"]:
-            report.find(WARN, f"{new['lost in transport']} frames lost in transport: {TRANSPORT_REMEDY}")
+        if new[diagnostics.FAILED]:
+            report.find(ERROR, f"{new[diagnostics.FAILED]} frames got no answer")
+        if new[diagnostics.REFUSED]:
+            report.find(WARN, f"{new[diagnostics.REFUSED]} frames refused, the last on {self._last_refusal}")
+        if new[diagnostics.LOST]:
+            report.find(WARN, f"{new[diagnostics.LOST]} frames lost in transport: {TRANSPORT_REMEDY}")
         for camera, subscription in enumerate(self._cameras):
             self._find_silence(report, subscription.topic_name, now - self._last_frame[camera])
         if self._foreign_stamps:
@@ -300,22 +333,6 @@ class ClassifierNode(Node):
             report.find(
                 WARN, "stamps of frames and the clock are over a minute apart; is use_sim_time right?"
             )
-
-        report.add(
-            {
-                "model": running.model.name,
-                "backend": engine.backend.name if engine else "none",
-                "device": engine.backend.device_name if engine else "none",
-                "device wanted": running.device,
-                **({"why not the GPU": self._why_cpu} if self._why_cpu else {}),
-                "rate in (Hz)": new["received"] / seconds,
-                "rate out (Hz)": new["classified"] / seconds,
-            }
-        )
-        report.add({f"frames {name}": total for name, total in totals.items()})
-        report.add({f"frames refused: {reason}": n for reason, n in sorted(counts.refused.items())})
-        report.add_latency(self._pipeline.latency.summary())
-        self._publish(self._diagnostics, report.message(self.get_clock().now().to_msg()))
 
     def _find_silence(self, report: Report, topic: str, seconds: float) -> None:
         if seconds < SILENCE:
@@ -344,20 +361,20 @@ def make_spec(settings: Settings, loaded: EngineSpec | None = None) -> EngineSpe
     """
     model = loaded.model if loaded is not None else load_model(find_model(settings.model))
     check_choice(model, settings.backend, settings.device)
-    return EngineSpec(settings.model, model, settings.backend, settings.device, settings.threads)
+    return EngineSpec(settings, model)
 
 
-def describe(spec: EngineSpec) -> str:
-    """A wish in a few words."""
-    return f"model {spec.model_name} with backend {spec.backend} on device {spec.device}"
+def work(node: ClassifierNode, executor: SingleThreadedExecutor) -> None:
+    """Start the node and spin it until it is told to stop.
 
-
-def _message_lost_callback(callback: Any) -> Any:
-    try:
-        from rclpy.event_handler import SubscriptionEventCallbacks
-    except ImportError:  # its name until ROS 2 Humble
-        from rclpy.qos_event import SubscriptionEventCallbacks
-    return SubscriptionEventCallbacks(message_lost=callback)
+    Raises:
+        BackendError: where its first engine cannot be made.
+    """
+    node.start()
+    while node.pipeline.is_loading:
+        executor.spin_once(timeout_sec=0.05)
+    settle()
+    executor.spin()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -366,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "classifier_node",
         argv,
         make=ClassifierNode,
-        work=lambda node, executor: executor.spin(),
+        work=work,
         expected=(ModelError, BackendError, ParameterError),
     )
 

@@ -1,4 +1,7 @@
-"""The node's state as diagnostic_msgs/DiagnosticArray, after REP-107."""
+"""The node's state as diagnostic_msgs/DiagnosticArray, after REP-107, and the way back from the message.
+
+:class:`State` writes the values of a message and reads them; nobody else needs to know their keys.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,101 @@ if TYPE_CHECKING:
 
 #: Order of the levels of diagnostic_msgs/DiagnosticStatus.
 OK, WARN, ERROR = 0, 1, 2
+
+#: What stands for the backend and its device while no engine answers.
+NOTHING = "none"
+
+#: What becomes of frames, as :attr:`State.frames` counts them.
+RECEIVED, CLASSIFIED, STALE, LOADING = "received", "classified", "dropped as stale", "dropped while loading"
+LOST, FAILED, REFUSED = "lost in transport", "failed", "refused"
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of the classifier node, as its diagnostics tell it.
+
+    Attributes:
+        model: name of the model that answers, or is being loaded.
+        backend, device: what answers; :data:`NOTHING` while no engine does.
+        device_wanted: value of the parameter ``device``.
+        why_not_gpu: why ``auto`` took the CPU, empty where it did not.
+        rate_in, rate_out: frames received and classified a second, since the last message.
+        frames: since the start; :data:`RECEIVED` and so on.
+        refused: frames refused since the start by reason.
+        latency: percentiles by stage, see :data:`~bnn_perception.ros.latency.STAGES`.
+    """
+
+    model: str
+    backend: str
+    device: str
+    device_wanted: str
+    why_not_gpu: str
+    rate_in: float
+    rate_out: float
+    frames: Mapping[str, int]
+    refused: Mapping[str, int]
+    latency: Mapping[str, Percentiles]
+
+    @property
+    def answers(self) -> bool:
+        """Whether an engine is there that answers frames."""
+        return self.backend != NOTHING
+
+    def values(self) -> dict[str, object]:
+        """Keys and values of the message."""
+        why = {_WHY: self.why_not_gpu} if self.why_not_gpu else {}
+        return {
+            _MODEL: self.model,
+            _BACKEND: self.backend,
+            _DEVICE: self.device,
+            _WANTED: self.device_wanted,
+            **why,
+            _RATE_IN: self.rate_in,
+            _RATE_OUT: self.rate_out,
+            **{_FRAMES + name: count for name, count in self.frames.items()},
+            **{_REFUSED + reason: count for reason, count in sorted(self.refused.items())},
+            **{
+                f"{_LATENCY}{stage} {name}{_UNIT}": value
+                for stage, percentiles in self.latency.items()
+                for name, value in percentiles._asdict().items()
+            },
+        }
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, str]) -> State:
+        """The state that a message tells; numbers with a fraction are known to three digits after the point.
+
+        Raises:
+            KeyError, ValueError: where the values are not those of :meth:`values`.
+        """
+        times: dict[str, dict[str, float]] = {}
+        for key, value in values.items():
+            if key.startswith(_LATENCY):
+                stage, name = key[len(_LATENCY) : -len(_UNIT)].rsplit(" ", 1)
+                times.setdefault(stage, {})[name] = float(value)
+        refused = {key[len(_REFUSED) :]: int(n) for key, n in values.items() if key.startswith(_REFUSED)}
+        frames = {
+            key[len(_FRAMES) :]: int(count)
+            for key, count in values.items()
+            if key.startswith(_FRAMES) and not key.startswith(_REFUSED)
+        }
+        return cls(
+            model=values[_MODEL],
+            backend=values[_BACKEND],
+            device=values[_DEVICE],
+            device_wanted=values[_WANTED],
+            why_not_gpu=values.get(_WHY, ""),
+            rate_in=float(values[_RATE_IN]),
+            rate_out=float(values[_RATE_OUT]),
+            frames=frames,
+            refused=refused,
+            latency={stage: Percentiles(**percentiles) for stage, percentiles in times.items()},
+        )
+
+
+_MODEL, _BACKEND, _DEVICE, _WANTED, _WHY = "model", "backend", "device", "device wanted", "why not the GPU"
+_RATE_IN, _RATE_OUT = "rate in (Hz)", "rate out (Hz)"
+_FRAMES, _REFUSED, _LATENCY, _UNIT = "frames ", "frames refused: ", "latency ", " (ms)"
 
 
 @dataclass
@@ -32,11 +130,6 @@ class Report:
         """Add values; numbers with a fraction are shown to three digits after the point."""
         for key, value in values.items():
             self.values[key] = f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    def add_latency(self, summary: Mapping[str, Percentiles]) -> None:
-        """Add the percentiles of each stage: ``latency total p95 (ms)``."""
-        for stage, percentiles in summary.items():
-            self.add({f"latency {stage} {name} (ms)": value for name, value in percentiles._asdict().items()})
 
     def message(self, stamp: Any) -> DiagnosticArray:
         """As a message; ``stamp`` is a builtin_interfaces Time."""

@@ -1,7 +1,7 @@
 """Loads engines in a thread of its own, so that neither a callback nor a frame ever waits for one.
 
-An engine is a model on a backend, warmed up. A new one is asked for by a parameter, or after a fault of the
-running one; it is delivered whole, or the reason why there is none is.
+An engine is a model on a backend, warmed up. One is requested at the start, when a parameter asks for another, and
+after a fault of the running one. It is delivered whole; where it cannot be made, the reason is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy as np
 
 from bnn_perception.backends import Backend, BackendError, make_backend
 from bnn_perception.classifier import Classifier
+from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
+from bnn_perception.ros.parameters import EngineSettings
 
 #: Seconds from a fault to the first new try; doubled at each failure up to the last.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
@@ -27,14 +29,12 @@ class EngineSpec:
     """What the user asked for.
 
     Attributes:
-        model_name: value of the parameter ``model`` that named the model.
+        asked: the parameters that need an engine.
+        model: the model that ``asked`` names, as it was read then.
     """
 
-    model_name: str
+    asked: EngineSettings
     model: Model
-    backend: str
-    device: str
-    threads: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +74,10 @@ def build_engine(spec: EngineSpec, device: str | None = None, degraded: str = ""
     Raises:
         BackendError: where it cannot be made, with the reason.
     """
+    asked = spec.asked
     backend = None
     try:
-        backend = make_backend(spec.model, spec.backend, device or spec.device, spec.threads)
+        backend = make_backend(spec.model, asked.backend, device or asked.device, asked.threads)
         backend.logits([Frame(np.zeros((480, 640, 3), np.uint8))])
     except Exception as error:
         if backend is not None:
@@ -84,7 +85,7 @@ def build_engine(spec: EngineSpec, device: str | None = None, degraded: str = ""
         if isinstance(error, BackendError):
             raise
         # The runtimes below raise types of their own. What they say is all that can be said.
-        raise BackendError(f"backend {spec.backend}: {type(error).__name__}: {error}") from error
+        raise BackendError(f"backend {asked.backend}: {one_line(error, with_type=True)}") from error
     return Engine(spec, Classifier(spec.model, backend), degraded)
 
 
@@ -107,32 +108,30 @@ class _Retry:
 
 
 class EngineLoader:
-    """The loading thread.
+    """The loading thread. Nothing runs and nothing is loaded until :meth:`start` and the first :meth:`request`.
 
     Args:
-        current: what runs at the start.
         deliver: called in this thread with each engine that is ready.
-        reject: called in this thread with a wish that could not be met, and the reason.
+        reject: called in this thread with a request that could not be met, and the reason.
         report: called in this thread with a line about faults and recovery.
         first_retry: seconds from a fault to the first new try.
     """
 
     def __init__(
         self,
-        current: EngineSpec,
         deliver: Callable[[Engine], None],
         reject: Callable[[EngineSpec, str], None],
         report: Callable[[str], None],
         first_retry: float = FIRST_RETRY,
     ) -> None:
-        #: The last wish that was met.
-        self.current = current
+        #: The last request that was met; None until the first is.
+        self.current: EngineSpec | None = None
         self._deliver = deliver
         self._reject = reject
         self._report = report
         self._first_retry = first_retry
         self._condition = threading.Condition()
-        self._wish: EngineSpec | None = None
+        self._request: EngineSpec | None = None
         self._fault: tuple[Engine, str] | None = None
         self._retired: list[Engine] = []
         self._retry: _Retry | None = None
@@ -140,12 +139,15 @@ class EngineLoader:
         self._last_fault = 0.0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine_loader", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. To be called once."""
         self._thread.start()
 
     def request(self, spec: EngineSpec) -> None:
-        """Ask for an engine; a wish that has not been begun is forgotten over a newer one."""
+        """Ask for an engine; a request that has not been begun is forgotten over a newer one."""
         with self._condition:
-            self._wish = spec
+            self._request = spec
             self._condition.notify()
 
     def fault(self, engine: Engine, reason: str) -> None:
@@ -163,12 +165,21 @@ class EngineLoader:
             self._retired.append(engine)
             self._condition.notify()
 
-    def close(self) -> None:
-        """End the thread after what it is doing now."""
+    def close(self, patience: float | None = None) -> bool:
+        """End the thread after what it is doing now.
+
+        Args:
+            patience: seconds to wait for the end; None waits as long as it takes. Nothing can interrupt a compiler.
+
+        Returns:
+            Whether the thread has ended, or was never started.
+        """
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:
@@ -178,7 +189,7 @@ class EngineLoader:
                     self._condition.wait(pause)
                 retired, self._retired = self._retired, []
                 fault, self._fault = self._fault, None
-                wish, self._wish = self._wish, None
+                request, self._request = self._request, None
                 closed = self._closed
             for engine in retired:
                 engine.close()
@@ -186,13 +197,13 @@ class EngineLoader:
                 return
             if fault is not None:
                 self._recover(*fault)
-            if wish is not None:
-                self._fulfil(wish)
+            if request is not None:
+                self._fulfil(request)
             elif self._retry is not None and time.monotonic() >= self._retry.at:
                 self._try_again(self._retry)
 
     def _is_due(self) -> bool:
-        waiting = self._closed or self._wish is not None or self._fault is not None or bool(self._retired)
+        waiting = self._closed or self._request is not None or self._fault is not None or bool(self._retired)
         return waiting or (self._retry is not None and time.monotonic() >= self._retry.at)
 
     def _fulfil(self, spec: EngineSpec) -> None:
@@ -212,7 +223,7 @@ class EngineLoader:
             return
         self._report(f"{failed} failed: {reason}")
         substitute = ""
-        if spec.device == "auto" and failed.startswith("cuda"):
+        if spec.asked.device == "auto" and engine.backend.device == "cuda":
             try:
                 standing_in = build_engine(spec, "cpu", f"the CPU answers because {failed} failed: {reason}")
             except BackendError as error:

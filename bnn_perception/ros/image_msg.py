@@ -6,6 +6,7 @@ A message is untrusted: what disagrees with itself is refused with a reason and 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -88,6 +89,10 @@ def decode(message: CompressedImage, max_pixels: int, region: Region = WHOLE) ->
         )
     _check_size(pixels.shape[0], pixels.shape[1], max_pixels)
     return Frame(pixels, "bgr8", region)
+
+
+#: How a frame is taken from a message, by the parameter ``image_transport``.
+UNPACK: dict[str, Callable[[Any, int, Region], Frame]] = {"raw": view, "compressed": decode}
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

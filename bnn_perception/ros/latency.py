@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: What the time of each stage is taken from and to. A GPU backend adds stages of its own.
+#: Where the time of each stage begins and ends. A GPU backend adds stages of its own.
 STAGES = {
     "receive": "stamp of the camera to entry of the callback",
     "wait": "for the inference thread",
@@ -27,7 +27,7 @@ WINDOW = 600
 
 
 class Percentiles(NamedTuple):
-    """Of one stage, in milliseconds."""
+    """What :class:`LatencyWindow` tells of one stage, in milliseconds."""
 
     p50: float
     p95: float

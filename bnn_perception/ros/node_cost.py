@@ -32,10 +32,12 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
 
     Raises:
         ImportError: where ROS 2 is not installed.
+        BackendError: where the node's engine cannot be made.
         CommandError: where the node does not answer.
     """
     import rclpy
     from rclpy.context import Context
+    from rclpy.executors import SingleThreadedExecutor
     from rclpy.parameter import Parameter
     from sensor_msgs.msg import Image
 
@@ -66,7 +68,12 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
         parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
     )
     try:
-        recorder = node._pipeline.latency = Recorder()
+        node.start()
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        while node.pipeline.is_loading:
+            executor.spin_once(timeout_sec=0.05)
+        recorder = node.pipeline.latency = Recorder()
         callback: Any
         (callback,) = [s.callback for s in node.subscriptions if s.topic_name.endswith("image")]
         for count in range(1, UNCOUNTED + FRAMES + 1):

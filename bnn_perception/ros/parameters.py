@@ -1,9 +1,9 @@
-"""Every parameter of the classifier node, once: name, default, range, description."""
+"""Every parameter of the classifier node: name, type, default, range and description, stated once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import BACKENDS, DEVICES
@@ -52,57 +52,60 @@ class Parameter:
         return descriptor
 
 
-PARAMETERS = (
-    Parameter("model", "road_signs", "model folder, or the name of a model that comes with the package"),
-    Parameter("backend", "binary", "what evaluates the model: its binarized net or its float twin", choices=BACKENDS),
-    Parameter(
-        "device", "auto", "where: auto takes the GPU where there is a usable one, else the CPU", choices=DEVICES
-    ),
-    Parameter("threads", 0, "threads of the CPU backends; 0 takes as many as pay off", bounds=(0, 256)),
-    Parameter("top_k", 1, "most labels to publish for a frame, best first", bounds=(1, 1000)),
-    Parameter(
-        "score_threshold",
+def parameter(default: Any, description: str, **declaration: Any) -> Any:
+    """A field of :class:`Settings` and the declaration of its :class:`Parameter`; lists are kept as tuples."""
+    kept = tuple(default) if isinstance(default, list) else default
+    return field(default=kept, metadata={"default": default, "description": description, **declaration})
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The parameters whose change needs another engine."""
+
+    model: str = parameter("road_signs", "model folder, or the name of a model that comes with the package")
+    backend: str = parameter(
+        "binary", "what evaluates the model: its binarized net or its float twin", choices=BACKENDS
+    )
+    device: str = parameter(
+        "auto", "where: auto takes the GPU where there is a usable one, else the CPU", choices=DEVICES
+    )
+    threads: int = parameter(0, "threads of the CPU backends; 0 takes as many as pay off", bounds=(0, 256))
+
+    def engine_values(self) -> dict[str, Any]:
+        """The values of these parameters by name."""
+        return {name: getattr(self, name) for name in ENGINE_PARAMETERS}
+
+    def __str__(self) -> str:
+        return f"model {self.model} with backend {self.backend} on device {self.device}"
+
+
+@dataclass(frozen=True)
+class Settings(EngineSettings):
+    """Every parameter of the classifier node, each valid by itself. A field here is all that a new parameter needs."""
+
+    top_k: int = parameter(1, "most labels to publish for a frame, best first", bounds=(1, 1000))
+    score_threshold: float = parameter(
         0.0,
         "labels with a lower score are left out; a frame with none left is published with empty results",
         bounds=(0.0, 1.0),
-    ),
-    Parameter(
-        "region",
+    )
+    region: tuple[float, float, float, float] = parameter(
         [0.0, 0.0, 1.0, 1.0],
         "part of the image that is classified: x, y, width, height as fractions of it",
-    ),
-    Parameter("image_topics", ["image"], "topics of the cameras, relative or absolute", read_only=True),
-    Parameter(
-        "image_transport",
+    )
+    image_topics: tuple[str, ...] = parameter(
+        ["image"], "topics of the cameras, relative or absolute", read_only=True
+    )
+    image_transport: str = parameter(
         "raw",
         "raw subscribes sensor_msgs/Image, compressed sensor_msgs/CompressedImage on <topic>/compressed",
         choices=("raw", "compressed"),
         read_only=True,
-    ),
-    Parameter(
-        "max_pixels", 40_000_000, "larger images are refused", bounds=(1, 1 << 27), read_only=True
-    ),
-    Parameter(
-        "diagnostics_period", 1.0, "seconds between /diagnostics messages", bounds=(0.1, 60.0), read_only=True
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The values of :data:`PARAMETERS`, each valid by itself."""
-
-    model: str
-    backend: str
-    device: str
-    threads: int
-    top_k: int
-    score_threshold: float
-    region: tuple[float, float, float, float]
-    image_topics: tuple[str, ...]
-    image_transport: str
-    max_pixels: int
-    diagnostics_period: float
+    )
+    max_pixels: int = parameter(40_000_000, "larger images are refused", bounds=(1, 1 << 27), read_only=True)
+    diagnostics_period: float = parameter(
+        1.0, "seconds between /diagnostics messages", bounds=(0.1, 60.0), read_only=True
+    )
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Settings:
@@ -127,9 +130,19 @@ class Settings:
         return replace(self, **changes)
 
     def values(self) -> dict[str, Any]:
-        """As parameter values; lists instead of tuples."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        """The values as ROS takes them: lists instead of tuples."""
+        named = {parameter.name: getattr(self, parameter.name) for parameter in PARAMETERS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
+
+
+def _declared(settings: type[EngineSettings]) -> tuple[Parameter, ...]:
+    return tuple(Parameter(entry.name, **entry.metadata) for entry in fields(settings))
+
+
+PARAMETERS = _declared(Settings)
+
+#: Names of the parameters whose change needs another engine.
+ENGINE_PARAMETERS = tuple(parameter.name for parameter in _declared(EngineSettings))
 
 
 def check(parameter: Parameter, value: Any) -> Any:

@@ -9,46 +9,44 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bnn_perception.backends import BackendError
 from bnn_perception.classifier import Prediction
+from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.ros.engine import Engine
-from bnn_perception.ros.image_msg import RefusedFrame
+from bnn_perception.ros.image_msg import UNPACK, RefusedFrame
 from bnn_perception.ros.latency import LatencyWindow
+from bnn_perception.ros.parameters import Settings
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A message as it came.
+    """A message as it came, and the settings of that moment.
 
     Attributes:
         camera: its place in ``image_topics``.
         message: sensor_msgs Image or CompressedImage.
+        settings: how the frame is to be read and answered, whatever is set while it waits.
         received: time.perf_counter() at the entry of the callback.
         age: milliseconds from the header's stamp to ``received``; None where stamp and clock have nothing in common.
     """
 
     camera: int
     message: Any
+    settings: Settings
     received: float
     age: float | None
 
 
 class Sink(Protocol):
-    """What the inference thread asks of the node, all of it in the inference thread."""
+    """What the inference thread tells the node, all of it in the inference thread."""
 
-    def read(self, message: Any) -> Frame:
-        """The frame in a message; raises RefusedFrame."""
-
-    def top_k(self) -> int:
-        """How many labels to publish for a frame."""
-
-    def publish(self, arrival: Arrival, predictions: Sequence[Prediction]) -> None:
-        """Publish the answer to a frame."""
+    def answered(self, arrival: Arrival, predictions: Sequence[Prediction]) -> None:
+        """These are the labels of a frame, best first; none where all scores are below the threshold."""
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
         """A frame cannot be used."""
@@ -64,30 +62,38 @@ class Sink(Protocol):
 class Counts:
     """Frames since the start. Each number is written by one thread.
 
-    ``received`` = ``classified`` + ``stale`` + ``failed`` + all of ``refused`` + those on their way.
+    ``received`` = ``classified`` + ``stale`` + ``loading`` + ``failed`` + all of ``refused`` + those on their way.
+
+    Attributes:
+        stale: dropped because a newer frame of the same camera came.
+        loading: dropped unread because the first engine was still being loaded.
+        failed: without an answer because the engine failed and no other was there yet.
+        refused: by reason.
     """
 
     received: int = 0
     classified: int = 0
     stale: int = 0
+    loading: int = 0
     failed: int = 0
     refused: Counter[str] = field(default_factory=Counter)
 
 
 class Pipeline:
-    """The thread and what it shares with the others.
+    """The inference thread and what it shares with the others. It runs from :meth:`start` to :meth:`stop`.
 
     Args:
-        engine: answers from the start.
         sink: the node.
         retire: called with each engine that was replaced.
     """
 
-    def __init__(self, engine: Engine, sink: Sink, retire: Callable[[Engine], None]) -> None:
+    def __init__(self, sink: Sink, retire: Callable[[Engine], None]) -> None:
         self.counts = Counts()
         self.latency = LatencyWindow()
-        #: What answers now; None after a fault until a new one comes.
-        self.engine: Engine | None = engine
+        #: What answers now; None until the first comes, and after a fault until a new one comes.
+        self.engine: Engine | None = None
+        #: Whether the first engine has not come yet.
+        self.is_loading = True
         self._sink = sink
         self._retire = retire
         self._condition = threading.Condition()
@@ -95,6 +101,9 @@ class Pipeline:
         self._next_engine: Engine | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. To be called once."""
         self._thread.start()
 
     def put(self, arrival: Arrival) -> None:
@@ -118,7 +127,8 @@ class Pipeline:
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def close_engines(self) -> None:
         """Close what :meth:`stop` left and what came after it."""
@@ -138,53 +148,88 @@ class Pipeline:
                 engine, self._next_engine = self._next_engine, None
             if engine is not None:
                 replaced, self.engine = self.engine, engine
+                self.is_loading = False
                 self._sink.engine_started(engine)
                 if replaced is not None:
                     self._retire(replaced)
-            if batch:
+            if self.is_loading:
+                self.counts.loading += len(batch)
+            elif batch:
                 self._answer(batch)
 
     def _answer(self, batch: Sequence[Arrival]) -> None:
         taken = time.perf_counter()
-        accepted, frames, decode_times = [], [], []
-        for arrival in batch:
-            start = time.perf_counter()
-            try:
-                frames.append(self._sink.read(arrival.message))
-            except RefusedFrame as error:
-                self.counts.refused[error.reason] += 1
-                self._sink.refused(arrival, error)
-                continue
-            accepted.append(arrival)
-            decode_times.append((time.perf_counter() - start) * 1e3)
+        accepted, frames, decode_times = self._read(batch)
         engine = self.engine
         if engine is None:
             self.counts.failed += len(frames)
         if not frames or engine is None:
             return
         try:
-            answers = engine.classifier.classify(frames, self._sink.top_k())
+            answers = engine.classifier.classify(frames, max(each.settings.top_k for each in accepted))
         except Exception as error:  # whatever a device or its runtime raises, the node lives on and says so
             self.counts.failed += len(frames)
             self.engine = None
-            reason = str(error) if isinstance(error, BackendError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, BackendError) else one_line(error, with_type=True)
             self._sink.engine_failed(engine, reason)
             return
         backend_times = engine.backend.times
         for arrival, predictions, decode_time in zip(accepted, answers, decode_times):
             start = time.perf_counter()
-            self._sink.publish(arrival, predictions)
+            self._sink.answered(arrival, _published(predictions, arrival.settings))
             end = time.perf_counter()
             self.counts.classified += 1
-            node = (end - arrival.received) * 1e3
-            times = {
-                "wait": (taken - arrival.received) * 1e3,
-                "decode": decode_time,
-                **backend_times,
-                "publish": (end - start) * 1e3,
-                "node": node,
-                "overhead": node - sum(backend_times.values()),
-            }
-            if arrival.age is not None:
-                times = {"receive": arrival.age, **times, "total": arrival.age + node}
-            self.latency.add(times)
+            self.latency.add(_stages(arrival, taken, decode_time, backend_times, start, end))
+
+    def _read(self, batch: Sequence[Arrival]) -> tuple[list[Arrival], list[Frame], list[float]]:
+        """The arrivals that can be used, their frames, and how many milliseconds it took to unpack each."""
+        accepted, frames, times = [], [], []
+        for arrival in batch:
+            settings = arrival.settings
+            start = time.perf_counter()
+            try:
+                unpack = UNPACK[settings.image_transport]
+                frames.append(unpack(arrival.message, settings.max_pixels, settings.region))
+            except RefusedFrame as error:
+                self.counts.refused[error.reason] += 1
+                self._sink.refused(arrival, error)
+                continue
+            accepted.append(arrival)
+            times.append((time.perf_counter() - start) * 1e3)
+        return accepted, frames, times
+
+
+def _published(predictions: Sequence[Prediction], settings: Settings) -> list[Prediction]:
+    """The predictions that the settings let through: a batch is ranked for the most that one of its frames wants."""
+    ranked = predictions[: settings.top_k]
+    return [prediction for prediction in ranked if prediction.score >= settings.score_threshold]
+
+
+def _stages(
+    arrival: Arrival,
+    taken: float,
+    decode_time: float,
+    backend_times: Mapping[str, float],
+    start: float,
+    end: float,
+) -> dict[str, float]:
+    """Milliseconds of each stage of :data:`~bnn_perception.ros.latency.STAGES` that an answered frame passed.
+
+    Args:
+        arrival: of the frame.
+        taken: when its batch was taken, as ``received`` in seconds.
+        decode_time, backend_times: milliseconds.
+        start, end: when publishing began and ended, in seconds.
+    """
+    node = (end - arrival.received) * 1e3
+    times = {
+        "wait": (taken - arrival.received) * 1e3,
+        "decode": decode_time,
+        **backend_times,
+        "publish": (end - start) * 1e3,
+        "node": node,
+        "overhead": node - sum(backend_times.values()),
+    }
+    if arrival.age is None:
+        return times
+    return {"receive": arrival.age, **times, "total": arrival.age + node}

@@ -94,7 +94,7 @@ def image(pixels, encoding="rgb8", padding=0, frame_id="camera"):
 
 
 def stamp(message):
-    """Of its header, in nanoseconds."""
+    """The stamp of its header in nanoseconds."""
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
@@ -108,7 +108,16 @@ class Peer:
         self.node = rclpy.create_node("peer", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._hosted = []
         self.heard = {}
+
+    def host(self, make, **parameters):
+        """A node of the package in this process, which works when this one does; ended by :meth:`close`."""
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        hosted = make(context=self._context, parameter_overrides=overrides)
+        self._hosted.append(hosted)
+        self._executor.add_node(hosted)
+        return hosted
 
     def subscribe(self, kind, topic, qos=ReliabilityPolicy.RELIABLE):
         """The list that every message on the topic is appended to; ``qos`` is a profile or a reliability."""
@@ -181,7 +190,8 @@ class Peer:
         ]
 
     def close(self):
-        self.node.destroy_node()
+        for node in [*self._hosted, self.node]:
+            node.destroy_node()
         rclpy.shutdown(context=self._context)
 
 

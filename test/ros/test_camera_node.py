@@ -77,6 +77,8 @@ def test_pace_of_the_source_is_kept(peer, tmp_path):
     steps = np.diff([stamp(image) for image in images]) * 1e-9
     # A folder has 10 images a second. A late frame moves those after it: on a busy machine steps only get longer.
     assert steps.mean() > 0.09
+    # Not every one of them, though; test_camera_in_process.py has the pace on a scripted clock.
+    assert steps.min() < 0.18
 
 
 TYPES = pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")

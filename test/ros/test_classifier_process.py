@@ -20,7 +20,9 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Classification
 
+from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.resources import find_model
+from bnn_perception.ros.classifier_node import ENDING
 from bnn_perception.scenes.drive import Scene
 from bnn_perception.scenes.signs import ROAD_SIGNS
 
@@ -36,18 +38,18 @@ def test_shipped_model_changes_between_its_precisions_without_losing_a_frame(pee
     sent, right = [], {"cpu_binary": [], "cpu_float": []}
     with running("classifier_node", region, "device:=cpu", "diagnostics_period:=0.1"):
         images = peer.camera(image(scene.next()[0]), "/bnn/image", answers)
-        for wish in ("binary", "float") * 2:
-            (result,) = peer.set_parameters("/bnn/classifier", backend=wish)
+        for kind in ("binary", "float") * 2:
+            (result,) = peer.set_parameters("/bnn/classifier", backend=kind)
             assert result.successful, result.reason
             for count in range(400):
                 pixels, class_id = scene.next()
                 sent.append(send_and_wait(peer, images, image(pixels), answers))
-                if diagnostics.heard and diagnostics.values["backend"] == f"cpu_{wish}":
-                    right[f"cpu_{wish}"].append(labels_of(answers[-1]) == [ROAD_SIGNS[class_id]])
+                if diagnostics.heard and diagnostics.values["backend"] == f"cpu_{kind}":
+                    right[f"cpu_{kind}"].append(labels_of(answers[-1]) == [ROAD_SIGNS[class_id]])
                     if count >= 20:
                         break
             else:
-                pytest.fail(f"the backend did not become {wish}")
+                pytest.fail(f"the backend did not become {kind}")
     assert [stamp(answer) for answer in answers] == sent
     for backend, correct in right.items():
         # Frames of few signs: far from the model's accuracy, and as far from the 2 % of chance.
@@ -122,6 +124,8 @@ def test_a_huge_compressed_image_is_not_unpacked(peer, english):
         images = peer.camera(compressed(picture("red", 30, 40)), "/bnn/image/compressed", answers)
         peer.send(images, compressed(picture("red", 480, 640)))
         diagnostics.until(lambda status, values: diagnostics.frames("refused") == 1)
+        # OpenCV would not unpack it. Unpacked it would be "too large".
+        assert diagnostics.frames("refused: undecodable") == 1
 
 
 def test_subscription_follows_qos_overrides(peer, english):
@@ -165,6 +169,26 @@ def test_told_to_end_while_starting(english):
             assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_at_once_while_it_compiles(peer, english, tmp_path, number):
+    """With an empty cache the CPU's kernels take many seconds; nothing can interrupt the compiler."""
+    diagnostics = Diagnostics(peer)
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    parameters = (f"model:={english}", "device:=cpu", "diagnostics_period:=0.1")
+    with running("classifier_node", *parameters, environment={"NUMBA_CACHE_DIR": str(tmp_path)}) as process:
+        diagnostics.until(lambda status, values: "loading" in status.message)
+        os.killpg(process.pid, number)
+        begin = time.monotonic()
+        output, code = ending(process)
+        seconds = time.monotonic() - begin
+    assert code == 0, output
+    assert output == ""
+    assert answers == []
+    # The node waits ENDING seconds for the compiler, and what is left is the end of DDS; a launcher kills after 5 s.
+    assert seconds < ENDING + 4
+    assert not list(tmp_path.rglob("native.evaluate*.nbc")), "it had compiled all before it was told to end"
+
+
 FAILING = {
     "model:=/nowhere": "/nowhere/model.yaml: no such file",
     "backend:=float": "has no float twin",
@@ -174,6 +198,8 @@ FAILING = {
     "region:=[0.0, 0.0, 2.0, 1.0]": "does not lie inside the image",
     "image_topics:=['a', 'a']": "image_topics",
 }
+if why_unusable() is not None:  # only making the engine tells, in the thread that makes it
+    FAILING["device:=cuda"] = "device cuda"
 
 
 def test_start_that_fails_says_why_in_one_line(english):

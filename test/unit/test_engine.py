@@ -1,56 +1,22 @@
-"""The loading thread: wishes, faults and recovery, with backends that fail when they are told to."""
+"""The loading thread: requests, faults and recovery, with backends that fail when they are told to."""
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
 import pytest
 from models import random_model
+from scripted import PATIENCE, Machine, Processor, wait_until
 
 from bnn_perception.backends import BackendError
 from bnn_perception.ros import engine as engine_module
 from bnn_perception.ros.engine import EngineLoader, EngineSpec, build_engine
+from bnn_perception.ros.parameters import EngineSettings
 
-# Seconds for another thread to do what takes it none.
-PATIENCE = 30.0
-
-
-class Machine:
-    """Stands in for the processors: makes backends, breaks the GPU and mends it."""
-
-    def __init__(self):
-        self.gpu_works = True
-        self.open = []
-        self.made = 0
-
-    def make_backend(self, model, backend, device, threads):
-        self.made += 1
-        if device == "cuda" and not self.gpu_works:
-            raise BackendError("no usable GPU")
-        where = "cpu" if device == "cpu" or not self.gpu_works else "cuda"
-        return Processor(self, f"{where}_{backend}", len(model.labels))
-
-
-class Processor:
-    """A backend without a net."""
-
-    times = {"inference": 0.0}  # noqa: RUF012
-    device_name = "a stand-in"
-
-    def __init__(self, machine, name, classes):
-        self.name = name
-        self._machine = machine
-        self._classes = classes
-        machine.open.append(self)
-
-    def logits(self, frames):
-        if self.name.startswith("cuda") and not self._machine.gpu_works:
-            raise BackendError("the GPU has fallen off the bus")
-        return np.zeros((len(frames), self._classes), np.float32)
-
-    def close(self):
-        self._machine.open.remove(self)
+#: Seconds from a fault to the first new try, in tests that wait for it.
+FIRST_RETRY = 0.05
 
 
 class Heard:
@@ -60,10 +26,13 @@ class Heard:
         self.engines, self.rejections, self.lines = [], [], []
 
     def until(self, condition):
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, (self.engines, self.rejections, self.lines)
-            time.sleep(0.005)
+        wait_until(condition, lambda: (self.engines, self.rejections, self.lines))
+
+    def delays(self):
+        """The pauses, in seconds, that were announced after a try in vain."""
+        return [
+            float(line.split("next try in ")[1].split(" s")[0]) for line in self.lines if "next try" in line
+        ]
 
 
 @pytest.fixture
@@ -83,38 +52,78 @@ def start(machine, heard):
     """A function that starts a loader whose first engine runs."""
     loaders = []
 
-    def start(device):
-        spec = EngineSpec("m", random_model(np.random.default_rng(0)), "binary", device, 0)
-        first = build_engine(spec)
+    def start(device, first_retry=FIRST_RETRY):
         loader = EngineLoader(
-            spec,
             deliver=heard.engines.append,
             reject=lambda spec, reason: heard.rejections.append((spec, reason)),
             report=heard.lines.append,
-            first_retry=0.05,
+            first_retry=first_retry,
         )
         loaders.append(loader)
-        return loader, first
+        loader.start()
+        loader.request(
+            EngineSpec(EngineSettings("m", "binary", device), random_model(np.random.default_rng(0)))
+        )
+        heard.until(lambda: heard.engines)
+        return loader, heard.engines.pop()
 
     yield start
     for loader in loaders:
         loader.close()
 
 
-def wish(spec, **changes):
-    values = {
-        "model_name": "other",
-        "model": spec.model,
-        "backend": "float",
-        "device": spec.device,
-        "threads": 1,
-    }
-    return EngineSpec(**{**values, **changes})
+def request(spec, **changes):
+    """A spec that differs from ``spec`` in all but the device, and in the changes."""
+    values = {"model": "other", "backend": "float", "device": spec.asked.device, "threads": 1}
+    return EngineSpec(EngineSettings(**{**values, **changes}), spec.model)
 
 
-def test_a_wish_is_delivered_and_the_old_engine_closed(start, machine, heard):
+def test_nothing_is_made_before_the_start(machine, heard, start):
+    _, first = start("cpu")
+    loader = EngineLoader(heard.engines.append, lambda *_: None, heard.lines.append)
+    loader.request(first.spec)
+    time.sleep(0.05)
+    assert machine.made == 1
+    assert loader.close()  # there is no thread to wait for
+    assert heard.engines == []
+
+
+def test_the_first_request_may_fail_and_the_next_be_met(machine, heard):
+    machine.gpu_works = False
+    loader = EngineLoader(heard.engines.append, lambda *rejection: heard.rejections.append(rejection), print)
+    loader.start()
+    spec = EngineSpec(EngineSettings("m", "binary", "cuda"), random_model(np.random.default_rng(0)))
+    loader.request(spec)
+    heard.until(lambda: heard.rejections)
+    assert heard.rejections == [(spec, "no usable GPU")]
+    assert loader.current is None
+    other = request(spec, device="cpu")
+    loader.request(other)
+    heard.until(lambda: heard.engines)
+    assert loader.current is other
+    assert loader.close()
+
+
+def test_the_end_does_not_wait_longer_than_its_patience(machine, heard):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def compile_for_long():
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    machine.before_making = compile_for_long
+    loader = EngineLoader(heard.engines.append, lambda *_: None, print)
+    loader.start()
+    loader.request(EngineSpec(EngineSettings("m"), random_model(np.random.default_rng(0))))
+    assert begun.wait(PATIENCE)
+    assert not loader.close(0.05)
+    go_on.set()
+    assert loader.close()
+
+
+def test_what_is_requested_is_delivered_and_the_old_engine_closed(start, machine, heard):
     loader, first = start("auto")
-    spec = wish(first.spec)
+    spec = request(first.spec)
     loader.request(spec)
     heard.until(lambda: heard.engines)
     (engine,) = heard.engines
@@ -123,12 +132,15 @@ def test_a_wish_is_delivered_and_the_old_engine_closed(start, machine, heard):
     assert engine.degraded == ""
     loader.retire(first)
     heard.until(lambda: machine.open == [engine.backend])
+    loader.request(first.spec)
+    heard.until(lambda: len(heard.engines) == 2)
+    assert machine.closed == ["cuda_binary"]
 
 
-def test_a_wish_that_fails_is_rejected_with_the_reason(start, machine, heard):
+def test_a_request_that_fails_is_rejected_with_the_reason(start, machine, heard):
     loader, first = start("cpu")
     machine.gpu_works = False
-    spec = wish(first.spec, device="cuda")
+    spec = request(first.spec, device="cuda")
     loader.request(spec)
     heard.until(lambda: heard.rejections)
     assert heard.rejections == [(spec, "no usable GPU")]
@@ -143,7 +155,7 @@ def test_what_is_no_backend_error_is_named(start, machine, heard, monkeypatch):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(Processor, "logits", explode)
-    loader.request(wish(first.spec))
+    loader.request(request(first.spec))
     heard.until(lambda: heard.rejections)
     assert heard.rejections[0][1] == "backend float: ZeroDivisionError: by zero"
     assert machine.open == [first.backend]  # the half-made one has been closed
@@ -181,20 +193,52 @@ def test_explicit_cuda_is_never_answered_by_another(start, machine, heard):
     assert heard.lines[-1] == "cuda_binary works again"
 
 
-def test_tries_become_rarer(start, machine, heard):
+def test_each_try_in_vain_doubles_the_pause_up_to_the_longest(start, machine, heard, monkeypatch):
+    monkeypatch.setattr(engine_module, "LAST_RETRY", 0.3)
     loader, first = start("cuda")
     machine.gpu_works = False
-    made = machine.made
-    loader.fault(first, "gone")
     begin = time.monotonic()
-    heard.until(lambda: machine.made >= made + 4)
-    # 0.05 + 0.1 + 0.2 + 0.4 s; a busy machine only makes it longer.
-    assert time.monotonic() - begin >= 0.74
+    loader.fault(first, "gone")
+    heard.until(lambda: len(heard.delays()) >= 5)
+    # The fifth try came after 0.05 + 0.1 + 0.2 + 0.3 + 0.3 s; a busy machine only makes it longer.
+    assert time.monotonic() - begin >= 0.95
+    assert heard.delays()[:5] == [0.1, 0.2, 0.3, 0.3, 0.3]
+    assert loader.current is first.spec
+
+
+def recovered(loader, machine, heard, engine):
+    """The engine that comes after a fault."""
+    before = len(heard.engines)
+    loader.fault(engine, "gone")
+    heard.until(lambda: len(heard.engines) > before)
+    return heard.engines[-1]
+
+
+def test_faults_soon_after_each_other_double_the_first_pause(start, machine, heard):
+    loader, engine = start("cuda", first_retry=0.01)
+    for _ in range(3):  # tries after 0.01, 0.02 and 0.04 s
+        engine = recovered(loader, machine, heard, engine)
+    machine.gpu_works = False
+    loader.fault(engine, "gone")  # a try after 0.08 s
+    heard.until(heard.delays)
+    assert heard.delays()[0] == pytest.approx(0.16)
+
+
+def test_an_engine_that_ran_well_for_long_starts_over(start, machine, heard, monkeypatch):
+    monkeypatch.setattr(engine_module, "LAST_RETRY", 0.2)
+    loader, engine = start("cuda", first_retry=0.02)
+    for _ in range(2):
+        engine = recovered(loader, machine, heard, engine)
+    time.sleep(0.25)
+    machine.gpu_works = False
+    loader.fault(engine, "gone")
+    heard.until(heard.delays)
+    assert heard.delays()[0] == pytest.approx(0.04)
 
 
 def test_a_fault_of_a_replaced_engine_changes_nothing(start, machine, heard):
     loader, first = start("cpu")
-    spec = wish(first.spec)
+    spec = request(first.spec)
     loader.request(spec)
     heard.until(lambda: heard.engines)
     loader.fault(first, "too late")
@@ -204,14 +248,172 @@ def test_a_fault_of_a_replaced_engine_changes_nothing(start, machine, heard):
     assert heard.lines == []
 
 
-def test_a_wish_ends_the_tries(start, machine, heard):
+def test_a_request_ends_the_tries(start, machine, heard):
     loader, first = start("cuda")
     machine.gpu_works = False
     loader.fault(first, "gone")
     heard.until(lambda: heard.lines)
-    loader.request(wish(first.spec, device="cpu"))
+    loader.request(request(first.spec, device="cpu"))
     heard.until(lambda: heard.engines)
     assert heard.engines[0].backend.name == "cpu_float"
     machine.gpu_works = True
     time.sleep(0.5)  # several tries long
     assert len(heard.engines) == 1
+
+
+def test_an_engine_is_made_as_the_spec_says_and_warmed_up(machine):
+    spec = EngineSpec(EngineSettings("m", "float", "cuda", 3), random_model(np.random.default_rng(0)))
+    engine = build_engine(spec)
+    assert machine.calls == [("float", "cuda", 3)]
+    assert machine.open == [engine.backend]
+    assert engine.backend.frames == [
+        (480, 640, "rgb8")
+    ]  # compilation and allocation are not left to the first
+    assert (engine.spec, engine.degraded) == (spec, "")
+    assert engine.classifier.model is spec.model
+    assert engine.name == f"{spec.model.name} on cuda_float (a stand-in cuda)"
+    engine.close()
+    assert machine.open == []
+    other = build_engine(spec, "cpu", "because")
+    assert machine.calls[-1] == ("float", "cpu", 3)
+    assert (other.spec, other.degraded) == (spec, "because")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_what_is_made_anew_is_what_was_requested(start, machine, heard, device):
+    loader, first = start(device)
+    spec = request(first.spec, threads=5)
+    loader.request(spec)
+    heard.until(lambda: heard.engines)
+    engine = recovered(loader, machine, heard, heard.engines[0])
+    heard.until(lambda: machine.calls[-1] == ("float", device, 5))
+    assert engine.spec is spec
+    if device == "auto":  # the CPU was asked at once
+        assert machine.calls[-2] == ("float", "cpu", 5)
+
+
+def test_only_the_newest_request_is_met(start, machine, heard):
+    loader, first = start("cpu")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    machine.before_making = wait
+    requests = [request(first.spec, threads=threads) for threads in (1, 2, 3, 4)]
+    loader.request(requests[0])
+    assert begun.wait(PATIENCE)
+    for later in requests[1:]:
+        loader.request(later)
+    go_on.set()
+    heard.until(lambda: len(heard.engines) == 2)
+    assert [engine.spec for engine in heard.engines] == [requests[0], requests[3]]
+    assert [threads for _, _, threads in machine.calls] == [0, 1, 4]
+    assert loader.current is requests[3]
+
+
+def test_a_request_that_was_rejected_leaves_all_as_it_was(start, machine, heard):
+    """The running engine is still the one that is made anew after a fault, and the request is not tried again."""
+    loader, first = start("auto")
+    machine.before_making = lambda: fail_float(machine)
+    spec = request(first.spec)
+    loader.request(spec)
+    heard.until(lambda: heard.rejections)
+    assert heard.rejections == [(spec, "no float today")]
+    assert loader.current is first.spec
+    loader.fault(first, "gone")
+    heard.until(lambda: len(heard.engines) == 2)  # the CPU, and the GPU again
+    assert [engine.spec for engine in heard.engines] == [first.spec] * 2
+    assert len(heard.rejections) == 1
+    assert first.backend.name in machine.closed
+
+
+def fail_float(machine):
+    if machine.calls[-1][0] == "float":
+        raise BackendError("no float today")
+
+
+def test_a_rejected_request_does_not_end_the_tries(start, machine, heard):
+    loader, first = start("cuda")
+    machine.gpu_works = False
+    loader.fault(first, "gone")
+    heard.until(heard.delays)
+    loader.request(request(first.spec))
+    heard.until(lambda: heard.rejections)
+    machine.gpu_works = True
+    heard.until(lambda: heard.engines)
+    assert heard.engines[0].spec is first.spec
+    assert heard.lines[0] == "cuda_binary failed: gone"
+    assert heard.lines[1].startswith("cuda_binary cannot be used yet, next try in 0.1 s: no usable GPU")
+
+
+def test_a_failed_engine_is_closed_before_another_is_made(start, machine, heard):
+    """A GPU's memory may hold one only."""
+    loader, first = start("auto")
+    open_then = []
+    machine.before_making = lambda: open_then.append(list(machine.open))
+    loader.fault(first, "gone")
+    heard.until(lambda: heard.engines)
+    assert open_then[0] == []
+
+
+def test_the_substitute_says_why_it_answers(start, machine, heard):
+    loader, first = start("auto")
+    machine.gpu_works = False
+    loader.fault(first, "gone")
+    heard.until(lambda: heard.engines)
+    (engine,) = heard.engines
+    assert engine.degraded == "the CPU answers because cuda_binary failed: gone"
+    assert engine.spec is first.spec is loader.current
+    assert heard.lines[:2] == ["cuda_binary failed: gone", engine.degraded]
+    # With device auto a try gives another CPU engine; it is closed again.
+    heard.until(heard.delays)
+    assert heard.lines[2].endswith("device auto still gives cpu_binary")
+    assert machine.open == [engine.backend]
+
+
+def test_a_cpu_that_cannot_stand_in_costs_nothing_else(start, machine, heard):
+    loader, first = start("auto")
+    machine.cpu_works = False
+    loader.fault(first, "gone")
+    heard.until(lambda: heard.engines)
+    (engine,) = heard.engines
+    assert engine.backend.name == "cuda_binary"
+    assert engine.degraded == ""
+    assert heard.lines == [
+        "cuda_binary failed: gone",
+        "the CPU cannot stand in: the CPU has caught fire",
+        "cuda_binary works again",
+    ]
+    assert machine.open == [engine.backend]
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_cpu_engine_is_made_anew_and_has_no_substitute(start, machine, heard, device):
+    machine.gpu_works = False
+    loader, first = start(device)
+    assert first.backend.name == "cpu_binary"
+    loader.fault(first, "gone")
+    heard.until(lambda: heard.engines)
+    (engine,) = heard.engines
+    assert engine.degraded == ""
+    assert heard.lines == ["cpu_binary failed: gone", "cpu_binary works again"]
+    assert machine.open == [engine.backend]
+
+
+def test_at_the_end_what_was_retired_is_closed_and_nothing_is_tried_any_more(start, machine, heard):
+    loader, first = start("cuda")
+    machine.gpu_works = False
+    loader.fault(first, "gone")
+    heard.until(lambda: heard.lines)
+    machine.gpu_works = True
+    extra = [build_engine(first.spec) for _ in range(3)]
+    for engine in extra:
+        loader.retire(engine)
+    loader.close()
+    made = machine.made
+    assert not set(machine.open) & {engine.backend for engine in extra}
+    time.sleep(4 * FIRST_RETRY)
+    assert machine.made == made
+    assert machine.closed.count("cuda_binary") == 4

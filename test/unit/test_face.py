@@ -137,6 +137,8 @@ def test_summaries_are_stated_once():
     """In the list of commands, and not as the help of a command's own parser."""
     for name, command in COMMANDS.items():
         assert command.summary, name
+        if not command.module.startswith("cli."):
+            continue
         path = ROOT / "bnn_perception" / (command.module.replace(".", "/") + ".py")
         text = " ".join(path.read_text(encoding="utf-8").split())
         for call in re.findall(r"subparsers\.add_parser\(.*?\)", text):

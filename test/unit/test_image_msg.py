@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnn_perception.frames.frame import ENCODINGS
+from bnn_perception.frames.frame import ENCODINGS, MAX_SIDE
 from bnn_perception.ros.image_msg import REASONS, RefusedFrame, decode, view
 
 MAX_PIXELS = 1_000_000
@@ -86,8 +88,129 @@ def test_missing_cv_bridge_costs_its_encodings_only(monkeypatch):
 def test_cv_bridge_converts_the_other_encodings():
     pytest.importorskip("cv_bridge", reason="cv_bridge comes with ROS 2 and is on no package index")
     sensor_msgs = pytest.importorskip("sensor_msgs.msg")
-    image = sensor_msgs.Image(height=2, width=2, encoding="mono16", step=4, data=[0, 255] * 4)
-    assert view(image, MAX_PIXELS).pixels.tolist() == [[[255] * 3] * 2] * 2
+    pixels = np.array([[[65535, 0, 0], [0, 0, 65535]]], np.uint16)  # red and blue
+    image = sensor_msgs.Image(height=1, width=2, encoding="rgb16", step=12, data=list(pixels.tobytes()))
+    assert view(image, MAX_PIXELS).pixels.tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
+class Bridge:
+    """Stands in for cv_bridge.CvBridge: gives what it is told to, or raises it."""
+
+    answer = None
+    asked = ()
+
+    def imgmsg_to_cv2(self, message, desired_encoding="passthrough"):
+        Bridge.asked += (desired_encoding,)
+        if isinstance(Bridge.answer, Exception):
+            raise Bridge.answer
+        return Bridge.answer
+
+
+@pytest.fixture
+def bridge(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=Bridge))
+    monkeypatch.setattr(Bridge, "asked", ())
+    return Bridge
+
+
+def test_what_cv_bridge_gives_is_a_frame_in_rgb(bridge):
+    pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    bridge.answer = pixels[:, :, ::-1]  # a view, which is not contiguous
+    region = (0.0, 0.5, 1.0, 0.5)
+    frame = view(message(4, 4, "bayer_rggb8", step=4), MAX_PIXELS, region)
+    assert bridge.asked == ("rgb8",)
+    assert frame.encoding == "rgb8"
+    assert frame.region == region
+    np.testing.assert_array_equal(frame.pixels, pixels[:, :, ::-1])
+    assert frame.pixels.flags["C_CONTIGUOUS"]
+
+
+def test_what_cv_bridge_refuses_is_refused_with_its_words(bridge):
+    bridge.answer = RuntimeError("cannot tell colours apart")
+    with pytest.raises(RefusedFrame, match=r"'yuv9' *: cannot tell colours apart") as refusal:
+        view(message(4, 4, "yuv9", step=4), MAX_PIXELS)
+    assert refusal.value.reason == "encoding"
+
+
+def test_cv_bridge_is_not_asked_for_what_is_too_large_or_known(bridge):
+    with pytest.raises(RefusedFrame) as refusal:
+        view(message(1001, 1000, "bayer_rggb8", step=1000, data=array.array("B")), MAX_PIXELS)
+    assert refusal.value.reason == "too large"
+    for encoding in ENCODINGS:
+        view(message(2, 2, encoding), MAX_PIXELS)
+    assert bridge.asked == ()
+
+
+def test_limits_are_what_is_still_taken():
+    side = MAX_SIDE
+    assert view(message(1, side, "mono8"), MAX_PIXELS).pixels.shape == (1, side, 1)
+    assert view(message(side, 1, "mono8"), MAX_PIXELS).pixels.shape == (side, 1, 1)
+    for height, width in ((1, side + 1), (side + 1, 1)):
+        with pytest.raises(RefusedFrame, match=f"{width}x{height} pixels; at most .* {side} a side"):
+            view(message(height, width, "mono8"), MAX_PIXELS)
+    assert view(message(4, 5), 20).pixels.shape == (4, 5, 3)
+    with pytest.raises(RefusedFrame, match=r"5x4 pixels; at most 19 \(max_pixels\)"):
+        view(message(4, 5), 19)
+
+
+def encoded(pixels, kind=".png"):
+    cv2 = pytest.importorskip("cv2")
+    return SimpleNamespace(format="png", data=array.array("B", cv2.imencode(kind, pixels)[1].tobytes()))
+
+
+def test_limits_of_compressed_images():
+    region = (0.5, 0.0, 0.5, 1.0)
+    assert decode(encoded(np.zeros((4, 5, 3), np.uint8)), 20, region).region == region
+    with pytest.raises(RefusedFrame, match="5x4 pixels; at most 19") as refusal:
+        decode(encoded(np.zeros((4, 5, 3), np.uint8)), 19)
+    assert refusal.value.reason == "too large"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.full((2, 3), 7, np.uint8), [7, 7, 7]),
+        (np.full((2, 3, 4), (1, 2, 3, 0), np.uint8), [1, 2, 3]),
+        (np.full((2, 3, 3), 257 * 9, np.uint16), [9, 9, 9]),
+    ],
+    ids=["grey", "transparent", "16 bits"],
+)
+def test_compressed_images_of_any_depth_become_three_bytes_a_pixel(pixels, expected):
+    frame = decode(encoded(pixels), MAX_PIXELS)
+    assert frame.pixels.tolist() == [[expected] * 3] * 2
+
+
+def test_a_small_message_is_not_unpacked_to_a_large_image():
+    """The limit is OpenCV's own, which it reads when it is loaded: hence a process that has not loaded it."""
+    data = encoded(np.zeros((2000, 3000), np.uint8)).data
+    assert len(data) < 20_000
+    script = f"""
+import array
+from types import SimpleNamespace
+from bnn_perception.ros.image_msg import RefusedFrame, decode
+message = SimpleNamespace(format="png", data=array.array("B", bytes.fromhex("{data.tobytes().hex()}")))
+try:
+    decode(message, 1_000_000)
+except RefusedFrame as error:
+    print(error.reason)
+"""
+    environment = {**os.environ}
+    environment.pop("OPENCV_IO_MAX_IMAGE_PIXELS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
+    # What has been unpacked is refused as "too large", and the memory for it was taken.
+    assert done.stdout == "undecodable\n"
+
+
+def test_a_compressed_image_without_data_is_refused_by_name():
+    pytest.importorskip("cv2")
+    with pytest.raises(RefusedFrame, match="without data") as refusal:
+        decode(SimpleNamespace(format="jpeg", data=array.array("B")), MAX_PIXELS)
+    assert refusal.value.reason == "data length"
+    with pytest.raises(RefusedFrame, match="7 bytes of format 'jpeg' are no image") as refusal:
+        decode(SimpleNamespace(format="jpeg", data=array.array("B", bytes(7))), MAX_PIXELS)
+    assert refusal.value.reason == "undecodable"
 
 
 @given(st.sampled_from([".png", ".jpg"]), st.integers(1, 40), st.integers(1, 40))

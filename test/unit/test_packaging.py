@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,43 @@ def test_setup_takes_its_facts_from_the_manifest():
     assert done.stdout.splitlines() == [
         " ".join((MANIFEST.findtext(field) or "").split()) for field in fields
     ]
+
+
+def build(*commands: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """setup.py as colcon calls it: what it builds goes to the folder and not beside the sources.
+
+    numba is hidden, for compiling takes long: what would compile says that it cannot.
+    """
+    (folder / "numba.py").write_text("raise ImportError('hidden by the test')\n", encoding="utf-8")
+    first = ["egg_info", "--egg-base", str(folder), "build", "--build-base", str(folder / "build")]
+    last = ["--single-version-externally-managed", "--record", str(folder / "record")]
+    return subprocess.run(
+        [sys.executable, "setup.py", "--quiet", *first, "install", *commands, *last],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_installation_by_colcon_compiles_ahead_and_does_without(tmp_path):
+    done = build("--prefix", str(tmp_path / "install"), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "install").rglob("classifier_node.py"))
+    said = done.stderr.splitlines()
+    # The installed package found its models and went as far as to ask for numba.
+    assert "bnn_perception compile: backend binary needs numba on the CPU (hidden by the test)" in done.stderr
+    assert said[-1] == "bnn_perception: nothing was compiled ahead; the first start of the node will compile"
+
+
+def test_a_package_for_other_machines_compiles_nothing(tmp_path):
+    done = build("--root", str(tmp_path / "root"), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "root").rglob("classifier_node.py"))
+    assert "compile" not in done.stdout + "\n".join(
+        line for line in done.stderr.splitlines() if "byte-compiling" not in line
+    )
 
 
 def test_manifest_names_what_the_nodes_import():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends.cpu.processor import device_name, thread_count
-from bnn_perception.backends.protocol import BackendError, StageTimer
+from bnn_perception.backends.protocol import BackendError, Device, StageTimer
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net import bits
@@ -437,6 +437,7 @@ class CpuBinaryBackend:
 
     name = "cpu_binary"
     is_float = False
+    device: Device = "cpu"
 
     def __init__(self, model: Model, threads: int = 0) -> None:
         """Lay out the model, start the threads and evaluate a black frame, so that no frame pays for compilation.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends.cpu.processor import device_name, thread_count
-from bnn_perception.backends.protocol import BackendError, StageTimer
+from bnn_perception.backends.protocol import BackendError, Device, StageTimer
 from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
@@ -73,6 +73,7 @@ class CpuFloatBackend:
 
     name = "cpu_float"
     is_float = True
+    device: Device = "cpu"
 
     def __init__(self, model: Model, threads: int = 0) -> None:
         """Open the float twin and evaluate a black frame.

@@ -16,6 +16,7 @@ from bnn_perception.backends.cuda.graph import Stage, StagedGraph
 from bnn_perception.backends.cuda.memory import SharedBuffer
 from bnn_perception.backends.cuda.specs import MAX_FRAMES, KernelSpec
 from bnn_perception.backends.cuda.upload import FrameUpload
+from bnn_perception.backends.protocol import Device
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 
@@ -90,6 +91,7 @@ class CudaBackend:
 
     name = "cuda"
     is_float = False
+    device: Device = "cuda"
 
     def __init__(
         self, model: Model, build: Callable[[Gpu, Any], DeviceNetwork], gpu: int = 0, graph: bool = True

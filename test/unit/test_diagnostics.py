@@ -1,0 +1,144 @@
+"""What a diagnostics message says: the worst finding decides its level, values have names."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("diagnostic_msgs.msg", reason="the ROS messages are not installed")
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from bnn_perception.ros import diagnostics
+from bnn_perception.ros.diagnostics import ERROR, OK, WARN, Report, State, as_mapping
+from bnn_perception.ros.latency import Percentiles
+
+WORST_FIRST = (ERROR, WARN, OK)
+TEXTS = {OK: "fine", WARN: "odd", ERROR: "broken"}
+LEVELS = {OK: DiagnosticStatus.OK, WARN: DiagnosticStatus.WARN, ERROR: DiagnosticStatus.ERROR}
+
+
+def status_of(report):
+    (status,) = report.message(Time(sec=3, nanosec=4)).status
+    return status
+
+
+@pytest.mark.parametrize("findings", [c for n in (1, 2, 3) for c in itertools.permutations(TEXTS, n)])
+def test_the_worst_finding_decides_and_comes_first(findings):
+    report = Report("node", "gpu")
+    for level in findings:
+        report.find(level, TEXTS[level])
+    status = status_of(report)
+    ranked = [level for level in WORST_FIRST if level in findings]
+    assert status.level == LEVELS[ranked[0]]
+    assert status.message == "; ".join(TEXTS[level] for level in ranked)
+
+
+def test_findings_of_one_level_keep_their_order():
+    report = Report("node", "gpu")
+    for text in ("first", "second", "third"):
+        report.find(WARN, text)
+    assert status_of(report).message == "first; second; third"
+
+
+def test_nothing_found_is_ok():
+    status = status_of(Report("/bnn/classifier", "NVIDIA Orin"))
+    assert (status.level, status.message) == (DiagnosticStatus.OK, "OK")
+    assert (status.name, status.hardware_id) == ("/bnn/classifier", "NVIDIA Orin")
+    assert list(status.values) == []
+
+
+def test_values_are_texts_in_order():
+    report = Report("node", "gpu")
+    report.add({"model": "road_signs", "rate in (Hz)": 29.99951, "frames received": 12})
+    report.add({"frames refused": 0, "exact": 1.0})
+    values = as_mapping(status_of(report).values)
+    assert list(values.items()) == [
+        ("model", "road_signs"),
+        ("rate in (Hz)", "30.000"),
+        ("frames received", "12"),
+        ("frames refused", "0"),
+        ("exact", "1.000"),
+    ]
+
+
+#: A state in which every field says something of its own.
+STATE = State(
+    model="road_signs",
+    backend="cpu_binary",
+    device="AMD Ryzen 7",
+    device_wanted="auto",
+    why_not_gpu="no driver",
+    rate_in=29.5,
+    rate_out=28.25,
+    frames={
+        diagnostics.RECEIVED: 21,
+        diagnostics.CLASSIFIED: 6,
+        diagnostics.STALE: 5,
+        diagnostics.LOADING: 4,
+        diagnostics.LOST: 3,
+        diagnostics.FAILED: 2,
+        diagnostics.REFUSED: 1,
+    },
+    refused={"step": 1, "encoding": 0},
+    latency={"wait": Percentiles(1.0, 2.0, 3.0, 4.5), "total": Percentiles(5.0, 6.0, 7.0, 8.25)},
+)
+
+
+def values_of(state):
+    """The values of a message that tells the state."""
+    report = Report("node", "gpu")
+    report.add(state.values())
+    return as_mapping(status_of(report).values)
+
+
+def test_every_value_of_a_state_has_its_key():
+    values = values_of(STATE)
+    assert {key: value for key, value in values.items() if not key.startswith("latency ")} == {
+        "model": "road_signs",
+        "backend": "cpu_binary",
+        "device": "AMD Ryzen 7",
+        "device wanted": "auto",
+        "why not the GPU": "no driver",
+        "rate in (Hz)": "29.500",
+        "rate out (Hz)": "28.250",
+        "frames received": "21",
+        "frames classified": "6",
+        "frames dropped as stale": "5",
+        "frames dropped while loading": "4",
+        "frames lost in transport": "3",
+        "frames failed": "2",
+        "frames refused": "1",
+        "frames refused: encoding": "0",
+        "frames refused: step": "1",
+    }
+
+
+def test_a_state_is_read_as_it_was_written():
+    assert State.from_values(values_of(STATE)) == STATE
+    loading = replace(STATE, backend="none", device="none", why_not_gpu="", refused={}, latency={})
+    assert State.from_values(values_of(loading)) == loading
+    assert "why not the GPU" not in values_of(loading)
+    assert (STATE.answers, loading.answers) == (True, False)
+
+
+def test_percentiles_of_every_stage():
+    values = values_of(STATE)
+    assert {key: value for key, value in values.items() if key.startswith("latency ")} == {
+        "latency wait p50 (ms)": "1.000",
+        "latency wait p95 (ms)": "2.000",
+        "latency wait p99 (ms)": "3.000",
+        "latency wait maximum (ms)": "4.500",
+        "latency total p50 (ms)": "5.000",
+        "latency total p95 (ms)": "6.000",
+        "latency total p99 (ms)": "7.000",
+        "latency total maximum (ms)": "8.250",
+    }
+
+
+def test_the_stamp_is_the_header_s():
+    message = Report("node", "gpu").message(Time(sec=3, nanosec=4))
+    assert message.header.stamp == Time(sec=3, nanosec=4)

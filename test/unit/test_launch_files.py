@@ -1,0 +1,159 @@
+"""What every argument of the launch files does, read by stand-ins of launch and launch_ros."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from launch_reader import launch
+
+from bnn_perception.ros.parameters import PARAMETERS, Settings
+from bnn_perception.scenes.drive import Scene
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSIFY, DEMO = (ROOT / "launch" / f"{name}.launch.py" for name in ("classify", "demo"))
+SHIPPED = str(ROOT / "config" / "classify.yaml")
+
+
+def classifier(path=CLASSIFY, **arguments):
+    """The classifier node that the file starts."""
+    (node,) = [n for n in launch(path, **arguments).started if n.executable == "classifier_node"]
+    return node
+
+
+def parameters(**arguments):
+    """What the arguments set over the parameter file."""
+    _, overrides = classifier(**arguments).parameters
+    return overrides
+
+
+def test_classify_starts_one_node_with_the_shipped_parameters():
+    (node,) = launch(CLASSIFY).started
+    assert (node.package, node.executable, node.name) == ("bnn_perception", "classifier_node", "classifier")
+    assert node.namespace == "bnn"
+    assert node.parameters == [SHIPPED, {"use_sim_time": False}]
+    assert dict(node.remappings) == {"image": "image", "image/compressed": "image/compressed"}
+    assert node.output == "screen"
+
+
+def test_image_topic_is_remapped_for_both_transports():
+    node = classifier(image_topic="/camera/image_raw")
+    assert dict(node.remappings) == {
+        "image": "/camera/image_raw",
+        "image/compressed": "/camera/image_raw/compressed",
+    }
+    assert node.parameters == [SHIPPED, {"use_sim_time": False}]
+
+
+def test_namespace():
+    assert classifier(namespace="robot").namespace == "robot"
+
+
+def test_params_file_comes_before_what_arguments_set():
+    node = classifier(params_file="/etc/mine.yaml", model="signs")
+    assert node.parameters == ["/etc/mine.yaml", {"model": "signs", "use_sim_time": False}]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("model", "/models/mine", "/models/mine"),
+        ("backend", "float", "float"),
+        ("device", "cuda", "cuda"),
+        ("image_transport", "compressed", "compressed"),
+        ("region", "[0.25, 0, 0.5, 1]", [0.25, 0.0, 0.5, 1.0]),
+    ],
+)
+def test_arguments_that_replace_a_parameter(name, value, expected):
+    assert parameters(**{name: value}) == {name: expected, "use_sim_time": False}
+    assert parameters(**{name: ""}) == {"use_sim_time": False}
+    # The node takes it: the name is a parameter's, and the value one that it can have.
+    defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
+    assert Settings.from_values({**defaults, name: expected}).values()[name] == expected
+
+
+def test_numbers_of_a_region_have_a_fraction():
+    """ROS takes a list of whole numbers for another type."""
+    assert [type(number) for number in parameters(region="[0, 0, 1, 1]")["region"]] == [float] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("true", True), ("True", True), ("1", True), ("false", False), ("False", False), ("0", False)],
+)
+def test_use_sim_time_is_a_truth_value(value, expected):
+    assert parameters(use_sim_time=value) == {"use_sim_time": expected}
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        (
+            CLASSIFY,
+            {
+                "image_topic",
+                "namespace",
+                "params_file",
+                "model",
+                "backend",
+                "device",
+                "image_transport",
+                "region",
+                "use_sim_time",
+            },
+        ),
+        (DEMO, {"source", "namespace", "region"}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else "",
+)
+def test_arguments_describe_themselves(path, names):
+    told = launch(path).arguments
+    assert names <= set(told)
+    assert all(told.values())
+
+
+def test_the_demo_s_camera_and_classifier_meet():
+    context = launch(DEMO)
+    camera, node = context.started
+    assert (camera.package, camera.executable, camera.name) == ("bnn_perception", "camera_node", "camera")
+    assert camera.parameters == [{"source": "scene", "decode": True, "loop": True}]
+    assert (camera.namespace, node.namespace) == ("bnn", "bnn")
+    assert camera.output == "screen"
+    # The camera's topic, relative as the classifier's is: both lie in the namespace.
+    assert dict(node.remappings)["image"] == "image_raw"
+    assert node.parameters == [SHIPPED, {"region": list(Scene.region), "use_sim_time": False}]
+
+
+def test_the_demo_s_namespace_is_that_of_both():
+    assert [node.namespace for node in launch(DEMO, namespace="robot").started] == ["robot", "robot"]
+
+
+@pytest.mark.parametrize(
+    ("source", "region", "expected"),
+    [
+        ("scene", "", list(Scene.region)),
+        ("scene:5", "", list(Scene.region)),
+        ("scene", "[0.0, 0.0, 0.5, 0.5]", [0.0, 0.0, 0.5, 0.5]),
+        ("/data/images", "", None),
+        ("/data/images", "[0.0, 0.0, 0.5, 0.5]", [0.0, 0.0, 0.5, 0.5]),
+        ("webcam:0", "", None),
+    ],
+)
+def test_the_demo_s_region_is_the_source_s_unless_one_is_given(source, region, expected):
+    camera, node = launch(DEMO, source=source, region=region).started
+    assert camera.parameters[0]["source"] == source
+    assert node.parameters[1].get("region") == expected
+
+
+def test_the_demo_hands_on_the_arguments_of_classify():
+    node = classifier(
+        DEMO, model="signs", backend="float", device="cpu", params_file="/etc/mine.yaml", use_sim_time="true"
+    )
+    given = {"model": "signs", "backend": "float", "device": "cpu", "use_sim_time": True}
+    assert node.parameters == ["/etc/mine.yaml", {**given, "region": list(Scene.region)}]
+
+
+def test_the_shipped_file_is_for_the_node_in_any_namespace():
+    """A file that names the node would not be read under another name."""
+    assert list(yaml.safe_load(Path(SHIPPED).read_text(encoding="utf-8"))) == ["/**"]
