@@ -45,7 +45,8 @@ from bnn_perception.errors import CommandError, one_line
 from bnn_perception.files import replacing
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.importers.onnx.float_twin import Stage, read_float_twin
+from bnn_perception.importers.onnx.float_twin import read_float_twin
+from bnn_perception.importers.stage import Stage
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.folder import load_model
 from bnn_perception.net.layers import BinaryConv2d, Shape

@@ -157,10 +157,26 @@ TARGETS: dict[str, Target] = {
     "cuda/float": Target(
         ("cuda/float_*.py", "cuda/cublas.py"), ("kernels/test_cuda_float.py", "kernels/test_float_kernels.py")
     ),
-    "float_twin": Target(("backends/float_twin.py",), ("unit/test_float_twin.py",)),
-    "importers/qonnx": Target(
-        ("importers/qonnx*.py", "importers/quantizers.py", "importers/__init__.py"),
-        ("unit/test_import_qonnx.py",),
+    "importers/fold": Target(
+        ("importers/fold/*.py",), ("unit/test_import_fold.py", "unit/test_import_qonnx.py")
+    ),
+    "importers/float_twin": Target(
+        ("importers/stage.py", "importers/onnx/stages.py", "importers/onnx/float_twin.py"),
+        ("unit/test_float_twin.py",),
+    ),
+    "importers/onnx": Target(
+        (
+            "importers/__init__.py",
+            "importers/errors.py",
+            *(
+                f"importers/onnx/{name}.py"
+                for name in (
+                    *("affine", "evaluate", "file", "graph", "node", "operators"),
+                    *("products", "quantizers", "read", "shapes", "signs", "walk"),
+                )
+            ),
+        ),
+        ("unit/test_import_operators.py", "unit/test_import_qonnx.py", "unit/test_float_twin.py"),
     ),
     "importers/bnn_pynq": Target(("importers/bnn_pynq.py",), ("unit/test_import_bnn_pynq.py",)),
     "training/settings": Target(
