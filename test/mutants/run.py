@@ -85,10 +85,10 @@ CUDA_NET = tuple(
 
 #: The one place that says which tests answer for which module.
 TARGETS: dict[str, Target] = {
-    "bits": Target(("bits.py",), ("unit/test_bits.py",)),
-    "model": Target(
-        ("model.py",),
-        ("unit/test_model.py",),
+    "net/bits": Target(("net/bits.py",), ("unit/test_bits.py",)),
+    "net/model": Target(
+        ("net/model.py", "net/layers.py", "net/fields.py", "net/checks.py", "net/folder.py"),
+        ("unit/test_model.py", "unit/test_layer_kinds.py"),
         tuple(
             f"unit/test_model.py::{name}"
             for name in (
@@ -99,21 +99,25 @@ TARGETS: dict[str, Target] = {
             )
         ),
     ),
-    "preprocess": Target(
-        ("preprocess.py",),
+    "frames/preprocess": Target(
+        ("frames/preprocess.py", "frames/frame.py"),
         (
             "unit/test_preprocess.py",
             "unit/test_cpu_backends.py::test_a_missing_package_is_named",
             "kernels/test_cuda_parts.py::test_regions_are_staged_one_after_the_other",
         ),
     ),
-    "images": Target(("images.py",), ("unit/test_images.py",)),
-    "sources": Target(("sources.py",), ("unit/test_sources.py",)),
+    "frames/images": Target(("frames/images.py", "frames/dataset.py"), ("unit/test_images.py",)),
+    "frames/sources": Target(
+        ("frames/source.py", "frames/sources.py", "frames/recordings.py"), ("unit/test_sources.py",)
+    ),
     "classifier": Target(("classifier.py",), ("unit/test_classifier.py",)),
-    "calibration": Target(("calibration.py",), ("unit/test_calibration.py",)),
-    "evaluation": Target(("evaluation.py",), ("unit/test_evaluation.py",)),
+    "evaluation": Target(
+        ("evaluation/evaluate.py", "evaluation/scores.py", "evaluation/calibration.py"),
+        ("unit/test_evaluation.py", "unit/test_calibration.py"),
+    ),
     "backends": Target(
-        ("backends/__init__.py", "backends/cpu.py"),
+        ("backends/choose.py", "backends/protocol.py", "backends/cpu/processor.py"),
         (
             "unit/test_cpu_float.py",
             "kernels/test_cuda_parts.py",
@@ -121,8 +125,8 @@ TARGETS: dict[str, Target] = {
             "kernels/test_cuda_binary.py::test_auto_takes_the_gpu_where_it_is_usable",
         ),
     ),
-    "cpu_binary": Target(
-        ("backends/cpu_binary.py",),
+    "backends/cpu/binary": Target(
+        ("backends/cpu/binary.py", "backends/cpu/program.py", "backends/cpu/threads.py"),
         ("unit/test_cpu_backends.py",),
         tuple(
             f"unit/test_cpu_backends.py::{name}"
@@ -133,8 +137,8 @@ TARGETS: dict[str, Target] = {
             )
         ),
     ),
-    "cpu_float": Target(
-        ("backends/cpu_float.py",),
+    "backends/cpu/float": Target(
+        ("backends/cpu/float.py",),
         (
             "unit/test_cpu_float.py",
             "unit/test_cpu_backends.py::test_as_many_threads_as_pay_off",
@@ -142,41 +146,45 @@ TARGETS: dict[str, Target] = {
         ),
     ),
     "cuda/backend": Target(
-        ("cuda/backend.py", "backends/cuda_*.py"),
+        ("backends/cuda/backend.py", "backends/cuda/binary.py", "backends/cuda/float.py"),
         ("kernels/test_cuda_binary.py", "kernels/test_cuda_float.py"),
     ),
-    "cuda/device": Target(("cuda/device.py", "cuda/memory.py"), ("kernels/test_cuda_parts.py", *CUDA_NET)),
-    "cuda/graph": Target(("cuda/graph.py",), ("kernels/test_cuda_parts.py", *CUDA_NET)),
-    "cuda/upload": Target(("cuda/upload.py",), ("kernels/test_cuda_parts.py",)),
-    "cuda/tiles": Target(("cuda/tiles.py",), ("kernels/test_cuda_parts.py",)),
+    "cuda/device": Target(
+        ("backends/cuda/device.py", "backends/cuda/memory.py"), ("kernels/test_cuda_parts.py", *CUDA_NET)
+    ),
+    "cuda/graph": Target(("backends/cuda/graph.py",), ("kernels/test_cuda_parts.py", *CUDA_NET)),
+    "cuda/upload": Target(("backends/cuda/upload.py",), ("kernels/test_cuda_parts.py",)),
+    "cuda/tiles": Target(("backends/cuda/tiles.py",), ("kernels/test_cuda_parts.py",)),
     "cuda/network": Target(
-        ("cuda/network.py", "cuda/packing.py", "cuda/compile.py", "cuda/sources.py"),
+        (
+            "backends/cuda/network.py",
+            "backends/cuda/packing.py",
+            "backends/cuda/compile.py",
+            "backends/cuda/sources.py",
+        ),
         ("kernels/test_cuda_binary.py", "kernels/test_kernels.py"),
     ),
-    "cuda/specs": Target(("cuda/specs.py",), ("kernels/test_cuda_binary.py", "kernels/test_kernels.py")),
-    "cuda/float": Target(
-        ("cuda/float_*.py", "cuda/cublas.py"), ("kernels/test_cuda_float.py", "kernels/test_float_kernels.py")
+    "cuda/specs": Target(
+        ("backends/cuda/specs.py",), ("kernels/test_cuda_binary.py", "kernels/test_kernels.py")
     ),
-    "importers/fold": Target(
-        ("importers/fold/*.py",), ("unit/test_import_fold.py", "unit/test_import_qonnx.py")
+    "cuda/float": Target(
+        ("backends/cuda/float_*.py", "backends/cuda/cublas.py"),
+        ("kernels/test_cuda_float.py", "kernels/test_float_kernels.py"),
     ),
     "importers/float_twin": Target(
-        ("importers/stage.py", "importers/onnx/stages.py", "importers/onnx/float_twin.py"),
+        ("importers/onnx/float_twin.py", "importers/onnx/stages.py", "importers/stage.py"),
         ("unit/test_float_twin.py",),
     ),
     "importers/onnx": Target(
         (
             "importers/__init__.py",
-            "importers/errors.py",
-            *(
-                f"importers/onnx/{name}.py"
-                for name in (
-                    *("affine", "evaluate", "file", "graph", "node", "operators"),
-                    *("products", "quantizers", "read", "shapes", "signs", "walk"),
-                )
-            ),
+            "importers/fold/*.py",
+            "importers/onnx/[!fs]*.py",
+            "importers/onnx/file.py",
+            "importers/onnx/shapes.py",
+            "importers/onnx/signs.py",
         ),
-        ("unit/test_import_operators.py", "unit/test_import_qonnx.py", "unit/test_float_twin.py"),
+        ("unit/test_import_qonnx.py", "unit/test_import_fold.py", "unit/test_import_operators.py"),
     ),
     "importers/bnn_pynq": Target(("importers/bnn_pynq.py",), ("unit/test_import_bnn_pynq.py",)),
     "training/settings": Target(
@@ -191,17 +199,24 @@ TARGETS: dict[str, Target] = {
     ),
     "training/data": Target(("training/data.py",), ("unit/test_training_data.py",)),
     "ros/image_msg": Target(("ros/image_msg.py",), ("unit/test_image_msg.py",)),
-    "ros/latency": Target(("ros/latency.py",), ("unit/test_latency.py", "ros/test_classifier_node.py")),
-    "ros/engine": Target(("ros/engine.py",), ("unit/test_engine.py", "ros/test_classifier_node.py")),
-    "ros/parameters": Target(("ros/parameters.py",), ("ros/test_classifier_node.py",)),
-    "ros/pipeline": Target(("ros/pipeline.py",), ("ros/test_classifier_node.py",)),
-    "ros/diagnostics": Target(("ros/diagnostics.py",), ("ros/test_classifier_node.py",)),
-    "ros/classifier_node": Target(
-        ("ros/classifier_node.py", "ros/entry.py"), ("ros/test_classifier_node.py",)
+    "ros/latency": Target(("ros/latency.py",), ("unit/test_latency.py",)),
+    "ros/engine": Target(("ros/engine.py",), ("unit/test_engine.py",)),
+    "ros/parameters": Target(
+        ("ros/parameters.py",), ("unit/test_parameters.py", "ros/test_classifier_in_process.py")
     ),
-    "ros/camera_node": Target(("ros/camera_node.py",), ("ros/test_camera_node.py",)),
-    "ros/demo": Target(("ros/demo.py", "ros/process.py"), ("ros/test_demo.py",)),
-    "launch": Target(("launch/*.py",), ("ros/test_launch.py",)),
+    "ros/pipeline": Target(("ros/pipeline.py",), ("unit/test_pipeline.py",)),
+    "ros/diagnostics": Target(
+        ("ros/diagnostics.py",), ("unit/test_diagnostics.py", "ros/test_classifier_in_process.py")
+    ),
+    "ros/classifier_node": Target(
+        ("ros/classifier_node.py", "ros/entry.py"),
+        ("ros/test_classifier_in_process.py", "ros/test_classifier_node.py"),
+    ),
+    "ros/camera_node": Target(
+        ("ros/camera_node.py",), ("ros/test_camera_in_process.py", "ros/test_camera_node.py")
+    ),
+    "ros/process": Target(("ros/process.py",), ("unit/test_process.py",)),
+    "launch": Target(("launch/*.py",), ("unit/test_launch_files.py", "ros/test_launch.py")),
 }
 
 

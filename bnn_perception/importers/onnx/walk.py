@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.fold.builder import LayerBuilder
 from bnn_perception.importers.fold.signal import Exact, Signal
 from bnn_perception.importers.onnx.graph import Graph
