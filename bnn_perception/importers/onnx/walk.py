@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnn_perception.importers import ImporterError
-from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.fold.builder import LayerBuilder
 from bnn_perception.importers.fold.signal import Exact, Signal
 from bnn_perception.importers.onnx.graph import Graph
 from bnn_perception.importers.onnx.node import Node
 from bnn_perception.importers.onnx.operators import find
-from bnn_perception.net.layers import (
-    Layer,
-)
+from bnn_perception.net.layers import Layer
 
 if TYPE_CHECKING:
     import onnx
