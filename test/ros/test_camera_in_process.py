@@ -14,7 +14,7 @@ from scripted import PATIENCE, Clock
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Classification
 
-from bnn_perception.frames import sources
+from bnn_perception.frames import source
 from bnn_perception.ros import camera_node
 from bnn_perception.ros.camera_node import LINGER, CameraNode
 from bnn_perception.ros.parameters import ParameterError
@@ -26,8 +26,8 @@ ROUNDING = 1e-9
 def raw(stamp=0, **fields):
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     rows = np.pad(pixels.reshape(2, 9), ((0, 0), (0, 3)))
-    image = sources.RawImage(2, 3, "bgr8", is_bigendian=1, step=12, data=rows.reshape(-1))
-    return sources.SourceFrame("a frame", stamp, image, **fields)
+    image = source.RawImage(2, 3, "bgr8", is_bigendian=1, step=12, data=rows.reshape(-1))
+    return source.SourceFrame("a frame", stamp, image, **fields)
 
 
 class Script:
@@ -224,7 +224,7 @@ def test_a_compressed_image(peer, host):
     data = np.arange(200, dtype=np.uint8)
     kind = "bgr8; png compressed bgr8"
     while not images:
-        node.publish(sources.SourceFrame("x", 0, sources.CompressedImage(kind, data), frame_id="mast"))
+        node.publish(source.SourceFrame("x", 0, source.CompressedImage(kind, data), frame_id="mast"))
         peer.work(0.05)
     assert (images[0].format, images[0].data.tobytes()) == (kind, data.tobytes())
     assert images[0].header.frame_id == "mast"
