@@ -312,7 +312,7 @@ def run_python(code: str, **environment: str) -> tuple[int, str, str]:
 def test_an_interpreter_ends_without_close() -> None:
     code = (
         "from bnn_perception.backends.cpu.binary import CpuBinaryBackend;"
-        "from bnn_perception.net.model import load_model; from bnn_perception.resources import find_model;"
+        "from bnn_perception.net.folder import load_model; from bnn_perception.resources import find_model;"
         "backend = CpuBinaryBackend(load_model(find_model('road_signs')), 3); print('made')"
     )
     assert run_python(code) == (0, "made\n", "")
