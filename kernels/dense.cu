@@ -48,7 +48,7 @@ __device__ __forceinline__ void load(unsigned (&to)[STEP][LOAD_WORDS], const uns
   }
 }
 
-// Adds to the counts the disagreements in the STEP vectors of a lane from `vector` on.
+// Adds to the counts the Hamming distances of the STEP vectors of a lane from `vector` on.
 __device__ __forceinline__ void accumulate(int (&counts)[FRAMES], const unsigned* input, const unsigned* row, int vector) {
   unsigned weight[STEP][LOAD_WORDS], value[STEP][LOAD_WORDS];
   load(weight, row, vector);
