@@ -334,7 +334,7 @@ def test_inference_leaves_the_interpreter_to_others(rng: np.random.Generator) ->
     thread = threading.Thread(target=tick)
     thread.start()
     begin = time.perf_counter()
-    backend.crew.evaluate()
+    backend.workers.evaluate()
     end = time.perf_counter()
     done.set()
     thread.join()
