@@ -761,6 +761,15 @@ def test_a_file_that_is_too_large_is_not_read(folder: Path, file: str, limit: in
     assert_refused(folder, f"{file}: {limit + 1} bytes; at most {limit} are read")
 
 
+def test_a_file_of_just_the_largest_size_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another limit stands in for 1 GiB, which would take long to read."""
+    size = (folder / FLOAT_TWIN).stat().st_size
+    monkeypatch.setattr("bnn_perception.model.MAX_ONNX_BYTES", size)
+    load_model(folder)
+    monkeypatch.setattr("bnn_perception.model.MAX_ONNX_BYTES", size - 1)
+    assert_refused(folder, f"{FLOAT_TWIN}: {size} bytes; at most {size - 1} are read")
+
+
 def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(value.nbytes for value in arrays(folder).values())
     monkeypatch.setattr("bnn_perception.model.MAX_ARRAY_BYTES", total)
