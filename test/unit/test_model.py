@@ -161,6 +161,20 @@ def test_temperatures_may_be_missing(folder: Path) -> None:
     assert (model.temperature, model.float_temperature) == (1.0, 1.0)
 
 
+def test_fields_that_have_a_default_may_be_missing(folder: Path) -> None:
+    description = read(folder)
+    del (
+        description["input"]["fit"],
+        description["input"]["channels"],
+        description["layers"][1]["padding_value"],
+    )
+    write(folder, description)
+    model = load_model(folder)
+    assert (model.input.fit, model.input.channels) == ("crop", 3)
+    assert isinstance(model.layers[1], BinaryConv2d)
+    assert model.layers[1].padding_value == -1
+
+
 def test_an_interrupted_save_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise OSError("the power is gone")
