@@ -55,14 +55,15 @@ def whole(low: int, high: int) -> Metadata:
     return {_SCALAR: read}
 
 
-def wholes(count: int, low: int, high: int) -> Metadata:
-    """A tuple of whole numbers, a list in YAML."""
+def wholes(count: int, low: int = 0, high: int | None = None) -> Metadata:
+    """A tuple of whole numbers, a list in YAML. Without ``high`` the layer checks them: its bound is no constant."""
 
     def read(where: str, value: object) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) != count:
             raise ModelError(f"{where} is {show(value)}; it must be {count} whole numbers")
-        for item in value:
-            check_whole(where, item, low, high)
+        if high is not None:
+            for item in value:
+                check_whole(where, item, low, high)
         return tuple(value)
 
     return {_SCALAR: read}

@@ -216,7 +216,7 @@ class Conv2d(Layer):
     out_channels: int = field(metadata=whole(1, MAX_CHANNELS))
     kernel: tuple[int, int] = field(metadata=wholes(2, 1, MAX_KERNEL))
     stride: tuple[int, int] = field(metadata=wholes(2, 1, MAX_KERNEL))
-    padding: tuple[int, int] = field(metadata=wholes(2, 0, MAX_KERNEL - 1))
+    padding: tuple[int, int] = field(metadata=wholes(2))
     pool: Pool | None = field(metadata=optional(Pool))
     weights: NDArray[np.uint32] = field(
         metadata=array(

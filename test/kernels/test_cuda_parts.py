@@ -238,11 +238,11 @@ def test_a_table_of_tiles_is_one_line_a_layer_in_order_of_the_net(tmp_path: Path
 
 
 def test_the_largest_numbers_of_a_tile_are_read(tmp_path: Path) -> None:
-    layer: Any = models.binary_dense(RNG(0), "dense", (8, 8, 32), 32)
+    layer: Any = models.output_dense(RNG(0), "dense", (8, 8, 32), 32)
     key = shape_key(layer, (8, 8, 32))
-    (tmp_path / "tiles.yaml").write_text(f"87:\n  {key}: {{warps: 64, splits: 1}}\n")
+    (tmp_path / "tiles.yaml").write_text(f"87:\n  {key}: {{outputs: 4, lanes: 128}}\n")
     tile = TileTable.load(tmp_path / "tiles.yaml").tile(layer, (8, 8, 32), specs.Target(87, 16))
-    assert tile == specs.DenseTile(64, 1)
+    assert tile == specs.DenseTile(4, 128)
 
 
 def test_the_users_table_goes_before_the_one_that_ships(
@@ -286,7 +286,7 @@ def test_a_tile_of_another_kind_of_layer_is_named(dense: bool) -> None:
         table.tile(layer, (8, 8, 32), target)
 
 
-def test_streams_take_no_tensor_cores() -> None:
+def test_residuals_take_no_tensor_cores() -> None:
     """A tile on tensor cores for the same layer without a stream says nothing of one with it."""
     layer, shape = RESIDUAL["identity, 24 -> 48"]
     target, table, tile = specs.Target(87, 16), TileTable(), specs.MmaTile(8, 1, 1, 1)
@@ -294,7 +294,9 @@ def test_streams_take_no_tensor_cores() -> None:
     table.set(*conv(shape, 48), target, tile)
     assert isinstance(table.tile(layer, shape, target), specs.ConvTile)
     table.set(layer, shape, target, tile)
-    with pytest.raises(ValueError, match="residual: tensor cores are used for layers without a stream only"):
+    with pytest.raises(
+        ValueError, match="residual: tensor cores are used for layers without a residual only"
+    ):
         table.tile(layer, shape, target)
 
 

@@ -770,9 +770,9 @@ def test_a_file_that_is_too_large_is_not_read(folder: Path, file: str, limit: in
 def test_a_file_of_just_the_largest_size_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another limit stands in for 1 GiB, which would take long to read."""
     size = (folder / FLOAT_TWIN).stat().st_size
-    monkeypatch.setattr("bnn_perception.model.MAX_ONNX_BYTES", size)
+    monkeypatch.setattr("bnn_perception.net.folder.MAX_ONNX_BYTES", size)
     load_model(folder)
-    monkeypatch.setattr("bnn_perception.model.MAX_ONNX_BYTES", size - 1)
+    monkeypatch.setattr("bnn_perception.net.folder.MAX_ONNX_BYTES", size - 1)
     assert_refused(folder, f"{FLOAT_TWIN}: {size} bytes; at most {size - 1} are read")
 
 

@@ -72,7 +72,7 @@ def test_a_fault_changes_its_lines_alone_and_names_its_place() -> None:
 
 
 def test_every_fault_can_be_compiled_and_differs() -> None:
-    source = (run.ROOT / run.PACKAGE / "sources.py").read_text(encoding="utf-8")
+    source = (run.ROOT / run.PACKAGE / "frames" / "sources.py").read_text(encoding="utf-8")
     found = mutate.mutants(source)
     whole = ast.dump(ast.parse(source))
     assert len(found) > 100
