@@ -32,10 +32,9 @@ from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
 from bnn_perception.net.folder import load_model  # noqa: E402
-from bnn_perception.net.layers import LAYER_KINDS  # noqa: E402
 from bnn_perception.net.model import Model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
-from bnn_perception.training import networks, pipeline, train  # noqa: E402
+from bnn_perception.training import modules, networks, pipeline, train  # noqa: E402
 from bnn_perception.training.augmentation import augment  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
@@ -112,7 +111,7 @@ def test_float_twin_equals_its_onnx_file() -> None:
 
 def test_gradient_of_the_sign_is_clipped() -> None:
     x = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.5], requires_grad=True)
-    y = networks.sign(x)
+    y = modules.sign(x)
     y.backward(torch.full((5,), 2.0))
     assert y.tolist() == [-1, -1, 1, 1, 1]
     assert x.grad.tolist() == [0, 2, 2, 2, 0]
@@ -195,10 +194,6 @@ def test_shipped_configurations_are_read() -> None:
 def test_configuration_errors_name_the_field(content: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         configs.from_mapping(content)
-
-
-def test_every_kind_of_layer_that_is_trained_is_a_kind_of_a_model() -> None:
-    assert configs.LAYER_SPECS.keys() == LAYER_KINDS.keys() - {"output_bits"}  # which importers alone make
 
 
 def test_defaults_are_what_their_fields_take() -> None:
