@@ -30,7 +30,7 @@ class ConfigError(Error, ValueError):
     """A configuration that cannot be used; the message names the file, the field and the remedy."""
 
 
-#: Numbers of epochs at most.
+#: The highest number of epochs.
 MAX_EPOCHS = 100_000
 
 

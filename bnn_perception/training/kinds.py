@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bnn_perception.training.float_graph import FloatGraph
     from bnn_perception.training.modules import Quantizers
 
-#: Sizes of layers at most.
+#: The highest number of channels, features or levels, and the largest side of a window.
 MAX_SIZE = 65536
 
 
