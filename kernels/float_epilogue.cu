@@ -9,7 +9,7 @@
 //          the side of the window whose mean is added (1: the same pixel), and stored where RESIDUAL_STORED is, for the
 //          shortcut of the next layer. Channel c gets c % SHORTCUT_CHANNELS; padding stays 0.
 // Grid     (blocks of (pixel, tap_y, vector), 1, frames).
-#include "float.cuh"
+#include "float_values.cuh"
 
 #if !defined(CONV_HEIGHT) || !defined(CONV_WIDTH) || !defined(CHANNELS) || !defined(POOL_SIZE) || \
     !defined(POOL_STRIDE) || !defined(OUT_HEIGHT) || !defined(OUT_WIDTH) || !defined(LOGITS) || !defined(THREADS)

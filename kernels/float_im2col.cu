@@ -2,7 +2,7 @@
 // The geometry (block, grid, macros) is stated by im2col() in bnn_perception/backends/cuda/float_specs.py.
 //
 // Mapping  A thread writes 16 bytes of a row: VECTOR of its (tap_y, tap_x, channel). Grid: (blocks of rows, 1, frames).
-#include "float.cuh"
+#include "float_values.cuh"
 
 #if !defined(IN_HEIGHT) || !defined(IN_WIDTH) || !defined(CHANNELS) || !defined(TAPS_Y) || !defined(TAPS_X) || \
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_TOP) || !defined(PADDING_LEFT) || \

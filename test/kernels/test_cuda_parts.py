@@ -237,6 +237,14 @@ def test_a_table_of_tiles_is_one_line_a_layer_in_order_of_the_net(tmp_path: Path
     assert (tmp_path / "tiles.yaml").read_text().splitlines() == ["87:", *lines, "89:", *lines]
 
 
+def test_the_largest_numbers_of_a_tile_are_read(tmp_path: Path) -> None:
+    layer: Any = models.binary_dense(RNG(0), "dense", (8, 8, 32), 32)
+    key = shape_key(layer, (8, 8, 32))
+    (tmp_path / "tiles.yaml").write_text(f"87:\n  {key}: {{warps: 64, splits: 1}}\n")
+    tile = TileTable.load(tmp_path / "tiles.yaml").tile(layer, (8, 8, 32), specs.Target(87, 16))
+    assert tile == specs.DenseTile(64, 1)
+
+
 def test_the_users_table_goes_before_the_one_that_ships(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

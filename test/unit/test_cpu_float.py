@@ -89,6 +89,16 @@ def test_a_session_takes_the_threads_it_is_given_and_lets_them_sleep(
     assert Path(session.end_profiling()).parent == tmp_path
 
 
+def test_it_runs_on_as_many_threads_as_pay_off_unless_told(
+    shipped: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """41.6 million multiply-accumulates, and a thread more for each 10 million."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    backend = CpuFloatBackend(shipped)
+    assert backend.device_name.endswith(", 5 threads")
+    backend.close()
+
+
 def test_times_of_a_float_twin_are_of_the_last_call(shipped: Model, rng: np.random.Generator) -> None:
     backend = CpuFloatBackend(shipped, 1)
     assert share_of_stages(backend, [random_frame(rng, 240, 320)] * 3) > 0.6

@@ -149,6 +149,20 @@ def test_temperatures_may_be_missing(folder: Path) -> None:
     assert (model.temperature, model.float_temperature) == (1.0, 1.0)
 
 
+def test_fields_that_have_a_default_may_be_missing(folder: Path) -> None:
+    description = read(folder)
+    del (
+        description["input"]["fit"],
+        description["input"]["channels"],
+        description["layers"][1]["padding_value"],
+    )
+    write(folder, description)
+    model = load_model(folder)
+    assert (model.input.fit, model.input.channels) == ("crop", 3)
+    assert isinstance(model.layers[1], BinaryConv2d)
+    assert model.layers[1].padding_value == -1
+
+
 def test_an_interrupted_save_is_no_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise OSError("the power is gone")
@@ -751,6 +765,15 @@ def test_activations_have_their_limit(rng: np.random.Generator) -> None:
 def test_a_file_that_is_too_large_is_not_read(folder: Path, file: str, limit: int) -> None:
     os.truncate(folder / file, limit + 1)  # a hole, which takes no space on the disk
     assert_refused(folder, f"{file}: {limit + 1} bytes; at most {limit} are read")
+
+
+def test_a_file_of_just_the_largest_size_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another limit stands in for 1 GiB, which would take long to read."""
+    size = (folder / FLOAT_TWIN).stat().st_size
+    monkeypatch.setattr("bnn_perception.model.MAX_ONNX_BYTES", size)
+    load_model(folder)
+    monkeypatch.setattr("bnn_perception.model.MAX_ONNX_BYTES", size - 1)
+    assert_refused(folder, f"{FLOAT_TWIN}: {size} bytes; at most {size - 1} are read")
 
 
 def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

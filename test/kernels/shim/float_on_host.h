@@ -1,4 +1,4 @@
-// What kernels/float.cuh needs of the host: vectors of floats, and half precision, which the kernels reach by PTX.
+// What kernels/float_values.cuh needs of the host: vectors of floats, and half precision, which the kernels reach by PTX.
 #pragma once
 #include <cmath>
 #include <cstring>
