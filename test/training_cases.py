@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from bnn_perception.training import config as configs
-from bnn_perception.training import networks
+from bnn_perception.training import modules, networks
 from bnn_perception.training.config import NetworkSpec
 from bnn_perception.training.export import float_twin_onnx
 from bnn_perception.training.progress import Reporter
@@ -36,7 +36,7 @@ def randomize(net: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
     """Random thresholds, slopes and batch norms about the statistics of ``images``; gammas of both signs and zero."""
     torch.manual_seed(0)
     for module in net.modules():
-        if isinstance(module, networks.ChannelShift):
+        if isinstance(module, modules.ChannelShift):
             module.threshold.normal_(std=0.3)
         elif isinstance(module, torch.nn.PReLU):
             module.weight.normal_()

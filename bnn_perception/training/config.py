@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import yaml
 
 from bnn_perception.errors import Error, one_line
 from bnn_perception.net.checks import MAX_LABEL
-from bnn_perception.net.layers import SHORTCUTS
 from bnn_perception.net.model import InputSpec
+from bnn_perception.training.fields import Bounds, one_of, within
+from bnn_perception.training.kinds import LAYER_SPECS, LayerSpec, Signal
 
 #: Environment variable that names the folder which relative data paths start from.
 DATA_VARIABLE = "BNN_DATA"
@@ -28,118 +30,8 @@ class ConfigError(Error, ValueError):
     """A configuration that cannot be used; the message names the file, the field and the remedy."""
 
 
-class Bounds(NamedTuple):
-    """Lowest and highest value of a number."""
-
-    low: float
-    high: float
-
-
-def within(low: float, high: float) -> dict[str, Bounds]:
-    """The metadata of a field that holds a number, or numbers, of a range."""
-    return {"bounds": Bounds(low, high)}
-
-
-def one_of(*choices: str) -> dict[str, tuple[str, ...]]:
-    """The metadata of a field that holds one of some words."""
-    return {"choices": choices}
-
-
-#: Sizes of layers, and numbers of epochs, at most.
-MAX_SIZE, MAX_EPOCHS = 65536, 100_000
-
-
-@dataclass(frozen=True)
-class ThermometerSpec:
-    """Thermometer code of the pixels, ``levels`` bits a channel; one level is the paper's input binarization."""
-
-    kind: ClassVar[str] = "thermometer"
-    levels: int = field(default=8, metadata=within(1, MAX_SIZE))
-
-
-@dataclass(frozen=True)
-class ConvSpec:
-    """Binary convolution, max pool where ``pool`` is not 0, batch norm, sign."""
-
-    kind: ClassVar[str] = "binary_conv2d"
-    channels: int = field(metadata=within(1, MAX_SIZE))
-    kernel: int = field(default=3, metadata=within(1, MAX_SIZE))
-    stride: int = field(default=1, metadata=within(1, MAX_SIZE))
-    padding: int = field(default=1, metadata=within(0, MAX_SIZE))
-    pool: int = field(default=0, metadata=within(0, MAX_SIZE))
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after convolution and pool."""
-
-        def length(before: int) -> int:
-            after = (before + 2 * self.padding - self.kernel) // self.stride + 1
-            return after // self.pool if self.pool else after
-
-        return length(height), length(width)
-
-
-@dataclass(frozen=True)
-class InputConvSpec(ConvSpec):
-    """The same on 8-bit pixels; must come first."""
-
-    kind: ClassVar[str] = "input_conv2d"
-
-
-@dataclass(frozen=True)
-class InputResidualConvSpec(InputConvSpec):
-    """Convolution of 8-bit pixels, max pool, batch norm, no sign: its real values are a net's first residual."""
-
-    kind: ClassVar[str] = "input_stream_conv2d"
-
-
-@dataclass(frozen=True)
-class ResidualConvSpec(ConvSpec):
-    """RSign, binary convolution, max pool, activation, batch norm; plus a shortcut of the residual before it.
-
-    RSign, the sign with a learnt threshold a channel, is that of ReActNet (arXiv 2003.03488, section 4.2); the
-    real-valued shortcut around every convolution is that of Bi-Real Net (arXiv 1808.00278, section 3.1).
-
-    Attributes:
-        shortcut: what is added: ``identity``; ``average_pool``, 2x2, where the size halves; or ``none``. A layer may
-            have a multiple of the residual's channels, which are then repeated.
-        activation: what the sums go through: ``relu`` as in QuickNet (arXiv 2011.09398), ``prelu`` with a slope a
-            channel, or ``none``.
-    """
-
-    kind: ClassVar[str] = "residual_conv2d"
-    shortcut: str = field(default="identity", metadata=one_of(*SHORTCUTS))
-    activation: str = field(default="none", metadata=one_of("none", "relu", "prelu"))
-
-
-@dataclass(frozen=True)
-class DenseSpec:
-    """Binary fully connected layer, batch norm, sign."""
-
-    kind: ClassVar[str] = "binary_dense"
-    features: int = field(metadata=within(1, MAX_SIZE))
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    """Binary fully connected layer, batch norm: the logits. Must come last."""
-
-    kind: ClassVar[str] = "output_dense"
-
-
-LayerSpec = ThermometerSpec | InputConvSpec | ConvSpec | DenseSpec | OutputSpec
-#: The layers that can be trained, by the kind of the layer that they become in a model folder.
-LAYER_SPECS: dict[str, type] = {
-    spec.kind: spec
-    for spec in (
-        ThermometerSpec,
-        InputConvSpec,
-        ConvSpec,
-        InputResidualConvSpec,
-        ResidualConvSpec,
-        DenseSpec,
-        OutputSpec,
-    )
-}
+#: The highest number of epochs.
+MAX_EPOCHS = 100_000
 
 
 @dataclass(frozen=True)
@@ -152,68 +44,60 @@ class NetworkSpec:
     layers: tuple[LayerSpec, ...]
 
     def __post_init__(self) -> None:
-        if not self.layers or not isinstance(self.layers[-1], OutputSpec):
-            raise ConfigError("network: the last layer must be an output_dense")
-        height, width, dense = self.height, self.width, False
-        residual: int | None = None  # its channels, where the layer before hands one on
+        if not self.layers or self.layers[-1].gives != "logits":
+            raise ConfigError(f"network: the last layer must be an {_kinds(gives='logits')}")
+        before = self.input
         for index, layer in enumerate(self.layers):
             where = f"network[{index}]"
-            if isinstance(layer, (InputConvSpec, ThermometerSpec)) != (index == 0):
-                raise ConfigError(
-                    f"{where}: the first layer, and no other, is an input_conv2d or a thermometer"
-                )
-            if isinstance(layer, OutputSpec) and index != len(self.layers) - 1:
-                raise ConfigError(f"{where}: an output_dense must be the last layer")
-            if isinstance(layer, ConvSpec):
-                if dense:
-                    raise ConfigError(f"{where}: a convolution cannot follow a dense layer")
-                before = height, width
-                height, width = layer.output_size(height, width)
-                if height < 1 or width < 1:
-                    raise ConfigError(f"{where}: nothing is left of the {self.height}x{self.width} input")
-                if isinstance(layer, ResidualConvSpec):
-                    _check_shortcut(where, layer, residual, before, (height, width))
-                hands_on = isinstance(layer, (InputResidualConvSpec, ResidualConvSpec))
-                residual = layer.channels if hands_on else None
-            dense = dense or isinstance(layer, DenseSpec)
+            if (layer.takes == "pixels") != (index == 0):
+                raise ConfigError(f"{where}: the first layer, and no other, is an {_kinds(takes='pixels')}")
+            if layer.gives == "logits" and index != len(self.layers) - 1:
+                raise ConfigError(f"{where}: an {layer.kind} must be the last layer")
+            if before.flat and layer.takes != "features":
+                raise ConfigError(f"{where}: a convolution cannot follow a dense layer")
+            after = layer.output(before)
+            if after.height < 1 or after.width < 1:
+                raise ConfigError(f"{where}: nothing is left of the {self.height}x{self.width} input")
+            problem = layer.problem(before, after)
+            if problem:
+                raise ConfigError(f"{where}: {problem}")
+            before = after
+
+    @property
+    def input(self) -> Signal:
+        """The signal that the first layer takes."""
+        return Signal(self.height, self.width, self.channels)
 
     def named_layers(self) -> list[tuple[str, LayerSpec]]:
         """Layers with the names they get in the model folder: conv1, conv2, dense1, output, ..."""
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         named = []
         for layer in self.layers:
-            if isinstance(layer, (ThermometerSpec, OutputSpec)):
-                name = "thermometer" if isinstance(layer, ThermometerSpec) else "output"
-            else:
-                stem = "conv" if isinstance(layer, ConvSpec) else "dense"
-                counts[stem] = counts.get(stem, 0) + 1
-                name = f"{stem}{counts[stem]}"
+            counts[layer.stem] += 1
+            name = f"{layer.stem}{counts[layer.stem]}" if layer.numbered else layer.stem
             named.append((name, layer))
         return named
 
+    def walk(self) -> Iterator[tuple[str, LayerSpec, Signal]]:
+        """Each layer of the binary net, with its name and what it takes."""
+        return _walk(self.input, self.named_layers())
 
-def _check_shortcut(
-    where: str,
-    layer: ResidualConvSpec,
-    residual: int | None,
-    before: tuple[int, int],
-    after: tuple[int, int],
-) -> None:
-    if layer.shortcut == "none":
-        return
-    if residual is None:
-        raise ConfigError(
-            f"{where}: the layer before it has no residual to add; it must be an input_stream_conv2d or a "
-            f"residual_conv2d"
-        )
-    if layer.channels % residual:
-        raise ConfigError(f"{where}: {layer.channels} channels are no multiple of the shortcut's {residual}")
-    expected = before if layer.shortcut == "identity" else (before[0] // 2, before[1] // 2)
-    if after != expected:
-        raise ConfigError(
-            f"{where}: its result is {after[0]}x{after[1]}, the shortcut {layer.shortcut} "
-            f"{expected[0]}x{expected[1]}"
-        )
+    def walk_twin(self) -> Iterator[tuple[str, LayerSpec, Signal]]:
+        """Each layer of the float twin, with its name and what it takes."""
+        return _walk(self.input, [each for each in self.named_layers() if each[1].in_twin])
+
+
+def _walk(signal: Signal, layers: Iterable[tuple[str, LayerSpec]]) -> Iterator[tuple[str, LayerSpec, Signal]]:
+    for name, layer in layers:
+        yield name, layer, signal
+        signal = layer.output(signal)
+
+
+def _kinds(**asked: str) -> str:
+    """The kinds whose records have these attributes, joined for a message."""
+    found = [k for k, spec in LAYER_SPECS.items() if all(getattr(spec, a) == v for a, v in asked.items())]
+    *others, last = sorted(found)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclass(frozen=True)
@@ -333,7 +217,7 @@ class Config:
     Attributes:
         float_twin: the net with real weights and ReLU: the teacher of the other stages.
         activations: the net with binary activations and real weights, between the two others, as the first of the two
-            steps of Martinez et al. (arXiv 2003.11535); no epochs: left out.
+            parts of Martinez et al. (arXiv 2003.11535); no epochs: left out.
         binary: the net that is exported, unless there is a head stage.
         head: the same net once more, its convolutions frozen, trained from the first fully connected layer on
             (:mod:`bnn_perception.training.head`); no epochs: left out.
@@ -616,12 +500,10 @@ def _layer(where: str, value: object) -> LayerSpec:
         low, high = each.metadata["bounds"]
         if not isinstance(given, int) or isinstance(given, bool) or not low <= given <= high:
             raise ConfigError(f"{name} is {given!r}; it must be a whole number of at least {low}")
-    try:
-        layer: LayerSpec = cls(**values)
-    except TypeError:
-        required = ", ".join(f.name for f in fields(cls))
-        raise ConfigError(f"{where}: a field of {kind} is missing; it has {required}") from None
-    return layer
+    if any(each.default is MISSING and each.name not in values for each in fields(cls)):
+        known = ", ".join(each.name for each in fields(cls))
+        raise ConfigError(f"{where}: a field of {kind} is missing; it has {known}")
+    return cls(**values)
 
 
 def _fill(where: str, defaults: Any, value: object) -> Any:

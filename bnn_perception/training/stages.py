@@ -9,7 +9,7 @@ binary       signs            signs        everything of ``activations``, else t
 head         signs            signs        everything of ``binary``; only its head is trained
 ===========  ===============  ===========  ===============================================================
 
-To make activations binary first and weights after that is the two-step training of Bulat and Tzimiropoulos
+To make activations binary first and weights after that is the training in two parts of Bulat and Tzimiropoulos
 (arXiv 1904.05868) and of Martinez et al. (arXiv 2003.11535).
 """
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from bnn_perception.training import networks
 from bnn_perception.training.config import NetworkSpec, StageSpec
-from bnn_perception.training.networks import Quantizers, Sign
+from bnn_perception.training.modules import LIGHT, Quantizers, Sign
 
 #: How a net of binary activations and real weights is built.
 REAL_WEIGHTS = Quantizers(nn.Conv2d, nn.Linear, Sign)
@@ -30,7 +30,7 @@ def build(stage: str, network: NetworkSpec, classes: int) -> nn.Sequential:
     """The net that a stage trains, with random weights."""
     if stage == "float_twin":
         return networks.build_float(network, classes)
-    return networks.build_binary(network, classes, REAL_WEIGHTS if stage == "activations" else networks.LIGHT)
+    return networks.build_binary(network, classes, REAL_WEIGHTS if stage == "activations" else LIGHT)
 
 
 @torch.no_grad()

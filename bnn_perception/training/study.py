@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bnn_perception.training import config as configs
-from bnn_perception.training.config import Config, ConfigError, ThermometerSpec
+from bnn_perception.training.config import Config, ConfigError
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,6 @@ def float_key(config: Config) -> str:
     values = configs.to_mapping(config)
     for name in ("name", "description", "threads", *configs.STAGES[1:]):
         del values[name]
-    twin_network = [layer for layer in config.network.layers if not isinstance(layer, ThermometerSpec)]
+    twin_network = [layer for layer in config.network.layers if layer.in_twin]
     values["network"] = [vars(layer) for layer in twin_network]
     return json.dumps(values, sort_keys=True)

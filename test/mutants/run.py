@@ -190,6 +190,7 @@ TARGETS: dict[str, Target] = {
     "training/settings": Target(
         (
             "training/config.py",
+            "training/fields.py",
             "training/stages.py",
             "training/run.py",
             "training/study.py",

@@ -237,6 +237,19 @@ def test_files_that_a_page_names_exist(name):
     assert not [path for path in ours if not any((root / path).exists() for root in PLACES)]
 
 
+def test_a_layer_kind_needs_at_most_seven_files():
+    """Of the product: the record, the reference, a lowering and a kernel a backend, and what trains it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    steps = text[text.index("**A layer kind.**") : text.index("**A backend.**")].split("\n1. ")[1]
+    product = steps[: steps.index("\n6. ")]
+    always = product.replace("`kernels/conv2d.cuh`", "").replace("a file in `kernels/`", "`kernels/new.cu`")
+    files = set(re.findall(r"`([\w/]+\.(?:py|cu))`", always))
+    instead_of_a_kernel = {"backends/cuda/specs.py", "backends/cuda/packing.py"}
+    assert files >= instead_of_a_kernel
+    assert {path for path in files if path.startswith("training/")} == {"training/kinds.py"}
+    assert len(files - instead_of_a_kernel) <= 7
+
+
 #: Where paths of the pages begin; ``model.yaml`` is a file of every model.
 PLACES = (ROOT, ROOT / "bnn_perception", ROOT / "models" / "road_signs")
 

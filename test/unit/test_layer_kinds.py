@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import models
 import numpy as np
@@ -18,6 +20,8 @@ from bnn_perception.cli.inspect_ import layer_rows
 from bnn_perception.net.fields import arrays
 from bnn_perception.net.layers import LAYER_KINDS, Layer
 from bnn_perception.net.model import Model
+from bnn_perception.training import kinds as training_kinds
+from bnn_perception.training.kinds import LAYER_SPECS, Signal
 
 #: How each backend evaluates each kind.
 BACKENDS: dict[str, Mapping[type[Layer], object]] = {
@@ -37,6 +41,43 @@ def test_every_backend_has_every_kind(kind: str, backend: str) -> None:
 def test_no_backend_has_a_kind_that_the_format_lacks(backend: str) -> None:
     unknown = [cls.__name__ for cls in BACKENDS[backend] if cls not in LAYER_KINDS.values()]
     assert not unknown, f"{backend} has entries that no model can hold: {', '.join(unknown)}"
+
+
+def test_every_kind_can_be_trained() -> None:
+    assert LAYER_SPECS.keys() == LAYER_KINDS.keys() - {"output_bits"}  # which importers alone make
+
+
+@pytest.mark.parametrize("kind", LAYER_SPECS)
+def test_the_record_for_training_says_what_the_model_layer_takes_and_gives(kind: str) -> None:
+    spec, layer = LAYER_SPECS[kind], LAYER_KINDS[kind]
+    assert (spec.takes == "pixels") == (layer.takes == "pixels")
+    assert (spec.gives == "logits") == (layer.gives == "logits")
+    assert (spec.gives == "residual") == layer.has_residual
+    assert not spec.__abstractmethods__, "it lacks methods of LayerSpec"
+    silent = [f.name for f in dataclasses.fields(spec) if not f.metadata.keys() & {"bounds", "choices"}]
+    assert not silent, f"{kind}: neither bounds nor choices are stated for {', '.join(silent)}"
+
+
+def test_one_file_of_training_distinguishes_between_kinds() -> None:
+    own = Path(training_kinds.__file__)
+    records = {spec.__name__ for spec in LAYER_SPECS.values()}
+    named = {
+        f"{path.name} names {node.id}"
+        for path in own.parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if path != own and isinstance(node, ast.Name) and node.id in records
+    }
+    assert not named
+
+
+def test_the_size_of_a_signal_follows_from_the_record() -> None:
+    pixels = Signal(11, 8, 3)
+    assert LAYER_SPECS["thermometer"](levels=4).output(pixels) == Signal(11, 8, 12)
+    assert LAYER_SPECS["input_conv2d"](channels=5, kernel=3, pool=2).output(pixels) == Signal(5, 4, 5)
+    residual = LAYER_SPECS["residual_conv2d"](channels=6, stride=2).output(pixels)
+    assert residual == Signal(6, 4, 6, residual=True)
+    assert LAYER_SPECS["binary_dense"](features=9).output(pixels) == Signal(1, 1, 9, flat=True)
+    assert pixels.features == 11 * 8 * 3
 
 
 def concrete(cls: type[Layer]) -> set[type[Layer]]:

@@ -31,7 +31,7 @@ from bnn_perception.net import bits  # noqa: E402
 from bnn_perception.net.folder import load_model  # noqa: E402
 from bnn_perception.net.layers import InputResidualConv2d, ResidualConv2d, WithResidual  # noqa: E402
 from bnn_perception.net.model import Model  # noqa: E402
-from bnn_perception.training import networks  # noqa: E402
+from bnn_perception.training import modules, networks  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 
 HEIGHT, WIDTH = 14, 12
@@ -97,7 +97,7 @@ class Trace:
         hooks = []
         for name, module in net.named_children():
             layer = name.split("_")[0]
-            if isinstance(module, networks.ResidualConv):
+            if isinstance(module, modules.Block):
                 hooks += [
                     self._keep(module.front.shift, self.compared, last),
                     self._keep(module, self.streams, name),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -32,13 +32,14 @@ from bnn_perception.frames.frame import Frame  # noqa: E402
 from bnn_perception.importers.onnx import read as qonnx  # noqa: E402
 from bnn_perception.net import bits  # noqa: E402
 from bnn_perception.net.folder import load_model  # noqa: E402
-from bnn_perception.net.layers import LAYER_KINDS  # noqa: E402
 from bnn_perception.net.model import Model  # noqa: E402
 from bnn_perception.training import data as datasets  # noqa: E402
-from bnn_perception.training import networks, pipeline, train  # noqa: E402
+from bnn_perception.training import modules, networks, pipeline, train  # noqa: E402
 from bnn_perception.training.augmentation import augment  # noqa: E402
 from bnn_perception.training.distributed import World  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
+from bnn_perception.training.fields import within  # noqa: E402
+from bnn_perception.training.kinds import LAYER_SPECS, LayerSpec, Signal  # noqa: E402
 from bnn_perception.training.progress import Reporter  # noqa: E402
 from bnn_perception.training.run import load_state, open_run, read_records  # noqa: E402
 
@@ -110,9 +111,54 @@ def test_float_twin_equals_its_onnx_file() -> None:
     assert_float_twin_equals_its_onnx_file(NETS["8-bit input, odd channel counts"], HEIGHT, WIDTH)
 
 
+@dataclass(frozen=True)
+class Average(LayerSpec):
+    """A kind that the package lacks: the mean of squares side by side."""
+
+    kind: ClassVar[str] = "average"
+    stem: ClassVar[str] = "average"
+    takes: ClassVar[Any] = "residual"
+    gives: ClassVar[Any] = "residual"
+    size: int = field(default=2, metadata=within(1, 100))
+
+    def output(self, before: Signal) -> Signal:
+        return before._replace(height=before.height // self.size, width=before.width // self.size)
+
+    def binary(self, before: Signal, classes: int, quantizers: Any) -> dict[str, Any]:
+        return self.twin(before, classes)
+
+    def twin(self, before: Signal, classes: int) -> dict[str, Any]:
+        return {"": torch.nn.AvgPool2d(self.size)}
+
+    def add_twin_nodes(self, graph: Any, name: str, modules: Any, before: Signal) -> None:
+        graph.add("AveragePool", name, kernel_shape=[self.size] * 2, strides=[self.size] * 2)
+
+
+def test_a_kind_needs_nothing_but_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read, checked, named, built and exported; no other file of training knows of it."""
+    monkeypatch.setitem(LAYER_SPECS, "average", Average)
+    layers = [
+        {"kind": "input_stream_conv2d", "channels": 5},
+        {"kind": "average"},
+        {"kind": "residual_conv2d", "channels": 5},
+        {"kind": "average", "size": 3},
+        {"kind": "output_dense"},
+    ]
+    spec = network(layers, HEIGHT, WIDTH)
+    assert [name for name, _ in spec.named_layers()] == ["conv1", "average1", "conv2", "average2", "output"]
+    net = networks.build_binary(spec, 4)
+    assert net.output.in_features == 5 * 1 * 1  # 10x8, 5x4, 1x1
+    assert net(to_tensor(pixels(2, HEIGHT, WIDTH))).shape == (2, 4)
+    assert_float_twin_equals_its_onnx_file(layers, HEIGHT, WIDTH)
+    with pytest.raises(ConfigError, match=r"network\[1\].size is 0; it must be a whole number of at least 1"):
+        network([layers[0], {"kind": "average", "size": 0}, layers[-1]], HEIGHT, WIDTH)
+    with pytest.raises(ConfigError, match=r"network\[1\]: nothing is left of the 10x8 input"):
+        network([layers[0], {"kind": "average", "size": 9}, layers[-1]], HEIGHT, WIDTH)
+
+
 def test_gradient_of_the_sign_is_clipped() -> None:
     x = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.5], requires_grad=True)
-    y = networks.sign(x)
+    y = modules.sign(x)
     y.backward(torch.full((5,), 2.0))
     assert y.tolist() == [-1, -1, 1, 1, 1]
     assert x.grad.tolist() == [0, 2, 2, 2, 0]
@@ -197,26 +243,22 @@ def test_configuration_errors_name_the_field(content: object, message: str) -> N
         configs.from_mapping(content)
 
 
-def test_every_kind_of_layer_that_is_trained_is_a_kind_of_a_model() -> None:
-    assert configs.LAYER_SPECS.keys() == LAYER_KINDS.keys() - {"output_bits"}  # which importers alone make
-
-
 def test_defaults_are_what_their_fields_take() -> None:
     config = configs.default_config("mine", "images")
     stated = 0
     for spec in (config, *(getattr(config, part) for part in configs.PARTS), *config.network.layers):
-        for field in fields(spec):
-            value = getattr(spec, field.name)
+        for each in fields(spec):
+            value = getattr(spec, each.name)
             for item in value if isinstance(value, tuple) else [value]:
-                if "bounds" in field.metadata:
-                    low, high = field.metadata["bounds"]
-                    assert low <= item <= high, field.name
+                if "bounds" in each.metadata:
+                    low, high = each.metadata["bounds"]
+                    assert low <= item <= high, each.name
                     stated += 1
-                elif "choices" in field.metadata:
-                    assert item in field.metadata["choices"], field.name
+                elif "choices" in each.metadata:
+                    assert item in each.metadata["choices"], each.name
                     stated += 1
                 else:  # a number or a text without a limit is one that another check looks at
-                    assert not isinstance(item, (int, float)) or type(item) is bool or field.name == "restart"
+                    assert not isinstance(item, (int, float)) or type(item) is bool or each.name == "restart"
     assert stated > 60
 
 
