@@ -193,7 +193,8 @@ def test_a_small_message_is_not_unpacked_to_a_large_image(monkeypatch):
 def test_only_what_image_transport_sends_is_opened(monkeypatch):
     """OpenCV also opens PFM, whose sixteen bytes it makes an array of two dimensions of."""
     cv2 = pytest.importorskip("cv2")
-    pfm = b"Pf\n1 1\n-1\n" + bytes(4)
+    pfm = b"Pf\n1 1\n-1.0\n" + bytes(4)
+    assert len(pfm) == 16
     others = {kind: encoded(np.zeros((4, 4, 3), np.uint8), kind).data for kind in (".bmp", ".ppm", ".tiff")}
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was opened"))
     for data in (pfm, *others.values()):
