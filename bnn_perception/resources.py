@@ -31,10 +31,12 @@ def resource_folder(kind: str) -> Path:
 def find_model(name: str | os.PathLike[str]) -> Path:
     """The folder of a model: a path as it is, otherwise the name of a model that comes with the package.
 
-    A folder that does not exist is returned as well, for :func:`bnn_perception.net.folder.load_model` to name.
+    A folder that does not exist, or cannot, is returned as well, for :func:`bnn_perception.net.folder.load_model` to
+    name: one of a user whom there is not, one with a name that no file can have.
     """
-    path = Path(name).expanduser()
-    if path.is_dir() or len(path.parts) != 1:
+    # Not those of Path, which raise over such a user or name.
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path) or len(path.parts) != 1:
         return path
     shipped = resource_folder("models") / path
-    return shipped if shipped.is_dir() else path
+    return shipped if os.path.isdir(shipped) else path

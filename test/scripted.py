@@ -42,6 +42,7 @@ class Machine:
     """Stands in for the processors: makes backends, breaks the GPU and mends it.
 
     Attributes:
+        gpu_works, cpu_works: whether they do; the exception that the CPU raises may stand here instead.
         calls: backend, device and threads of each call of :meth:`make_backend`.
         open: backends that are not closed.
         closed: names of the backends that were closed, in order.
@@ -60,7 +61,7 @@ class Machine:
     def made(self):
         return len(self.calls)
 
-    def make_backend(self, model, backend, device, threads):
+    def make_backend(self, model, backend, device, threads, report):
         self.calls.append((backend, device, threads))
         self.before_making()
         if device == "cuda" and not self.gpu_works:
@@ -92,8 +93,8 @@ class Processor:
         self.frames += [(*frame.pixels.shape[:2], frame.encoding) for frame in frames]
         if self.name.startswith("cuda") and not self._machine.gpu_works:
             raise BackendError("the GPU has fallen off the bus")
-        if self.name.startswith("cpu") and not self._machine.cpu_works:
-            raise BackendError("the CPU has caught fire")
+        if self.name.startswith("cpu") and self._machine.cpu_works is not True:
+            raise self._machine.cpu_works or BackendError("the CPU has caught fire")
         return np.zeros((len(frames), self._classes), np.float32)
 
     def close(self):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
-from bnn_perception.frames.frame import MAX_SIDE
+from bnn_perception.frames.encoded import MAX_PIXELS, EncodedError, decode
 
 #: Extensions of the files that are taken for images.
 SUFFIXES = {
@@ -21,9 +21,6 @@ SUFFIXES = {
 
 #: Extensions that OpenCV may not support; they are tried, so that unreadable files are reported and not passed over.
 TRIED = {".avif", ".gif", ".heic", ".heif", ".jp2"}
-
-#: OpenCV decodes up to 2**30 pixels; a file that large is a mistake or an attack on a robot's memory.
-MAX_PIXELS = 1 << 27
 
 
 class ImageError(Error, ValueError):
@@ -61,10 +58,6 @@ def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
     Raises:
         ImageError: naming the file and the reason.
     """
-    # Read by OpenCV when it is loaded: what is too large is then refused before it is decoded.
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-    import cv2
-
     if not isinstance(file, ImageFile):
         file = ImageFile(os.fspath(file), Path(file))
     path = file.name
@@ -76,19 +69,10 @@ def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
     if data.size == 0:
         raise ImageError(f"{path}: the file is empty")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        if "CV_IO_MAX_IMAGE" in str(error):
-            raise ImageError(f"{path}: has more than {MAX_PIXELS} pixels") from None
-        raise ImageError(f"{path}: cannot be decoded: {str(error).strip().splitlines()[-1]}") from None
-    if image is None:
-        raise ImageError(f"{path}: is not an image that can be decoded, or is cut short")
-    height, width = image.shape[:2]
-    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
-        raise ImageError(
-            f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side are taken"
-        )
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        pixels = decode(data, MAX_PIXELS)
+    except EncodedError as error:
+        raise ImageError(f"{path}: {error}") from None
+    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Path]:

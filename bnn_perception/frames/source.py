@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
+from bnn_perception.frames.encoded import MAX_PIXELS, TRANSPORTED, EncodedError, decode
 from bnn_perception.frames.images import ImageError
 
 #: Frames a second where the source has no rate of its own: a folder of images.
@@ -63,19 +64,13 @@ class CompressedImage:
         Raises:
             ImageError: where they cannot be decoded.
         """
-        import cv2
-
         if self.data.size == 0:
             raise ImageError(f"the compressed image of format '{self.format}' is empty")
         try:
-            pixels = cv2.imdecode(self.data, cv2.IMREAD_COLOR)
-        except cv2.error as error:
-            raise ImageError(f"cannot be decoded: {str(error).strip().splitlines()[-1]}") from None
-        if pixels is None:
-            raise ImageError(
-                f"the {self.data.size} bytes of format '{self.format}' are not an image that can be decoded"
-            )
-        return RawImage.of(np.asarray(pixels, np.uint8), "bgr8")
+            pixels = decode(np.asarray(self.data), MAX_PIXELS, TRANSPORTED)
+        except EncodedError as error:
+            raise ImageError(f"the {self.data.size} bytes of format '{self.format}': {error}") from None
+        return RawImage.of(pixels, "bgr8")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ def show(value: object) -> str:
         return "a very long number"
 
 
+def is_text(value: object) -> bool:
+    """Whether a value is a text that files, logs and messages can hold: no NUL, and no half of a surrogate pair."""
+    return isinstance(value, str) and not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value)
+
+
 def check_whole(where: str, value: object, low: int, high: int) -> None:
     """Refuse what is no whole number from ``low`` to ``high``; ``where`` names it."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:

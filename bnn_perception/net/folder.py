@@ -14,9 +14,11 @@ names the field that is wrong.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
+import stat
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -70,20 +72,18 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
         if not isinstance(labels, list):
             raise ModelError("labels: not a list")
         name = description["name"]
-        if not isinstance(name, str) or not name.strip():
-            raise ModelError(f"name is {show(name)}; it must be a text")
         temperatures = {key: description[key] for key in TEMPERATURES if key in description}
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except KeyError as error:
         raise ModelError(f"{path}: the field {error} is missing") from None
-    for file, digest in files.items():
-        limit = MAX_ARRAY_BYTES if file == BINARY else MAX_ONNX_BYTES
-        _check_digest(folder / file, digest, limit)
+    binary = _read_checked(folder / BINARY, files[BINARY], MAX_ARRAY_BYTES)
+    if FLOAT_TWIN in files:
+        _read_checked(folder / FLOAT_TWIN, files[FLOAT_TWIN], MAX_ONNX_BYTES)
     if FLOAT_TWIN not in files and (folder / FLOAT_TWIN).exists():
         raise ModelError(f"{path}: files: no sha256 of {FLOAT_TWIN}, which lies in the folder")
     try:
-        with _ArrayFile(folder / BINARY) as file:
+        with _ArrayFile(binary) as file:
             layers = tuple(_read_layer(config, file) for config in configs)
             file.check_all_used()
         known = {"format", "name", "labels", "input", "layers", "files", *TEMPERATURES}
@@ -173,15 +173,15 @@ def update_info(folder: str | os.PathLike[str], **info: Any) -> Model:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        if size > MAX_DESCRIPTION_BYTES:
-            raise ModelError(f"{path}: {size} bytes; a description has at most {MAX_DESCRIPTION_BYTES}")
-        text = path.read_text(encoding="utf-8")
+        text = _read_file(path, MAX_DESCRIPTION_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise ModelError(
             f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    # ValueError: a name that no file can have, or bytes that are no UTF-8.
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"{path}: cannot be read: {one_line(error)}") from None
     try:
         description = yaml.safe_load(text)
@@ -198,37 +198,62 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _check_digest(path: Path, digest: object, limit: int) -> None:
+def _read_file(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes; a FIFO or a device, which may never end, is not read.
+
+    Raises:
+        ModelError: where it is no regular file, or larger.
+        OSError, ValueError: where it cannot be opened or read.
+    """
+    # Without waiting: whoever opens a FIFO waits for its other end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path}: is not a regular file")
+        if status.st_size > limit:
+            raise ModelError(f"{path}: {status.st_size} bytes; at most {limit} are read")
+        # One more than the limit, for a file that grows, or of a system that states no size.
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise ModelError(f"{path}: {len(content)} bytes or more; at most {limit} are read")
+    return content
+
+
+def _read_checked(path: Path, digest: object, limit: int) -> bytes:
+    """The bytes of a file whose sha256 is as ``model.yaml`` says."""
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise ModelError(
             f"{path.parent / DESCRIPTION}: files: the sha256 of {path.name} is not 64 hexadecimal digits"
         )
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise ModelError(f"{path}: {size} bytes; at most {limit} are read")
-        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = _read_file(path, limit)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file, but {DESCRIPTION} lists it") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {one_line(error)}") from None
+    actual = hashlib.sha256(content).hexdigest()
     if actual != digest:
         raise ModelError(
             f"{path}: its sha256 begins {actual[:12]}, {DESCRIPTION} says {digest[:12]}; the file was changed"
         )
+    return content
 
 
 class _ArrayFile:
-    """Reads arrays of the expected shape and type out of an npz file, and nothing larger."""
+    """Reads arrays of the expected shape and type out of the bytes of an npz file, and nothing larger."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, content: bytes) -> None:
+        self._content = content
         self._used: set[str] = set()
         self._left = MAX_ARRAY_BYTES
 
     def __enter__(self) -> _ArrayFile:
         try:
-            self._zip = zipfile.ZipFile(self._path)
+            self._zip = zipfile.ZipFile(io.BytesIO(self._content))
         # A damaged directory of the archive raises what its parsing happens to raise.
         except Exception as error:
             raise ModelError(f"{BINARY}: is not an npz file: {one_line(error)}") from None

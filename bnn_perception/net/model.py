@@ -18,6 +18,7 @@ from bnn_perception.net.checks import (
     MAX_SIDE,
     MAX_TEMPERATURE,
     ModelError,
+    is_text,
     layer_name,
     show,
 )
@@ -99,8 +100,10 @@ class Model:
             raise ModelError(
                 f"labels: {len(self.labels)} of them, but {last.name} has {last.outputs} outputs"
             )
+        if not is_text(self.name) or not self.name.strip():
+            raise ModelError(f"name is {show(self.name)}; it must be a text")
         for label in self.labels:
-            if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL:
+            if not is_text(label) or not label.strip() or len(label) > MAX_LABEL:
                 raise ModelError(f"labels: {show(label)} is not a text of 1 to {MAX_LABEL} characters")
         for name in TEMPERATURES:
             value = getattr(self, name)

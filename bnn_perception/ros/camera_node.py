@@ -18,7 +18,8 @@ from vision_msgs.msg import Classification, ObjectHypothesis
 
 from bnn_perception.frames.source import RawImage, SourceError, SourceFrame
 from bnn_perception.frames.sources import open_source
-from bnn_perception.ros.entry import run_node
+from bnn_perception.ros.diagnostics import sendable
+from bnn_perception.ros.entry import run_node, spin_once
 from bnn_perception.ros.parameters import Parameter, ParameterError, declare
 
 PARAMETERS = (
@@ -41,6 +42,9 @@ PARAMETERS = (
 
 #: Seconds that the last frame has to reach its subscribers before the publisher goes.
 LINGER = 0.2
+
+#: Seconds between two lines about exceptions that nobody foresaw.
+THROTTLE = 5.0
 
 
 class CameraNode(Node):
@@ -75,7 +79,7 @@ class CameraNode(Node):
         self._truth = self.create_publisher(Classification, "truth", 100)
 
     def _warn(self, line: str) -> None:
-        self.get_logger().warning(line)
+        self.get_logger().warning(sendable(line))
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Publish every frame when it is due, and let the executor work while waiting.
@@ -126,11 +130,13 @@ class CameraNode(Node):
             results = [ObjectHypothesis(class_id=frame.truth, score=1.0)]
             self._truth.publish(Classification(header=header, results=results))
 
-    @staticmethod
-    def _work_until(executor: SingleThreadedExecutor, due: float) -> None:
+    def _unexpected(self, line: str) -> None:
+        self.get_logger().error(sendable(f"unexpected error: {line}"), throttle_duration_sec=THROTTLE)
+
+    def _work_until(self, executor: SingleThreadedExecutor, due: float) -> None:
         while True:
             remaining = due - time.monotonic()
-            executor.spin_once(timeout_sec=max(remaining, 0.0))
+            spin_once(executor, self._unexpected, max(remaining, 0.0))
             if remaining <= 0:
                 return
 

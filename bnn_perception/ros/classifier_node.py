@@ -35,26 +35,21 @@ from bnn_perception.classifier import Prediction
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
-from bnn_perception.ros import diagnostics
-from bnn_perception.ros.diagnostics import ERROR, WARN, Report, State
+from bnn_perception.ros.diagnostics import sendable
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
-from bnn_perception.ros.entry import run_node, settle
+from bnn_perception.ros.entry import run_node, settle, spin_once
+from bnn_perception.ros.health import Health
 from bnn_perception.ros.image_msg import RefusedFrame
 from bnn_perception.ros.parameters import ENGINE_PARAMETERS, ParameterError, Settings, declare_parameters
 from bnn_perception.ros.pipeline import Arrival, Pipeline
-from bnn_perception.ros.process import profile_path
+from bnn_perception.ros.refusals import Refusals
+from bnn_perception.ros.worker import with_place
 
 #: Seconds between two warnings of the same kind.
 THROTTLE = 5.0
 
-#: Seconds without a frame, while a camera publishes, after which diagnostics ask where they are.
-SILENCE = 2.0
-
 #: A stamp further from the clock than this (milliseconds) belongs to another time: a recording, or simulated time.
 CLOCK_TOLERANCE = 60_000.0
-
-#: What to do where frames are lost between the camera and this node.
-TRANSPORT_REMEDY = f"start the camera's process with FASTRTPS_DEFAULT_PROFILES_FILE={profile_path()}"
 
 #: Seconds that the end waits for an engine that is being made. A compiler cannot be interrupted.
 ENDING = 1.0
@@ -75,17 +70,8 @@ class ClassifierNode(Node):
         # What the parameters say. Replaced as a whole, and a frame takes along what held when it came.
         self._settings = declare_parameters(self)
         self._spec = make_spec(self._settings)
-        self._rejected: tuple[EngineSpec, str] | None = None
-        self._last_rejection = ""
+        self._refusals = Refusals()
         self._restoring = False
-        self._foreign_stamps = 0
-        self._last_refusal = ""
-        self._why_cpu = ""
-        self._started_at = time.monotonic()
-        self._last_frame = [time.monotonic()] * len(self._settings.image_topics)
-        self._lost = [0] * len(self._settings.image_topics)
-        self._totals: dict[str, int] = {}
-        self._totals_at = time.monotonic()
 
         self._labels = self.create_publisher(Classification, "labels", 10)
         latched = QoSProfile(
@@ -94,8 +80,20 @@ class ClassifierNode(Node):
         self._label_info = self.create_publisher(LabelInfo, "label_info", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
-        self._loader = EngineLoader(deliver=self._take_engine, reject=self._note_rejection, report=self._warn)
+        self._loader = EngineLoader(
+            deliver=self._take_engine,
+            reject=self._note_rejection,
+            report=self._warn,
+            unexpected=self.unexpected,
+        )
         self.pipeline = Pipeline(self, self._loader.retire)
+        self._health = Health(
+            self.pipeline,
+            self._loader.worker,
+            self._refusals,
+            len(self._settings.image_topics),
+            self.count_publishers,
+        )
         self._judge = self.create_guard_condition(self._on_rejection)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._cameras = [
@@ -108,7 +106,7 @@ class ClassifierNode(Node):
 
     def start(self) -> None:
         """Start the threads and load the first engine. To be called once."""
-        self._started_at = time.monotonic()
+        self._health.started_at = time.monotonic()
         self.pipeline.start()
         self._loader.start()
         self._loader.request(self._spec)
@@ -148,16 +146,16 @@ class ClassifierNode(Node):
 
     def _on_image(self, camera: int, message: Image | CompressedImage) -> None:
         received = time.perf_counter()
-        self._last_frame[camera] = time.monotonic()
+        self._health.last_frame[camera] = time.monotonic()
         stamp = message.header.stamp
         now = self.get_clock().now().nanoseconds
         age = (now - stamp.sec * 1_000_000_000 - stamp.nanosec) * 1e-6
         known = abs(age) <= CLOCK_TOLERANCE
-        self._foreign_stamps += not known
+        self._health.foreign_stamps += not known
         self.pipeline.put(Arrival(camera, message, self._settings, received, age if known else None))
 
     def _on_lost(self, camera: int, event: Any) -> None:
-        self._lost[camera] = event.total_count
+        self._health.lost[camera] = event.total_count
 
     # Executor thread: parameters.
 
@@ -174,11 +172,19 @@ class ClassifierNode(Node):
                 self._spec = spec
                 self._loader.request(spec)
         except (ParameterError, ModelError, BackendError) as error:
-            return SetParametersResult(successful=False, reason=str(error))
+            return SetParametersResult(successful=False, reason=sendable(str(error)))
+        except Exception as error:
+            self.unexpected(f"a request for parameters: {with_place(error)}")
+            return SetParametersResult(
+                successful=False, reason=sendable(f"unexpected error: {with_place(error)}")
+            )
         new_info = settings.score_threshold != self._settings.score_threshold
         self._settings = settings
         if new_info and self._loader.current is not None:
-            self._publish_label_info(self._loader.current)
+            try:
+                self._publish_label_info(self._loader.current)
+            except Exception as error:  # the value holds all the same
+                self.unexpected(f"publishing label info: {with_place(error)}")
         return SetParametersResult(successful=True)
 
     def _on_rejection(self) -> None:
@@ -187,17 +193,15 @@ class ClassifierNode(Node):
         Raises:
             BackendError: where the first engine of all cannot be made.
         """
-        if self._rejected is None:
-            return
-        (spec, reason), self._rejected = self._rejected, None
-        newer = spec is not self._spec  # another request has come meanwhile
-        running = self._loader.current
-        if running is None and not newer:
-            raise BackendError(reason)
-        self.get_logger().error(reason)
-        if running is not None and not newer:
-            self._spec = running
-            self._restore(running.asked.engine_values())
+        for spec, reason in self._refusals.take():
+            newer = spec is not self._spec  # another request has come meanwhile
+            running = self._loader.current
+            if running is None and not newer:
+                raise BackendError(reason)
+            self.get_logger().error(sendable(reason))
+            if running is not None and not newer:
+                self._spec = running
+                self._restore(running.asked.engine_values())
 
     def _restore(self, values: dict[str, Any]) -> None:
         self._settings = self._settings.with_values(values)
@@ -213,15 +217,10 @@ class ClassifierNode(Node):
         self.pipeline.swap(engine)
 
     def _warn(self, line: str) -> None:
-        self.get_logger().warning(line)
+        self.get_logger().warning(sendable(line))
 
     def _note_rejection(self, spec: EngineSpec, reason: str) -> None:
-        running = self._loader.current
-        if running is not None:
-            reason = f"kept {running.asked}, for {spec.asked} was refused: {reason}"
-            # Now: the engine of a newer request, whose start clears it, cannot be there yet.
-            self._last_rejection = reason
-        self._rejected = (spec, reason)
+        self._refusals.note(spec, reason, self._loader.current)
         self._judge.trigger()
 
     # Inference thread: see pipeline.Sink.
@@ -232,21 +231,31 @@ class ClassifierNode(Node):
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
         topic = arrival.settings.image_topics[arrival.camera]
-        self._last_refusal = f"{topic}: {error}"
-        self.get_logger().warning(f"frame refused: {self._last_refusal}", throttle_duration_sec=THROTTLE)
+        self._health.last_refusal = f"{topic}: {error}"
+        self.get_logger().warning(f"frame refused: {topic}: {error}", throttle_duration_sec=THROTTLE)
 
     def engine_started(self, engine: Engine) -> None:
-        self._why_cpu = ""
+        why_cpu = engine.why_not_gpu
         asked = engine.spec.asked
-        if asked.device == "auto" and asked.backend != "reference" and not engine.degraded:
-            self._why_cpu = why_unusable() or ""
-        choice = f"auto took the CPU, {self._why_cpu}" if self._why_cpu else asked.device
+        if not why_cpu and asked.device == "auto" and asked.backend != "reference" and not engine.degraded:
+            why_cpu = why_unusable() or ""
+        self._health.why_not_gpu = why_cpu
+        choice = f"auto took the CPU, {why_cpu}" if why_cpu else asked.device
         self.get_logger().info(f"answering with {engine.name}; device {choice}")
-        self._last_rejection = ""
+        if engine.why_not_gpu:
+            self.get_logger().warning(f"auto took the CPU though there is a GPU: {engine.why_not_gpu}")
+        self._refusals.engine_started(engine.spec)
         self._publish_label_info(engine.spec)
 
     def engine_failed(self, engine: Engine, reason: str) -> None:
         self._loader.fault(engine, reason)
+
+    # Any thread.
+
+    def unexpected(self, line: str) -> None:
+        """Count and log an exception that nobody foresaw."""
+        self._health.unforeseen.add(line)
+        self.get_logger().error(sendable(f"unexpected error: {line}"), throttle_duration_sec=THROTTLE)
 
     def _publish_label_info(self, spec: EngineSpec) -> None:
         info = LabelInfo(
@@ -269,84 +278,9 @@ class ClassifierNode(Node):
 
     def _report(self) -> None:
         """Publish /diagnostics."""
-        counts = self.pipeline.counts
-        totals = {
-            diagnostics.RECEIVED: counts.received,
-            diagnostics.CLASSIFIED: counts.classified,
-            diagnostics.STALE: counts.stale,
-            diagnostics.LOADING: counts.loading,
-            diagnostics.LOST: sum(self._lost),
-            diagnostics.FAILED: counts.failed,
-            diagnostics.REFUSED: sum(counts.refused.values()),
-        }
-        now = time.monotonic()
-        seconds, self._totals_at = now - self._totals_at, now
-        new = {name: total - self._totals.get(name, 0) for name, total in totals.items()}
-        self._totals = totals
-
-        engine = self.pipeline.engine
-        spec = self._loader.current or self._spec
-        state = State(
-            model=spec.model.name,
-            backend=engine.backend.name if engine else diagnostics.NOTHING,
-            device=engine.backend.device_name if engine else diagnostics.NOTHING,
-            device_wanted=spec.asked.device,
-            why_not_gpu=self._why_cpu,
-            rate_in=new[diagnostics.RECEIVED] / seconds,
-            rate_out=new[diagnostics.CLASSIFIED] / seconds,
-            frames=totals,
-            refused=dict(counts.refused),
-            latency=self.pipeline.latency.summary(),
-        )
-        report = Report(self.get_fully_qualified_name(), engine.backend.device_name if engine else "")
-        self._find(report, engine, spec, new)
-        report.add(state.values())
+        self._health.topics = [camera.topic_name for camera in self._cameras]
+        report = self._health.report(self.get_fully_qualified_name(), self._loader.current or self._spec)
         self._publish(self._diagnostics, report.message(self.get_clock().now().to_msg()))
-
-    def _find(self, report: Report, engine: Engine | None, spec: EngineSpec, new: dict[str, int]) -> None:
-        """Note what the user should know.
-
-        Args:
-            report: to note it in.
-            engine: that answers, if one does.
-            spec: of the engine, or of the one that is being made.
-            new: what became of frames since the last report.
-        """
-        now = time.monotonic()
-        if self.pipeline.is_loading:
-            report.find(WARN, f"loading {spec.asked} for {now - self._started_at:.0f} s")
-        elif engine is None:
-            report.find(ERROR, f"no answers: {spec.asked} failed and is being made anew")
-        elif engine.degraded:
-            report.find(WARN, engine.degraded)
-        if self._last_rejection:
-            report.find(WARN, self._last_rejection)
-        if new[diagnostics.FAILED]:
-            report.find(ERROR, f"{new[diagnostics.FAILED]} frames got no answer")
-        if new[diagnostics.REFUSED]:
-            report.find(WARN, f"{new[diagnostics.REFUSED]} frames refused, the last on {self._last_refusal}")
-        if new[diagnostics.LOST]:
-            report.find(WARN, f"{new[diagnostics.LOST]} frames lost in transport: {TRANSPORT_REMEDY}")
-        for camera, subscription in enumerate(self._cameras):
-            self._find_silence(report, subscription.topic_name, now - self._last_frame[camera])
-        if self._foreign_stamps:
-            self._foreign_stamps = 0
-            report.find(
-                WARN, "stamps of frames and the clock are over a minute apart; is use_sim_time right?"
-            )
-
-    def _find_silence(self, report: Report, topic: str, seconds: float) -> None:
-        if seconds < SILENCE:
-            return
-        publishers = self.count_publishers(topic)
-        if publishers == 0:
-            report.find(WARN, f"nobody publishes {topic}")
-        else:
-            report.find(
-                WARN,
-                f"no frame on {topic} for {seconds:.0f} s, though it has {publishers} publisher(s); "
-                f"if it should have sent some, {TRANSPORT_REMEDY}",
-            )
 
 
 def make_spec(settings: Settings, loaded: EngineSpec | None = None) -> EngineSpec:
@@ -373,9 +307,10 @@ def work(node: ClassifierNode, executor: SingleThreadedExecutor) -> None:
     """
     node.start()
     while node.pipeline.is_loading:
-        executor.spin_once(timeout_sec=0.05)
+        spin_once(executor, node.unexpected, 0.05, fatal=(BackendError,))
     settle()
-    executor.spin()
+    while node.context.ok():
+        spin_once(executor, node.unexpected)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -37,6 +37,8 @@ class State:
         rate_in, rate_out: frames received and classified a second, since the last message.
         frames: since the start; :data:`RECEIVED` and so on.
         refused: frames refused since the start by reason.
+        unexpected: exceptions since the start that nobody foresaw.
+        threads: what each of the node's threads is busy with.
         latency: percentiles by stage, see :data:`~bnn_perception.ros.latency.STAGES`.
     """
 
@@ -50,6 +52,8 @@ class State:
     frames: Mapping[str, int]
     refused: Mapping[str, int]
     latency: Mapping[str, Percentiles]
+    unexpected: int = 0
+    threads: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def answers(self) -> bool:
@@ -69,6 +73,8 @@ class State:
             _RATE_OUT: self.rate_out,
             **{_FRAMES + name: count for name, count in self.frames.items()},
             **{_REFUSED + reason: count for reason, count in sorted(self.refused.items())},
+            _UNEXPECTED: self.unexpected,
+            **{name + _THREAD: state for name, state in self.threads.items()},
             **{
                 f"{_LATENCY}{stage} {name}{_UNIT}": value
                 for stage, percentiles in self.latency.items()
@@ -104,12 +110,15 @@ class State:
             rate_out=float(values[_RATE_OUT]),
             frames=frames,
             refused=refused,
+            unexpected=int(values.get(_UNEXPECTED, 0)),
+            threads={key[: -len(_THREAD)]: state for key, state in values.items() if key.endswith(_THREAD)},
             latency={stage: Percentiles(**percentiles) for stage, percentiles in times.items()},
         )
 
 
 _MODEL, _BACKEND, _DEVICE, _WANTED, _WHY = "model", "backend", "device", "device wanted", "why not the GPU"
 _RATE_IN, _RATE_OUT = "rate in (Hz)", "rate out (Hz)"
+_UNEXPECTED, _THREAD = "unexpected errors", " thread"
 _FRAMES, _REFUSED, _LATENCY, _UNIT = "frames ", "frames refused: ", "latency ", " (ms)"
 
 
@@ -141,13 +150,18 @@ class Report:
         status = DiagnosticStatus(
             level=levels[max((level for level, _ in self.findings), default=OK)],
             name=self.name,
-            message="; ".join(text for _, text in worst_first) or "OK",
-            hardware_id=self.hardware_id,
-            values=[KeyValue(key=key, value=value) for key, value in self.values.items()],
+            message=sendable("; ".join(text for _, text in worst_first)) or "OK",
+            hardware_id=sendable(self.hardware_id),
+            values=[KeyValue(key=sendable(key), value=sendable(value)) for key, value in self.values.items()],
         )
         array = DiagnosticArray(status=[status])
         array.header.stamp = stamp
         return array
+
+
+def sendable(text: str) -> str:
+    """A text with "?" for what a ROS string cannot hold: halves of characters (lone surrogates) and NUL."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
 
 
 def as_mapping(key_values: Iterable[Any]) -> dict[str, str]:

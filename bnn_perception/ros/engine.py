@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,10 @@ from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 from bnn_perception.ros.parameters import EngineSettings
+from bnn_perception.ros.worker import Worker, with_place
+
+#: Seconds that the loading thread may be busy with one thing: more than compiling takes on a slow computer.
+PATIENCE = 600.0
 
 #: Seconds from a fault to the first new try; doubled at each failure up to the last.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
@@ -43,11 +48,13 @@ class Engine:
 
     Attributes:
         degraded: why this is not what ``spec`` asks for, empty where it is.
+        why_not_gpu: why ``auto`` took the CPU though there is a GPU, empty where it did not.
     """
 
     spec: EngineSpec
     classifier: Classifier
     degraded: str = ""
+    why_not_gpu: str = ""
 
     @property
     def backend(self) -> Backend:
@@ -74,19 +81,35 @@ def build_engine(spec: EngineSpec, device: str | None = None, degraded: str = ""
     Raises:
         BackendError: where it cannot be made, with the reason.
     """
-    asked = spec.asked
+    why_not_gpu: list[str] = []
+    backend = _warm_backend(spec, device or spec.asked.device, why_not_gpu.append)
+    return Engine(spec, Classifier(spec.model, backend), degraded, "; ".join(why_not_gpu))
+
+
+def _warm_backend(spec: EngineSpec, device: str, report: Callable[[str], None]) -> Backend:
+    """A backend that has evaluated a frame. With device auto a GPU that cannot do so is reported, and the CPU taken."""
     backend = None
     try:
-        backend = make_backend(spec.model, asked.backend, device or asked.device, asked.threads)
+        backend = make_backend(spec.model, spec.asked.backend, device, spec.asked.threads, report)
         backend.logits([Frame(np.zeros((480, 640, 3), np.uint8))])
     except Exception as error:
+        reason = _reason(spec, error)
         if backend is not None:
-            backend.close()
-        if isinstance(error, BackendError):
-            raise
-        # The runtimes below raise types of their own. What they say is all that can be said.
-        raise BackendError(f"backend {asked.backend}: {one_line(error, with_type=True)}") from error
-    return Engine(spec, Classifier(spec.model, backend), degraded)
+            # What a broken backend says at its end is not the reason.
+            with suppress(Exception):
+                backend.close()
+            if device == "auto" and backend.device == "cuda":
+                report(reason)
+                return _warm_backend(spec, "cpu", report)
+        raise BackendError(reason) from error
+    return backend
+
+
+def _reason(spec: EngineSpec, error: Exception) -> str:
+    if isinstance(error, BackendError):
+        return str(error)
+    # The runtimes below raise types of their own. What they say is all that can be said.
+    return f"backend {spec.asked.backend}: {one_line(error, with_type=True)}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +138,7 @@ class EngineLoader:
         reject: called in this thread with a request that could not be met, and the reason.
         report: called in this thread with a line about faults and recovery.
         first_retry: seconds from a fault to the first new try.
+        unexpected: called in this thread with a line about an exception that nobody foresaw; None takes ``report``.
     """
 
     def __init__(
@@ -123,12 +147,14 @@ class EngineLoader:
         reject: Callable[[EngineSpec, str], None],
         report: Callable[[str], None],
         first_retry: float = FIRST_RETRY,
+        unexpected: Callable[[str], None] | None = None,
     ) -> None:
         #: The last request that was met; None until the first is.
         self.current: EngineSpec | None = None
         self._deliver = deliver
         self._reject = reject
-        self._report = report
+        self.worker = Worker("loading", self._step, unexpected or report, PATIENCE)
+        self._tell = report
         self._first_retry = first_retry
         self._condition = threading.Condition()
         self._request: EngineSpec | None = None
@@ -138,11 +164,10 @@ class EngineLoader:
         self._next_delay = first_retry
         self._last_fault = 0.0
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="engine_loader", daemon=True)
 
     def start(self) -> None:
         """Start the thread. To be called once."""
-        self._thread.start()
+        self.worker.start()
 
     def request(self, spec: EngineSpec) -> None:
         """Ask for an engine; a request that has not been begun is forgotten over a newer one."""
@@ -177,80 +202,98 @@ class EngineLoader:
         with self._condition:
             self._closed = True
             self._condition.notify()
-        if self._thread.is_alive():
-            self._thread.join(patience)
-        return not self._thread.is_alive()
+        return self.worker.join(patience)
 
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not self._is_due():
-                    pause = None if self._retry is None else max(0.0, self._retry.at - time.monotonic())
-                    self._condition.wait(pause)
-                retired, self._retired = self._retired, []
-                fault, self._fault = self._fault, None
-                request, self._request = self._request, None
-                closed = self._closed
-            for engine in retired:
-                engine.close()
-            if closed:
-                return
-            if fault is not None:
-                self._recover(*fault)
-            if request is not None:
-                self._fulfil(request)
-            elif self._retry is not None and time.monotonic() >= self._retry.at:
-                self._try_again(self._retry)
+    def _step(self) -> bool:
+        with self._condition:
+            while not self._is_due():
+                pause = None if self._retry is None else max(0.0, self._retry.at - time.monotonic())
+                self._condition.wait(pause)
+            retired, self._retired = self._retired, []
+            fault, self._fault = self._fault, None
+            request, self._request = self._request, None
+            closed = self._closed
+        for engine in retired:
+            self._close(engine)
+        if closed:
+            return False
+        if fault is not None:
+            self.worker.attempt("answering a fault", self._recover, *fault)
+        if request is not None:
+            self.worker.attempt(f"making {request.asked}", self._fulfil, request)
+        elif self._retry is not None and time.monotonic() >= self._retry.at:
+            self.worker.attempt(f"making {self._retry.spec.asked} anew", self._try_again, self._retry)
+        return True
+
+    def _close(self, engine: Engine) -> None:
+        self.worker.attempt("closing an engine", engine.close)
+
+    def _report(self, line: str) -> None:
+        # A log that fails must not keep an engine from being made.
+        self.worker.attempt("reporting a fault", self._tell, line)
 
     def _is_due(self) -> bool:
         waiting = self._closed or self._request is not None or self._fault is not None or bool(self._retired)
         return waiting or (self._retry is not None and time.monotonic() >= self._retry.at)
 
     def _fulfil(self, spec: EngineSpec) -> None:
+        before = self.current
+        engine = None
         try:
             engine = build_engine(spec)
-        except BackendError as error:
-            self._reject(spec, str(error))
+            self.current = spec
+            self._deliver(engine)
+        # Whatever it is, it costs this request; what is no BackendError goes on to be said as what nobody foresaw.
+        except BaseException as error:
+            self.current = before
+            if engine is not None:
+                self._close(engine)
+            known = isinstance(error, BackendError)
+            reason = str(error) if known else f"unexpected error: {with_place(error)}"
+            self.worker.attempt("refusing a request", self._reject, spec, reason)
+            if not known:
+                raise
             return
-        self.current = spec
         self._retry = None
-        self._deliver(engine)
 
     def _recover(self, engine: Engine, reason: str) -> None:
         failed, spec = engine.backend.name, engine.spec
-        engine.close()
+        self._close(engine)
         if spec is not self.current:  # its successor has been delivered already
             return
         self._report(f"{failed} failed: {reason}")
-        substitute = ""
+        # An engine that ran well for as long as the longest pause starts over.
+        well = time.monotonic() - self._last_fault > LAST_RETRY
+        delay = self._first_retry if well else self._next_delay
+        # Before the CPU is asked, so that nothing that goes wrong there keeps the engine from being made anew.
+        self._retry = _Retry(spec, failed, "", time.monotonic() + delay, delay)
         if spec.asked.device == "auto" and engine.backend.device == "cuda":
             try:
                 standing_in = build_engine(spec, "cpu", f"the CPU answers because {failed} failed: {reason}")
             except BackendError as error:
                 self._report(f"the CPU cannot stand in: {error}")
             else:
-                substitute = standing_in.backend.name
                 self._report(standing_in.degraded)
                 self._deliver(standing_in)
-        now = time.monotonic()
-        # An engine that ran well for as long as the longest pause starts over.
-        if now - self._last_fault > LAST_RETRY:
-            self._next_delay = self._first_retry
-        self._last_fault = now
-        self._retry = _Retry(spec, failed, substitute, now + self._next_delay, self._next_delay)
-        self._next_delay = min(2 * self._next_delay, LAST_RETRY)
+                self._retry = replace(self._retry, substitute=standing_in.backend.name)
+        self._last_fault = time.monotonic()
+        self._retry = replace(self._retry, at=self._last_fault + delay)
+        self._next_delay = min(2 * delay, LAST_RETRY)
 
     def _try_again(self, retry: _Retry) -> None:
         try:
             engine = build_engine(retry.spec)
             if engine.backend.name == retry.substitute:
-                engine.close()
+                self._close(engine)
                 raise BackendError(f"device auto still gives {retry.substitute}")
-        except BackendError as error:
+            self._report(f"{engine.backend.name} works again")
+            self._deliver(engine)
+        # Not BackendError alone: a try in vain, whatever ends it, puts the next one off.
+        except Exception as error:
             delay = min(2 * retry.delay, LAST_RETRY)
             self._retry = replace(retry, at=time.monotonic() + delay, delay=delay)
-            self._report(f"{retry.failed} cannot be used yet, next try in {delay:g} s: {error}")
+            self._report(
+                f"{retry.failed} cannot be used yet, next try in {delay:g} s: {_reason(retry.spec, error)}"
+            )
             return
         self._retry = None
-        self._report(f"{engine.backend.name} works again")
-        self._deliver(engine)

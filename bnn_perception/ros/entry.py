@@ -7,17 +7,19 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import uninstall_signal_handlers
 from rclpy.utilities import remove_ros_args
 
 from bnn_perception.errors import one_line
 from bnn_perception.ros.process import prepare_process
+from bnn_perception.ros.worker import PAUSE, with_place
 
 AnyNode = TypeVar("AnyNode", bound=Node)
 
@@ -90,6 +92,35 @@ def run_node(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def spin_once(
+    executor: SingleThreadedExecutor,
+    report: Callable[[str], None],
+    timeout: float | None = None,
+    fatal: tuple[type[Exception], ...] = (),
+) -> None:
+    """Let the executor handle one thing. What a callback raises costs that message or request, and not the node.
+
+    rclpy's own callbacks are among them: one raises over a parameter whose type is none that it knows.
+
+    Args:
+        executor: to spin.
+        report: called with a line about an exception that nobody foresaw.
+        timeout: seconds to wait for something to do; None waits as long as it takes.
+        fatal: exceptions that are to end the node.
+
+    Raises:
+        ExternalShutdownException, ShutdownException: where ROS has been shut down.
+    """
+    try:
+        executor.spin_once(timeout_sec=timeout)
+    except Exception as error:
+        expected = isinstance(error, (ExternalShutdownException, ShutdownException, *fatal))
+        if expected or not executor.context.ok():  # a signal has ended ROS between two calls into it
+            raise
+        report(f"a callback: {with_place(error)}")
+        time.sleep(PAUSE)
 
 
 def settle() -> None:

@@ -5,7 +5,6 @@ A message is untrusted: what disagrees with itself is refused with a reason and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import one_line
-from bnn_perception.frames.frame import ENCODINGS, MAX_SIDE, WHOLE, Frame
+from bnn_perception.frames.encoded import TRANSPORTED, EncodedError, check_size
+from bnn_perception.frames.encoded import decode as decode_bytes
+from bnn_perception.frames.frame import ENCODINGS, WHOLE, Frame
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -23,6 +24,10 @@ Region = tuple[float, float, float, float]
 #: Why a frame is refused, for counters.
 Reason = Literal["zero size", "too large", "encoding", "step", "data length", "undecodable"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+#: Characters of a message's text that are shown.
+MAX_TEXT = 80
 
 
 class RefusedFrame(ValueError):  # noqa: N818 - what it is, not an error of the program
@@ -51,7 +56,11 @@ def view(message: Image, max_pixels: int, region: Region = WHOLE) -> Frame:
     height, width, step = message.height, message.width, message.step
     _check_size(height, width, max_pixels)
     if message.encoding not in ENCODINGS:
-        return Frame(_convert(message), "rgb8", region)
+        pixels = _convert(message)
+        try:
+            return Frame(pixels, "rgb8", region)
+        except ValueError as error:
+            raise RefusedFrame("encoding", f"cv_bridge made no picture of it: {error}") from None
     channels = ENCODINGS[message.encoding].channels
     if step < width * channels:
         raise RefusedFrame("step", f"step {step} is less than a row of {width} {message.encoding} pixels")
@@ -60,35 +69,35 @@ def view(message: Image, max_pixels: int, region: Region = WHOLE) -> Frame:
             "data length", f"{len(message.data)} bytes of data in an image of {height} rows of {step} bytes"
         )
     # The step may be longer than a row of pixels. 8-bit encodings have no byte order, so is_bigendian says nothing.
-    pixels: NDArray[np.uint8] = np.ndarray(
-        (height, width, channels), np.uint8, buffer=message.data, strides=(step, channels, 1)
-    )
+    pixels = np.ndarray((height, width, channels), np.uint8, buffer=message.data, strides=(step, channels, 1))
     return Frame(pixels, message.encoding, region)
 
 
 def decode(message: CompressedImage, max_pixels: int, region: Region = WHOLE) -> Frame:
-    """The frame in a CompressedImage message (JPEG, PNG and what else OpenCV decodes).
+    """The frame in a CompressedImage message: JPEG, PNG or WebP, whatever its format says.
+
+    Of the format, only what image_transport's own subscriber goes by counts: whether colours were stored in the order
+    of rgb8. A mosaic of a Bayer camera is no picture yet, and is refused.
 
     Raises:
         RefusedFrame: where it cannot be decoded or is too large.
     """
-    # Read by OpenCV when it is loaded; keeps a small message from unpacking to gigabytes.
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(max_pixels))
-    import cv2
-
     if len(message.data) == 0:
         raise RefusedFrame("data length", "a compressed image without data")
-    try:
-        pixels: Any = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise RefusedFrame("undecodable", f"OpenCV cannot decode it: {one_line(error)}") from None
-    if pixels is None:
+    stored = message.format.partition(";")[2].partition("compressed ")[2].strip()
+    if stored.startswith("bayer_"):
         raise RefusedFrame(
-            "undecodable",
-            f"{len(message.data)} bytes of format '{message.format}' are no image that OpenCV decodes",
+            "encoding",
+            f"a compressed image of format {_short(message.format)} holds a mosaic; send it in colour",
         )
-    _check_size(pixels.shape[0], pixels.shape[1], max_pixels)
-    return Frame(pixels, "bgr8", region)
+    try:
+        pixels = decode_bytes(np.frombuffer(message.data, np.uint8), max_pixels, TRANSPORTED, "max_pixels")
+    except EncodedError as error:
+        if error.reason != "undecodable":
+            raise RefusedFrame(error.reason, f"an image of {error}") from None
+        what = f"a compressed image of {len(message.data)} bytes and format {_short(message.format)}"
+        raise RefusedFrame("undecodable", f"{what} {error}") from None
+    return Frame(pixels, "rgb8" if stored.startswith("rgb") else "bgr8", region)
 
 
 #: How a frame is taken from a message, by the parameter ``image_transport``.
@@ -96,13 +105,16 @@ UNPACK: dict[str, Callable[[Any, int, Region], Frame]] = {"raw": view, "compress
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
-    if height == 0 or width == 0:
-        raise RefusedFrame("zero size", f"an image of {width}x{height} pixels")
-    if height * width > max_pixels or max(height, width) > MAX_SIDE:
-        raise RefusedFrame(
-            "too large",
-            f"an image of {width}x{height} pixels; at most {max_pixels} (max_pixels) and {MAX_SIDE} a side are taken",
-        )
+    try:
+        check_size(width, height, max_pixels, "max_pixels")
+    except EncodedError as error:
+        # Its reasons are among those of a frame.
+        raise RefusedFrame(error.reason, f"an image of {error}") from None
+
+
+def _short(text: str) -> str:
+    """An untrusted text in a message: quoted, on one line, and not whole where it is long."""
+    return repr(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}...")
 
 
 def _convert(message: Image) -> NDArray[np.uint8]:
@@ -112,14 +124,15 @@ def _convert(message: Image) -> NDArray[np.uint8]:
     except Exception as error:  # one built for another NumPy raises whatever it likes
         raise RefusedFrame(
             "encoding",
-            f"encoding '{message.encoding}' is none of {', '.join(ENCODINGS)} and needs cv_bridge, "
-            f"which cannot be imported: {error}",
+            f"encoding {_short(message.encoding)} is none of {', '.join(ENCODINGS)} and needs cv_bridge, "
+            f"which cannot be imported: {one_line(error)}",
         ) from None
     bridge: Any = CvBridge()
     try:
         pixels = bridge.imgmsg_to_cv2(message, desired_encoding="rgb8")
     except Exception as error:  # CvBridgeError, and what OpenCV and NumPy raise below it
         raise RefusedFrame(
-            "encoding", f"cv_bridge cannot convert encoding '{message.encoding}': {error}"
+            "encoding",
+            f"cv_bridge cannot convert encoding {_short(message.encoding)}: {one_line(error)}",
         ) from None
     return np.ascontiguousarray(pixels)

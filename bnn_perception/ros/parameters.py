@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bnn_perception.backends import BACKENDS, DEVICES
 from bnn_perception.errors import Error
 from bnn_perception.frames.frame import check_region
+from bnn_perception.net.checks import is_text
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor
@@ -152,6 +153,11 @@ def check(parameter: Parameter, value: Any) -> Any:
         ParameterError: naming the parameter and what it can be.
     """
     name = parameter.name
+    for text in [value] if isinstance(value, str) else value if name == "image_topics" else []:
+        if not is_text(text):
+            raise ParameterError(
+                f"{name} {text!a} holds a character that is none (NUL, half of a surrogate pair)"
+            )
     if parameter.choices and value not in parameter.choices:
         raise ParameterError(f"{name} '{value}' is not one of {', '.join(parameter.choices)}")
     if name == "region":

@@ -21,6 +21,10 @@ from bnn_perception.ros.engine import Engine
 from bnn_perception.ros.image_msg import UNPACK, RefusedFrame
 from bnn_perception.ros.latency import LatencyWindow
 from bnn_perception.ros.parameters import Settings
+from bnn_perception.ros.worker import Worker
+
+#: Seconds that the inference thread may be busy with one thing. An engine was warmed up, so that no batch takes long.
+PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class Sink(Protocol):
     def engine_failed(self, engine: Engine, reason: str) -> None:
         """This engine is not used any longer; its frames got no answer."""
 
+    def unexpected(self, line: str) -> None:
+        """An exception that nobody foresaw has cost what the line says."""
+
 
 @dataclass
 class Counts:
@@ -67,7 +74,8 @@ class Counts:
     Attributes:
         stale: dropped because a newer frame of the same camera came.
         loading: dropped unread because the first engine was still being loaded.
-        failed: without an answer because the engine failed and no other was there yet.
+        failed: without an answer because the engine failed and no other was there yet, or because of an exception that
+            nobody foresaw.
         refused: by reason.
     """
 
@@ -77,6 +85,11 @@ class Counts:
     loading: int = 0
     failed: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def settled(self) -> int:
+        """Frames of batches that have come to an end."""
+        return self.classified + self.failed + sum(self.refused.values())
 
 
 class Pipeline:
@@ -100,11 +113,11 @@ class Pipeline:
         self._waiting: dict[int, Arrival] = {}
         self._next_engine: Engine | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self.worker = Worker("inference", self._step, sink.unexpected, PATIENCE)
 
     def start(self) -> None:
         """Start the thread. To be called once."""
-        self._thread.start()
+        self.worker.start()
 
     def put(self, arrival: Arrival) -> None:
         """Hand over a message. One of the same camera that still waits is stale and is dropped."""
@@ -120,66 +133,84 @@ class Pipeline:
             passed_over, self._next_engine = self._next_engine, engine
             self._condition.notify()
         if passed_over is not None:
-            self._retire(passed_over)
+            self.worker.attempt("retiring an engine", self._retire, passed_over)
 
     def stop(self) -> None:
         """End the thread after the batch that it works on."""
         with self._condition:
             self._closed = True
             self._condition.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.worker.join()
 
     def close_engines(self) -> None:
         """Close what :meth:`stop` left and what came after it."""
         for engine in (self.engine, self._next_engine):
             if engine is not None:
-                engine.close()
+                self.worker.attempt("closing an engine", engine.close)
         self.engine = self._next_engine = None
 
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not (self._closed or self._waiting or self._next_engine):
-                    self._condition.wait()
-                if self._closed:
-                    return
-                batch, self._waiting = list(self._waiting.values()), {}
-                engine, self._next_engine = self._next_engine, None
-            if engine is not None:
-                replaced, self.engine = self.engine, engine
-                self.is_loading = False
-                self._sink.engine_started(engine)
-                if replaced is not None:
-                    self._retire(replaced)
-            if self.is_loading:
-                self.counts.loading += len(batch)
-            elif batch:
-                self._answer(batch)
+    def _step(self) -> bool:
+        with self._condition:
+            while not (self._closed or self._waiting or self._next_engine):
+                self._condition.wait()
+            if self._closed:
+                return False
+            batch, self._waiting = list(self._waiting.values()), {}
+            engine, self._next_engine = self._next_engine, None
+        if engine is not None:
+            self._change(engine)
+        if self.is_loading:
+            self.counts.loading += len(batch)
+            return True
+        before = self.counts.settled
+        try:
+            self.worker.attempt("answering frames", self._answer, batch)
+        finally:
+            self.counts.failed += len(batch) - (self.counts.settled - before)
+        return True
+
+    def _change(self, engine: Engine) -> None:
+        replaced, self.engine = self.engine, engine
+        self.is_loading = False
+        self.worker.attempt("announcing an engine", self._sink.engine_started, engine)
+        if replaced is not None:
+            self.worker.attempt("retiring an engine", self._retire, replaced)
 
     def _answer(self, batch: Sequence[Arrival]) -> None:
         taken = time.perf_counter()
         accepted, frames, decode_times = self._read(batch)
         engine = self.engine
-        if engine is None:
-            self.counts.failed += len(frames)
         if not frames or engine is None:
             return
         try:
-            answers = engine.classifier.classify(frames, max(each.settings.top_k for each in accepted))
+            with self.worker.busy("evaluating frames"):
+                answers = engine.classifier.classify(frames, max(each.settings.top_k for each in accepted))
+                backend_times = engine.backend.times
         except Exception as error:  # whatever a device or its runtime raises, the node lives on and says so
-            self.counts.failed += len(frames)
             self.engine = None
             reason = str(error) if isinstance(error, BackendError) else one_line(error, with_type=True)
-            self._sink.engine_failed(engine, reason)
+            if not self.worker.attempt("reporting a fault", self._sink.engine_failed, engine, reason):
+                # Nobody knows of it yet: the next batch will find it again.
+                self.engine = engine
             return
-        backend_times = engine.backend.times
         for arrival, predictions, decode_time in zip(accepted, answers, decode_times):
-            start = time.perf_counter()
-            self._sink.answered(arrival, _published(predictions, arrival.settings))
-            end = time.perf_counter()
-            self.counts.classified += 1
-            self.latency.add(_stages(arrival, taken, decode_time, backend_times, start, end))
+            self.worker.attempt(
+                "publishing labels", self._publish, arrival, predictions, taken, decode_time, backend_times
+            )
+
+    def _publish(
+        self,
+        arrival: Arrival,
+        predictions: Sequence[Prediction],
+        taken: float,
+        decode_time: float,
+        backend_times: Mapping[str, float],
+    ) -> None:
+        start = time.perf_counter()
+        self._sink.answered(arrival, _published(predictions, arrival.settings))
+        end = time.perf_counter()
+        self.counts.classified += 1
+        self.latency.add(_stages(arrival, taken, decode_time, backend_times, start, end))
 
     def _read(self, batch: Sequence[Arrival]) -> tuple[list[Arrival], list[Frame], list[float]]:
         """The arrivals that can be used, their frames, and how many milliseconds it took to unpack each."""
@@ -192,7 +223,10 @@ class Pipeline:
                 frames.append(unpack(arrival.message, settings.max_pixels, settings.region))
             except RefusedFrame as error:
                 self.counts.refused[error.reason] += 1
-                self._sink.refused(arrival, error)
+                self.worker.attempt("reporting a refused frame", self._sink.refused, arrival, error)
+                continue
+            except Exception as error:
+                self.worker.note(f"reading a frame of camera {arrival.camera}", error)
                 continue
             accepted.append(arrival)
             times.append((time.perf_counter() - start) * 1e3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,68 @@ def test_a_cupy_that_does_not_load_is_named(
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     with pytest.raises(BackendError, match=reason):
         make_backend(SMALL, "binary", "cuda")
+
+
+#: What CuPy raises where the GPU is there: the type and text of CuPy 13 without the CUDA toolkit, and where it cannot
+#: keep what it compiled; and what nobody has seen yet.
+UNREADY = [
+    (
+        RuntimeError(
+            "CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: cannot open shared object file"
+        ),
+        "NVRTC, which compiles the kernels, is missing or broken .*; install the CUDA toolkit",
+    ),
+    (
+        PermissionError(13, "Permission denied", "/home/robot/.cupy/kernel_cache"),
+        "compiled kernels cannot be kept .*kernel_cache'.; set CUPY_CACHE_DIR to a folder",
+    ),
+    (
+        OSError(28, "No space left on device", "/root/.cupy"),
+        "compiled kernels cannot be kept .*; set CUPY_CACHE_DIR",
+    ),
+    (ZeroDivisionError("odd"), "it failed while the kernels were made ready .ZeroDivisionError: odd.$"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), UNREADY)
+def test_a_gpu_that_cannot_be_made_ready_leaves_auto_the_cpu(
+    fake_gpu: MakeGpu,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    reason: str,
+) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fake_gpu(), "RawModule", fail, raising=False)
+    with pytest.raises(BackendError, match=f"^device cuda cannot be used: {reason}"):
+        make_backend(SMALL, "binary", "cuda")
+    reasons: list[str] = []
+    backend = make_backend(SMALL, "binary", "auto", report=reasons.append)
+    assert backend.name == "cpu_binary"
+    backend.close()
+    assert len(reasons) == 1
+    assert re.match(f"device cuda cannot be used: {reason}", reasons[0])
+    assert "\n" not in reasons[0]
+    make_backend(SMALL, "binary", "auto").close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert reasons[0] in caplog.text
+
+
+def test_a_cupy_that_cannot_make_its_cache_says_where_to_put_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """CuPy 14 makes it when it is imported."""
+    (tmp_path / "cupy.py").write_text("import os\nos.makedirs('/proc/none/.cupy')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    reason = device.why_unusable()
+    assert reason is not None
+    assert reason.startswith("CuPy cannot be imported (FileNotFoundError: ")
+    assert reason.endswith("; set CUPY_CACHE_DIR to a folder that can be written to")
 
 
 @pytest.mark.parametrize(

@@ -199,18 +199,22 @@ TARGETS: dict[str, Target] = {
         ("unit/test_training_recipe.py", "unit/test_study.py"),
     ),
     "training/data": Target(("training/data.py",), ("unit/test_training_data.py",)),
+    "frames/encoded": Target(("frames/encoded.py",), ("unit/test_encoded.py",)),
     "ros/image_msg": Target(("ros/image_msg.py",), ("unit/test_image_msg.py",)),
     "ros/latency": Target(("ros/latency.py",), ("unit/test_latency.py",)),
     "ros/engine": Target(("ros/engine.py",), ("unit/test_engine.py",)),
     "ros/parameters": Target(
         ("ros/parameters.py",), ("unit/test_parameters.py", "ros/test_classifier_in_process.py")
     ),
-    "ros/pipeline": Target(("ros/pipeline.py",), ("unit/test_pipeline.py",)),
+    "ros/pipeline": Target(
+        ("ros/pipeline.py", "ros/worker.py"), ("unit/test_pipeline.py", "unit/test_worker.py")
+    ),
+    "ros/refusals": Target(("ros/refusals.py",), ("unit/test_refusals.py",)),
     "ros/diagnostics": Target(
         ("ros/diagnostics.py",), ("unit/test_diagnostics.py", "ros/test_classifier_in_process.py")
     ),
     "ros/classifier_node": Target(
-        ("ros/classifier_node.py", "ros/entry.py"),
+        ("ros/classifier_node.py", "ros/entry.py", "ros/health.py"),
         ("ros/test_classifier_in_process.py", "ros/test_classifier_node.py"),
     ),
     "ros/camera_node": Target(

@@ -16,6 +16,9 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from nodes import PATIENCE, ending, running, stamp
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Classification
@@ -51,6 +54,23 @@ def test_scene_arrives_with_its_truth(peer):
         assert truth.results[0].score == 1.0
     # As a camera would, not when the scene began.
     assert abs(time.time_ns() - stamp(images[9])) < PATIENCE * 1e9
+
+
+def test_a_parameter_of_a_type_that_there_is_not_does_not_end_the_node(peer):
+    images = peer.subscribe(Image, "/image_raw", BEST_EFFORT)
+    with camera("source:=scene") as process:
+        client = peer.node.create_client(SetParameters, "/camera/set_parameters")
+        peer.until(client.service_is_ready)
+        unknown = ParameterMessage(name="rate", value=ParameterValue(type=99))
+        client.call_async(SetParameters.Request(parameters=[unknown]))
+        peer.set_parameters("/camera", rate=20.0)
+        images.clear()
+        peer.until(lambda: len(images) >= 3)
+        peer.node.destroy_client(client)
+        os.killpg(process.pid, signal.SIGINT)
+        output, code = ending(process)
+    assert code == 0, output
+    assert output.count("unexpected error: a callback: ") == 1
 
 
 def test_folder_is_published_in_order_and_in_a_loop(peer, tmp_path):

@@ -18,12 +18,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nodes import FRAME, Diagnostics, image, labels_of, picture, send_and_wait, stamp
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from scripted import PATIENCE, Machine
+from scripted import PATIENCE, Machine, Processor
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Classification, LabelInfo
 
 from bnn_perception.backends import BackendError
-from bnn_perception.ros import classifier_node, engine
+from bnn_perception.ros import classifier_node, engine, health
 from bnn_perception.ros.classifier_node import ClassifierNode, UnsupportedEventTypeError
 from bnn_perception.ros.diagnostics import as_mapping
 from bnn_perception.ros.parameters import ParameterError
@@ -52,7 +52,7 @@ def machine(monkeypatch):
 @pytest.fixture
 def patient(monkeypatch):
     """No camera is silent for too long."""
-    monkeypatch.setattr(classifier_node, "SILENCE", 1e6)
+    monkeypatch.setattr(health, "SILENCE", 1e6)
 
 
 class Hosted:
@@ -300,6 +300,87 @@ def test_the_worst_decides_the_level_and_comes_first(peer, machine, hosted_on):
     assert status.message.index("no answers") < status.message.index("over a minute apart")
 
 
+# What nobody foresaw.
+
+
+def test_a_thread_that_has_ended_is_named_and_brought_back(peer, machine, hosted_on):
+    hosted = hosted_on("cpu")
+    camera = hosted.camera()
+    machine.cpu_works = SystemExit("enough")  # what a library may call for
+    hosted.diagnostics.from_now_on()
+    peer.send(camera, image(picture("red", 4, 4)))
+    hosted.says(
+        "1 unexpected errors, the last: the inference thread ended (SystemExit: enough",
+        DiagnosticStatus.ERROR,
+    )
+    hosted.says("OK", DiagnosticStatus.OK)
+    assert hosted.diagnostics.values["unexpected errors"] == "1"
+    assert hosted.diagnostics.frames("failed") == 1
+    machine.cpu_works = True
+    send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    assert hosted.diagnostics.values["inference thread"] == "waiting"
+
+
+def test_a_thread_that_hangs_is_named(peer, machine, hosted_on, monkeypatch):
+    hosted = hosted_on("cpu")
+    camera = hosted.camera()
+    go_on = threading.Event()
+    monkeypatch.setattr(hosted.node.pipeline.worker, "_patience", 0.2)
+    monkeypatch.setattr(Processor, "logits", lambda *_: go_on.wait(PATIENCE))
+    peer.send(camera, image(picture("red", 4, 4)))
+    hosted.says("the inference thread hangs: evaluating frames for 0.", DiagnosticStatus.ERROR)
+    go_on.set()
+    hosted.diagnostics.until(lambda status, values: values["inference thread"] == "waiting")
+
+
+def test_labels_that_cannot_be_published_cost_themselves(peer, hosted_on, monkeypatch):
+    hosted = hosted_on("cpu")
+    camera = hosted.camera()
+    hosted.diagnostics.from_now_on()
+    with monkeypatch.context() as patch:
+        patch.setattr(hosted.node, "answered", lambda *_: 1 / 0)
+        peer.send(camera, image(picture("red", 4, 4)))
+        hosted.says(
+            "1 unexpected errors, the last: publishing labels: ZeroDivisionError", DiagnosticStatus.ERROR
+        )
+        assert "1 frames got no answer" in hosted.diagnostics.status.message
+    send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    assert hosted.diagnostics.frames("failed") == 1
+
+
+def test_a_gpu_that_is_there_and_cannot_be_used_is_a_warning(machine, host, patient, monkeypatch):
+    def make_backend(model, backend, device, threads, report):
+        report("device cuda cannot be used: no NVRTC")
+        return machine.make_backend(model, backend, "cpu", threads, report)
+
+    monkeypatch.setattr(engine, "make_backend", make_backend)
+    hosted = host(backend="binary", device="auto")
+    hosted.says(
+        "auto took the CPU though there is a GPU: device cuda cannot be used: no NVRTC", DiagnosticStatus.WARN
+    )
+    assert hosted.diagnostics.values["why not the GPU"] == "device cuda cannot be used: no NVRTC"
+    assert hosted.diagnostics.values["backend"] == "cpu_binary"
+
+
+@pytest.mark.parametrize("value", ["a\0b", "a\ud800b"])
+def test_a_text_that_no_message_can_hold_is_refused(host, patient, value):
+    """Other clients than rclpy can send some of them."""
+    hosted = host()
+    (result,) = hosted.node.set_parameters([rclpy.parameter.Parameter("model", value=value)])
+    assert not result.successful
+    assert result.reason.startswith("model 'a\\")
+    assert "holds a character that is none" in result.reason
+
+
+def test_a_request_that_raises_what_nobody_foresaw_is_refused(peer, host, patient, monkeypatch):
+    hosted = host()
+    monkeypatch.setattr(classifier_node, "load_model", lambda _: 1 / 0)
+    (result,) = peer.set_parameters(NODE, model="road_signs")
+    assert not result.successful
+    assert result.reason.startswith("unexpected error: ZeroDivisionError: division by zero (at ")
+    hosted.says("1 unexpected errors, the last: a request for parameters: Zero", DiagnosticStatus.ERROR)
+
+
 # Frames.
 
 
@@ -334,6 +415,9 @@ def test_every_value_of_diagnostics_has_its_name(peer, host, patient):
         "rate in (Hz)",
         "rate out (Hz)",
         *(f"frames {what}" for what in counts),
+        "unexpected errors",
+        "inference thread",
+        "loading thread",
         *(f"latency {s} {name} (ms)" for s in stages for name in ("p50", "p95", "p99", "maximum")),
     ]
     array = hosted.diagnostics._arrays[-1]
@@ -410,7 +494,7 @@ def test_frames_lost_by_every_camera_are_counted(host, patient):
 
 @pytest.mark.parametrize(("loud", "silent"), [("left", "right"), ("right", "left")])
 def test_a_silent_camera_is_named_whichever_it_is(peer, host, monkeypatch, loud, silent):
-    monkeypatch.setattr(classifier_node, "SILENCE", 0.5)
+    monkeypatch.setattr(health, "SILENCE", 0.5)
     hosted = host(image_topics=["left", "right"])
     camera = hosted.camera(f"/bnn/{loud}")
 

@@ -85,6 +85,8 @@ STATE = State(
     },
     refused={"step": 1, "encoding": 0},
     latency={"wait": Percentiles(1.0, 2.0, 3.0, 4.5), "total": Percentiles(5.0, 6.0, 7.0, 8.25)},
+    unexpected=7,
+    threads={"inference": "waiting", "loading": "closing an engine for 0.1 s"},
 )
 
 
@@ -114,6 +116,9 @@ def test_every_value_of_a_state_has_its_key():
         "frames refused": "1",
         "frames refused: encoding": "0",
         "frames refused: step": "1",
+        "unexpected errors": "7",
+        "inference thread": "waiting",
+        "loading thread": "closing an engine for 0.1 s",
     }
 
 

@@ -417,3 +417,170 @@ def test_at_the_end_what_was_retired_is_closed_and_nothing_is_tried_any_more(sta
     time.sleep(4 * FIRST_RETRY)
     assert machine.made == made
     assert machine.closed.count("cuda_binary") == 4
+
+
+# What nobody foresaw.
+
+
+class Exploding:
+    """A function that raises an exception the first time, and then does what it stands for."""
+
+    def __init__(self, function, error):
+        self._function = function
+        self._errors = [error]
+
+    def __call__(self, *arguments):
+        if self._errors:
+            raise self._errors.pop()
+        return self._function(*arguments)
+
+
+@pytest.fixture
+def unexpected():
+    return []
+
+
+@pytest.fixture
+def watched(machine, heard, unexpected):
+    """A loader whose calls of the node can be made to raise by name, its first engine running."""
+    calls = {
+        "deliver": heard.engines.append,
+        "reject": lambda spec, reason: heard.rejections.append((spec, reason)),
+        "report": heard.lines.append,
+    }
+    loader = EngineLoader(
+        **{name: lambda *arguments, name=name: calls[name](*arguments) for name in calls},
+        first_retry=FIRST_RETRY,
+        unexpected=unexpected.append,
+    )
+    loader.calls = calls
+    loader.start()
+    loader.request(EngineSpec(EngineSettings("m", "binary", "auto"), random_model(np.random.default_rng(0))))
+    heard.until(lambda: heard.engines)
+    yield loader
+    assert loader.close(PATIENCE)
+
+
+def test_an_engine_that_cannot_be_closed_costs_nothing_else(watched, machine, heard, unexpected, monkeypatch):
+    """Neither where it is retired, nor where it failed, nor where it is not wanted, nor half made."""
+    first = heard.engines.pop()
+
+    def fail(self):
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setattr(Processor, "close", fail)
+    watched.retire(first)
+    watched.fault(first, "gone")
+    heard.until(lambda: len(heard.engines) == 2)  # the CPU, and the GPU again
+    machine.gpu_works = False
+    watched.fault(heard.engines[-1], "gone")
+    heard.until(heard.delays)  # the CPU's engine, which auto gives, is closed in vain
+    machine.gpu_works = machine.cpu_works = True
+    heard.until(lambda: heard.engines[-1].backend.name == "cuda_binary")
+    monkeypatch.setattr(Processor, "logits", lambda self, frames: fail(self))
+    watched.request(request(first.spec, device="cpu"))
+    heard.until(lambda: heard.rejections)
+    assert heard.rejections[0][1] == "backend float: RuntimeError: cudaErrorIllegalAddress"
+    assert len(unexpected) >= 4
+    assert {line.split(" (at")[0] for line in unexpected} == {
+        "closing an engine: RuntimeError: cudaErrorIllegalAddress"
+    }
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyError("what")])
+def test_an_engine_that_cannot_be_delivered_is_a_request_that_failed(
+    watched, machine, heard, unexpected, error
+):
+    first = heard.engines.pop()
+    watched.calls["deliver"] = Exploding(heard.engines.append, error)
+    spec = request(first.spec)
+    watched.request(spec)
+    heard.until(lambda: heard.rejections)
+    assert heard.rejections[0][0] is spec
+    assert heard.rejections[0][1].startswith(f"unexpected error: {type(error).__name__}: ")
+    assert watched.current is first.spec
+    heard.until(lambda: machine.open == [first.backend])
+    watched.request(spec)
+    heard.until(lambda: heard.engines)
+    assert watched.current is spec
+    assert len(unexpected) == 1
+    assert unexpected[0].startswith(f"making {spec.asked}: {type(error).__name__}")
+
+
+@pytest.mark.parametrize("name", ["report", "deliver"])
+def test_recovery_goes_on_whatever_the_node_raises(watched, machine, heard, unexpected, name):
+    first = heard.engines.pop()
+    watched.calls[name] = Exploding(watched.calls[name], RuntimeError("no"))
+    watched.fault(first, "gone")
+    heard.until(lambda: heard.engines and heard.engines[-1].backend.name == "cuda_binary")
+    assert watched.current is first.spec
+    assert len(unexpected) == 1
+
+
+def test_a_try_in_vain_for_a_reason_nobody_foresaw_is_followed_by_others(watched, machine, heard):
+    first = heard.engines.pop()
+    machine.cpu_works = False  # so that the engine made anew is the first that is delivered
+    watched.calls["deliver"] = Exploding(heard.engines.append, RuntimeError("no"))
+    watched.fault(first, "gone")
+    heard.until(lambda: heard.engines)
+    assert heard.delays() == [2 * FIRST_RETRY]
+    assert heard.engines[0].backend.name == "cuda_binary"
+
+
+def test_a_rejection_that_cannot_be_told_is_said(watched, machine, heard, unexpected):
+    first = heard.engines.pop()
+    watched.calls["reject"] = Exploding(watched.calls["reject"], RuntimeError("no"))
+    machine.before_making = lambda: fail_float(machine)
+    watched.request(request(first.spec))
+    heard.until(lambda: unexpected)
+    assert unexpected[0].startswith("refusing a request: RuntimeError: no (at ")
+    watched.request(request(first.spec))
+    heard.until(lambda: heard.rejections)
+
+
+def test_a_loading_thread_that_has_ended_is_brought_back_and_its_request_refused(watched, machine, heard):
+    first = heard.engines.pop()
+    machine.before_making = Exploding(lambda: None, SystemExit("enough"))
+    spec = request(first.spec)
+    watched.request(spec)
+    heard.until(lambda: not watched.worker._thread.is_alive())
+    assert heard.rejections[0][0] is spec
+    assert "SystemExit: enough" in heard.rejections[0][1]
+    assert watched.worker.revive().startswith("the loading thread ended (SystemExit: enough (at ")
+    watched.request(spec)
+    heard.until(lambda: heard.engines)
+
+
+# A GPU that is there and cannot be used.
+
+
+def test_auto_takes_the_cpu_where_the_gpu_fails_while_it_is_warmed_up(machine, monkeypatch):
+    real = Processor.logits
+
+    def logits(self, frames):
+        if self.device == "cuda":
+            raise RuntimeError("libnvrtc.so.12: cannot open shared object file")
+        return real(self, frames)
+
+    monkeypatch.setattr(Processor, "logits", logits)
+    spec = EngineSpec(EngineSettings("m", "binary", "auto"), random_model(np.random.default_rng(0)))
+    engine = build_engine(spec)
+    assert engine.backend.name == "cpu_binary"
+    assert (
+        engine.why_not_gpu == "backend binary: RuntimeError: libnvrtc.so.12: cannot open shared object file"
+    )
+    assert engine.degraded == ""
+    assert machine.open == [engine.backend]
+    with pytest.raises(BackendError, match="libnvrtc"):
+        build_engine(spec, "cuda")
+    assert machine.open == [engine.backend]
+
+
+def test_what_make_backend_says_of_the_gpu_is_kept(machine, monkeypatch):
+    def make_backend(model, backend, device, threads, report):
+        report("no NVRTC")
+        return machine.make_backend(model, backend, "cpu", threads, report)
+
+    monkeypatch.setattr(engine_module, "make_backend", make_backend)
+    spec = EngineSpec(EngineSettings("m", "binary", "auto"), random_model(np.random.default_rng(0)))
+    assert build_engine(spec).why_not_gpu == "no NVRTC"

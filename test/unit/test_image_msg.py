@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import array
-import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -180,27 +178,77 @@ def test_compressed_images_of_any_depth_become_three_bytes_a_pixel(pixels, expec
     assert frame.pixels.tolist() == [[expected] * 3] * 2
 
 
-def test_a_small_message_is_not_unpacked_to_a_large_image():
-    """The limit is OpenCV's own, which it reads when it is loaded: hence a process that has not loaded it."""
-    data = encoded(np.zeros((2000, 3000), np.uint8)).data
-    assert len(data) < 20_000
-    script = f"""
-import array
-from types import SimpleNamespace
-from bnn_perception.ros.image_msg import RefusedFrame, decode
-message = SimpleNamespace(format="png", data=array.array("B", bytes.fromhex("{data.tobytes().hex()}")))
-try:
-    decode(message, 1_000_000)
-except RefusedFrame as error:
-    print(error.reason)
-"""
-    environment = {**os.environ}
-    environment.pop("OPENCV_IO_MAX_IMAGE_PIXELS", None)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
-    )
-    # What has been unpacked is refused as "too large", and the memory for it was taken.
-    assert done.stdout == "undecodable\n"
+def test_a_small_message_is_not_unpacked_to_a_large_image(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    image = encoded(np.zeros((2000, 3000), np.uint8))
+    assert len(image.data) < 20_000
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(
+        RefusedFrame, match=r"an image of 3000x2000 pixels; at most 1000000 \(max_pixels\)"
+    ) as refusal:
+        decode(image, 1_000_000)
+    assert refusal.value.reason == "too large"
+
+
+def test_only_what_image_transport_sends_is_opened(monkeypatch):
+    """OpenCV also opens PFM, whose sixteen bytes it makes an array of two dimensions of."""
+    cv2 = pytest.importorskip("cv2")
+    pfm = b"Pf\n1 1\n-1.0\n" + bytes(4)
+    assert len(pfm) == 16
+    others = {kind: encoded(np.zeros((4, 4, 3), np.uint8), kind).data for kind in (".bmp", ".ppm", ".tiff")}
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was opened"))
+    for data in (pfm, *others.values()):
+        with pytest.raises(RefusedFrame, match=r"can be decoded \(JPEG, PNG, WebP can\)") as refusal:
+            decode(SimpleNamespace(format="pfm", data=array.array("B", data)), MAX_PIXELS)
+        assert refusal.value.reason == "undecodable"
+
+
+@pytest.mark.parametrize(
+    ("format", "encoding"),
+    [
+        ("", "bgr8"),
+        ("png", "bgr8"),
+        ("rgb8; png compressed bgr8", "bgr8"),
+        ("bgr8; jpeg compressed bgr8", "bgr8"),
+        ("bayer_rggb8; jpeg compressed bgr8", "bgr8"),
+        ("mono8; png compressed ", "bgr8"),
+        ("rgb8; png compressed rgb8", "rgb8"),
+    ],
+)
+def test_the_format_says_in_which_order_colours_were_stored(format, encoding):
+    pixels = np.full((2, 3, 3), (200, 100, 50), np.uint8)
+    frame = decode(SimpleNamespace(format=format, data=encoded(pixels).data), MAX_PIXELS)
+    assert frame.encoding == encoding
+    np.testing.assert_array_equal(frame.pixels, pixels)
+
+
+def test_a_compressed_mosaic_is_refused():
+    data = encoded(np.zeros((4, 4), np.uint8)).data
+    with pytest.raises(
+        RefusedFrame, match="'bayer_rggb8; png compressed bayer_rggb8' holds a mosaic"
+    ) as refusal:
+        decode(SimpleNamespace(format="bayer_rggb8; png compressed bayer_rggb8", data=data), MAX_PIXELS)
+    assert refusal.value.reason == "encoding"
+
+
+def test_texts_of_a_message_are_shown_on_one_line_and_not_whole():
+    text = "a\nb" * 1000
+    for refuse in (
+        lambda: view(message(4, 4, text), MAX_PIXELS),
+        lambda: decode(SimpleNamespace(format=text, data=array.array("B", bytes(7))), MAX_PIXELS),
+    ):
+        with pytest.raises(RefusedFrame) as refusal:
+            refuse()
+        assert "\n" not in str(refusal.value)
+        assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_what_cv_bridge_makes_is_looked_at(bridge, pixels):
+    bridge.answer = pixels
+    with pytest.raises(RefusedFrame, match="cv_bridge made no picture of it: pixels are") as refusal:
+        view(message(4, 4, "bayer_rggb8", step=4), MAX_PIXELS)
+    assert refusal.value.reason == "encoding"
 
 
 def test_a_compressed_image_without_data_is_refused_by_name():
@@ -208,7 +256,7 @@ def test_a_compressed_image_without_data_is_refused_by_name():
     with pytest.raises(RefusedFrame, match="without data") as refusal:
         decode(SimpleNamespace(format="jpeg", data=array.array("B")), MAX_PIXELS)
     assert refusal.value.reason == "data length"
-    with pytest.raises(RefusedFrame, match="7 bytes of format 'jpeg' are no image") as refusal:
+    with pytest.raises(RefusedFrame, match="of 7 bytes and format 'jpeg' is not an image") as refusal:
         decode(SimpleNamespace(format="jpeg", data=array.array("B", bytes(7))), MAX_PIXELS)
     assert refusal.value.reason == "undecodable"
 

@@ -41,6 +41,7 @@ from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model, save_model, update_info
 from bnn_perception.net.layers import BinaryConv2d, InputConv2d, InputResidualConv2d, Layer, Pool
 from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, InputSpec, Model
+from bnn_perception.resources import find_model
 
 Description = dict[str, Any]
 
@@ -251,7 +252,7 @@ def test_a_description_that_is_too_long(folder: Path) -> None:
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
     load_model(folder)
     (folder / DESCRIPTION).write_text(text + "#", encoding="utf-8")
-    assert_refused(folder, f"{limit + 1} bytes; a description has at most {limit}")
+    assert_refused(folder, f"{limit + 1} bytes; at most {limit} are read")
 
 
 @pytest.mark.parametrize(
@@ -774,6 +775,47 @@ def test_a_file_of_just_the_largest_size_is_read(folder: Path, monkeypatch: pyte
     load_model(folder)
     monkeypatch.setattr("bnn_perception.net.folder.MAX_ONNX_BYTES", size - 1)
     assert_refused(folder, f"{FLOAT_TWIN}: {size} bytes; at most {size - 1} are read")
+
+
+@pytest.mark.parametrize("file", [DESCRIPTION, BINARY, FLOAT_TWIN])
+def test_only_regular_files_are_read(folder: Path, file: str) -> None:
+    """Whoever opens a FIFO waits for its other end, and /dev/zero has none."""
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+        (folder / file).rename(folder / "before")
+        make(folder / file)
+        assert_refused(folder, f"{file}: is not a regular file")
+        if (folder / file).is_dir():
+            (folder / file).rmdir()
+        else:
+            (folder / file).unlink()
+        (folder / "before").rename(folder / file)
+    load_model(folder)
+
+
+def test_a_file_that_states_no_size_is_read_to_the_limit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnn_perception.net.folder.MAX_DESCRIPTION_BYTES", 100)
+    (folder / DESCRIPTION).unlink()
+    (folder / DESCRIPTION).symlink_to("/proc/self/limits")
+    assert_refused(folder, "101 bytes or more; at most 100 are read")
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "/".join(["a" * 200] * 30), "a\0b", "a\ud800b", "~no such user/x"]
+)
+def test_a_folder_that_there_cannot_be_is_named(name: str) -> None:
+    with pytest.raises(ModelError):
+        load_model(find_model(name))
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "\udfff"])
+def test_names_and_labels_are_texts_that_a_message_can_hold(rng: np.random.Generator, text: str) -> None:
+    model = random_model(rng)
+    with pytest.raises(ModelError, match="labels: .* is not a text of"):
+        replace(model, labels=(text, *model.labels[1:]))
+    with pytest.raises(ModelError, match="name is .*; it must be a text"):
+        replace(model, name=text)
 
 
 def test_arrays_that_are_too_large_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ class Node:
     Attributes:
         events: what happened, in order: ``("started", name)``, ``("retired", name)``, ``("failed", name, reason)``,
             ``("refused", number, reason)`` and ``("label", number, camera, label)``.
+        lines: what was said of exceptions that nobody foresaw.
         answers: the predictions of each answer.
         publish_times: milliseconds that publishing takes, by the message's number.
         clock: is moved by them.
@@ -64,6 +65,7 @@ class Node:
 
     def __init__(self):
         self.events = []
+        self.lines = []
         self.answers = []
         self.publish_times = {}
         self.clock = Clock()
@@ -85,6 +87,9 @@ class Node:
     def engine_failed(self, engine, reason):
         self.events.append(("failed", engine.backend.name, reason))
         engine.close()
+
+    def unexpected(self, line):
+        self.lines.append(line)
 
     def retire(self, engine):
         self.events.append(("retired", engine.backend.name))
@@ -581,3 +586,126 @@ def test_nothing_is_lost_counted_twice_or_left_open_under_load(bench):
     assert wrong == []
     for number, _, label in bench.node.labels:
         assert label.endswith(f":{number}")
+
+
+# What nobody foresaw.
+
+
+def fail_once(monkeypatch, owner, name, fault):
+    """Let the next call of a method raise."""
+    before = getattr(owner, name)
+
+    def fail(*arguments):
+        monkeypatch.setattr(owner, name, before)
+        raise fault
+
+    monkeypatch.setattr(owner, name, fail)
+
+
+def test_a_message_whose_reading_raises_costs_itself(bench, monkeypatch):
+    def raise_it():
+        raise ValueError("not enough values to unpack")
+
+    bench.hold()
+    bench.put(0, message(10, on_read=raise_it))
+    bench.put(1, message(11))
+    bench.release()
+    assert bench.node.labels == [(0, 0, "first:0"), (11, 1, "first:11")]
+    assert bench.counts.failed == 1
+    (line,) = bench.node.lines
+    assert line.startswith(
+        "reading a frame of camera 0: ValueError: not enough values to unpack (at unit/test_pipe"
+    )
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("of a kind\nnobody foresaw"), MemoryError()])
+@pytest.mark.parametrize("name", ["answered", "refused", "engine_started", "engine_failed", "unexpected"])
+def test_whatever_the_node_raises_the_next_frame_is_answered(bench, monkeypatch, name, fault):
+    """A fault at every call of the node: the message that it came with may be lost, no more."""
+    fail_once(monkeypatch, bench.node, name, fault)
+    second = bench.swap("second")
+    bench.until(lambda: bench.first.closed)
+    bench.ask(10)
+    bench.put(0, bad(11))
+    bench.until(lambda: bench.done == bench.counts.received)
+    second.faults.append(BackendError("gone"))
+    bench.ask(12) if name != "refused" else bench.put(0, message(12))
+    bench.until(lambda: bench.done == bench.counts.received)
+    bench.put(0, message(13, on_read=lambda: 1 / 0))
+    bench.until(lambda: bench.done == bench.counts.received)
+    third = bench.swapped("third") if name != "engine_failed" else second
+    bench.put(0, message(14))
+    bench.until(lambda: bench.done == bench.counts.received)
+    assert bench.node.labels[-1] == (14, 0, f"{third.name}:14")
+    # Frame 12 fell to the fault of the engine, 13 to its reading.
+    assert bench.counts.failed == 2 + (name == "answered")
+    assert bench.counts.refused == {"step": 1}
+    assert len(bench.node.lines) == (1 if name == "unexpected" else 2)
+    assert all("\n" not in line for line in bench.node.lines)
+
+
+def test_a_fault_that_could_not_be_reported_is_reported_again(bench, monkeypatch):
+    fail_once(monkeypatch, bench.node, "engine_failed", RuntimeError("busy"))
+    bench.first.faults += [BackendError("gone"), BackendError("gone again")]
+    bench.ask(10)
+    bench.ask(11)
+    bench.until(lambda: bench.node.of("failed"))
+    assert bench.node.of("failed") == [("first", "gone again")]
+    assert bench.pipeline.engine is None
+
+
+def test_an_engine_whose_retiring_raises_is_left_and_the_next_answers(bench, monkeypatch):
+    def fail(engine):
+        raise OSError("no")
+
+    monkeypatch.setattr(bench.pipeline, "_retire", fail)
+    bench.hold()
+    bench.swap("passed over")
+    bench.swap("second")
+    bench.release()
+    bench.ask(10)
+    assert bench.node.labels[-1] == (10, 0, "second:10")
+    assert [line.split(" (at")[0] for line in bench.node.lines] == ["retiring an engine: OSError: no"] * 2
+
+
+def test_the_times_of_a_frame_cost_nothing_but_themselves(bench, monkeypatch):
+    fail_once(monkeypatch, bench.pipeline.latency, "add", ZeroDivisionError("no"))
+    bench.ask(10)
+    bench.ask(11)
+    assert bench.node.labels == [(10, 0, "first:10"), (11, 0, "first:11")]
+    assert (bench.counts.classified, bench.counts.failed) == (2, 0)
+
+
+def test_an_engine_that_cannot_be_closed_does_not_keep_the_other_open(bench, monkeypatch):
+    bench.pipeline.stop()
+    late = bench.swap("late")
+    fail_once(monkeypatch, bench.first, "close", OSError("no"))
+    bench.pipeline.close_engines()
+    assert (bench.first.closed, late.closed) == (0, 1)
+
+
+def test_a_thread_that_has_ended_is_brought_back(bench):
+    """A library may call for the end of the thread."""
+    bench.first.faults.append(SystemExit(3))
+    bench.put(0, message(10))
+    bench.until(lambda: not bench.pipeline.worker._thread.is_alive())
+    assert bench.counts.failed == 1
+    reason = bench.pipeline.worker.revive()
+    assert reason.startswith("the inference thread ended (SystemExit: 3 (at ")
+    assert reason.endswith(") and was started again")
+    assert bench.pipeline.worker.revive() == ""
+    bench.ask(11)
+    assert bench.node.labels == [(11, 0, "first:11")]
+
+
+def test_the_thread_says_what_it_is_busy_with(bench, monkeypatch):
+    worker = bench.pipeline.worker
+    assert worker.state == "waiting"
+    bench.hold()
+    assert worker.state.startswith("evaluating frames for 0.")
+    assert not worker.is_stuck
+    monkeypatch.setattr(worker, "_patience", 0.0)
+    assert worker.is_stuck
+    bench.release()
+    bench.until(lambda: worker.state == "waiting")
+    assert not worker.is_stuck

@@ -13,6 +13,27 @@ from bnn_perception.errors import one_line
 INSTALL = "pip install cupy-cuda12x (cupy-cuda13x for CUDA 13; on JetPack 6: 'cupy-cuda12x<14' 'numpy<2')"
 
 
+#: CuPy compiles each kernel once and keeps it.
+CACHE_REMEDY = "set CUPY_CACHE_DIR to a folder that can be written to"
+
+NVRTC_REMEDY = "install the CUDA toolkit of its version, or with CuPy 14: pip install 'cupy-cuda12x[ctk]'"
+
+
+def with_remedy(error: Exception) -> str:
+    """What keeps a GPU that is there from being used, on one line, and what can be done."""
+    reason = one_line(error, with_type=True)
+    if "nvrtc" in reason.lower():
+        return f"NVRTC, which compiles the kernels, is missing or broken ({reason}); {NVRTC_REMEDY}"
+    if _is_of_a_file(error):
+        return f"compiled kernels cannot be kept ({reason}); {CACHE_REMEDY}"
+    return f"it failed while the kernels were made ready ({reason})"
+
+
+def _is_of_a_file(error: BaseException) -> bool:
+    """Whether an error is the system's and names a file; one of the loader of libraries names none."""
+    return isinstance(error, OSError) and error.filename is not None
+
+
 def why_unusable() -> str | None:
     """Why CUDA cannot be used on this machine, with the remedy; None where it can."""
     try:
@@ -22,6 +43,8 @@ def why_unusable() -> str | None:
             return f"CuPy is not installed: {INSTALL}"
         return f"CuPy cannot be imported ({one_line(error, with_type=True)}); install it again: {INSTALL}"
     except Exception as error:  # a CuPy built for another NumPy or CUDA raises what its parts raise
+        if _is_of_a_file(error):
+            return f"CuPy cannot be imported ({one_line(error, with_type=True)}); {CACHE_REMEDY}"
         return f"CuPy cannot be imported ({one_line(error, with_type=True)}); install it again: {INSTALL}"
     try:
         # Not cupy.cuda.is_available(): some versions raise in it, and it hides the reason.

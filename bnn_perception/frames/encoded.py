@@ -1,0 +1,330 @@
+"""Encoded images (JPEG, PNG ...): what the bytes say of themselves is checked before a decoder takes memory for it.
+
+A file or message is untrusted. OpenCV opens more formats than anybody sends, takes memory for a chunk's stated length
+before it looks whether the bytes are there, and gives of a few formats no picture in uint8. So the format is told by
+the first bytes, its lengths are held against the data, its stated pixels against a limit, and what comes out is looked
+at too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnn_perception.errors import Error, one_line
+from bnn_perception.frames.frame import MAX_SIDE
+
+#: OpenCV decodes up to 2**30 pixels; an image that large is a mistake or an attack on a robot's memory.
+MAX_PIXELS = 1 << 27
+
+#: Chunks and segments of an image at most, so that walking over them takes a fraction of a second.
+MAX_PARTS = 100_000
+
+#: Why an encoded image cannot be used, in a word.
+Reason = Literal["undecodable", "too large", "zero size"]
+
+
+class EncodedError(Error, ValueError):
+    """An encoded image that cannot be used; the message says what it is or has, without its name.
+
+    Attributes:
+        reason: one of :data:`Reason`.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Size(NamedTuple):
+    """What a header states, in pixels."""
+
+    width: int
+    height: int
+
+
+def decode(
+    data: NDArray[np.uint8], max_pixels: int, formats: Collection[str] | None = None, limit: str = ""
+) -> NDArray[np.uint8]:
+    """The pixels of an encoded image, upright as its EXIF orientation says.
+
+    Grey becomes colour, 16 bits become 8 by their upper half, transparency is dropped.
+
+    Args:
+        data: (n,), the bytes of the file.
+        max_pixels: larger images are refused, before they are decoded.
+        formats: names of :data:`FORMATS` that are taken; None takes all of them.
+        limit: what messages call ``max_pixels``.
+
+    Returns:
+        (height, width, 3) uint8; blue, green, red.
+
+    Raises:
+        EncodedError: with the reason.
+    """
+    # Read by OpenCV when it is loaded: a second bound, should a header have said less than the data.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    import cv2
+
+    check(data, max_pixels, formats, limit)
+    try:
+        pixels: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    # Not cv2.error alone: a size that numpy cannot take, or no memory, are exceptions of other types.
+    except Exception as error:
+        raise EncodedError("undecodable", f"cannot be decoded: {one_line(error)}") from None
+    if pixels is None:
+        raise EncodedError("undecodable", "is not an image that can be decoded, or is cut short")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise EncodedError(
+            "undecodable",
+            f"is decoded to {pixels.dtype} of shape {pixels.shape}, which is no picture in colour",
+        )
+    check_size(pixels.shape[1], pixels.shape[0], max_pixels, limit)
+    return np.asarray(pixels)
+
+
+def check(
+    data: NDArray[np.uint8], max_pixels: int, formats: Collection[str] | None = None, limit: str = ""
+) -> None:
+    """Check format, structure and stated sizes of an encoded image; see :func:`decode`.
+
+    Raises:
+        EncodedError: with the reason.
+    """
+    content = memoryview(np.ascontiguousarray(data).data)
+    name = format_of(bytes(content[:32]))
+    taken = FORMATS if formats is None else formats
+    if name is None or name not in taken:
+        raise EncodedError("undecodable", f"is not an image that can be decoded ({', '.join(taken)} can)")
+    sizes = 0
+    try:
+        for size in FORMATS[name].sizes(content):
+            check_size(*size, max_pixels, limit)
+            sizes += 1
+            if sizes > MAX_PARTS:
+                raise _too_many_parts(name)
+    # A header that ends in the midst of a field.
+    except (struct.error, IndexError):
+        raise _cut_short(name) from None
+    if not sizes:
+        raise EncodedError("undecodable", f"is not an image that can be decoded: {name} without a size")
+
+
+def check_size(width: int, height: int, max_pixels: int, limit: str = "") -> None:
+    """Refuse a size of no pixels and one of too many.
+
+    Raises:
+        EncodedError: with the reason.
+    """
+    if width <= 0 or height <= 0:
+        raise EncodedError("zero size", f"{width}x{height} pixels")
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        named = f" ({limit})" if limit else ""
+        raise EncodedError(
+            "too large",
+            f"{width}x{height} pixels; at most {max_pixels}{named} and {MAX_SIDE} a side are taken",
+        )
+
+
+def format_of(start: bytes) -> str | None:
+    """The name in :data:`FORMATS` of the format that data begins like, None where it is none of them."""
+    return next((name for name, kind in FORMATS.items() if kind.begins(start)), None)
+
+
+def _too_many_parts(name: str) -> EncodedError:
+    return EncodedError(
+        "undecodable", f"is not an image that can be decoded: {name} of over {MAX_PARTS} parts"
+    )
+
+
+def _cut_short(name: str) -> EncodedError:
+    return EncodedError(
+        "undecodable",
+        f"is not an image that can be decoded, or is cut short: {name} whose parts reach beyond its end",
+    )
+
+
+# The formats. Each function yields the sizes that data states, and raises EncodedError, struct.error or IndexError
+# where its parts do not lie inside it.
+
+
+def _png(data: memoryview) -> Iterator[Size]:
+    at, seen_data = 8, False
+    for _ in range(MAX_PARTS):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > len(data):
+            raise _cut_short("PNG")
+        if (at == 8) != (kind == b"IHDR"):
+            raise EncodedError(
+                "undecodable", "is not an image that can be decoded: PNG with its header out of place"
+            )
+        if kind == b"IHDR":
+            yield Size(*struct.unpack_from(">II", data, at + 8))
+        elif kind == b"fcTL":
+            # A frame of an animation, which OpenCV gives memory of its own.
+            yield Size(*struct.unpack_from(">II", data, at + 12))
+        elif kind == b"IDAT":
+            seen_data = True
+        elif kind == b"IEND":
+            break
+        at += 12 + length
+    else:
+        raise _too_many_parts("PNG")
+    if not seen_data:
+        raise EncodedError("undecodable", "is not an image that can be decoded: PNG without data")
+
+
+#: Markers of JPEG that state a size: all SOFn, which C4, C8 and CC are not.
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+#: As libjpeg looks for the next marker: over what stands between segments, and over fill bytes.
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+
+
+def _jpeg(data: memoryview) -> Iterator[Size]:
+    at = 2
+    for _ in range(MAX_PARTS):
+        found = _MARKER.search(data, at)
+        if found is None:
+            raise _cut_short("JPEG")
+        at = found.end()
+        marker = data[at - 1]
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
+        if length < 2 or at + length > len(data):
+            raise _cut_short("JPEG")
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            yield Size(width, height)
+        at += length
+        if marker == 0xDA:
+            break
+    else:
+        raise _too_many_parts("JPEG")
+    # Until OpenCV 4.11 a scan that is cut short is a picture whose rest is grey.
+    if bytes(data[at:]).rfind(b"\xff\xd9") < 0:
+        raise EncodedError(
+            "undecodable", "is not an image that can be decoded, or is cut short: JPEG without its end"
+        )
+
+
+def _webp(data: memoryview) -> Iterator[Size]:
+    (length,) = struct.unpack_from("<I", data, 4)
+    end = 8 + length
+    if end > len(data):
+        raise _cut_short("WebP")
+    at = 12
+    for _ in range(MAX_PARTS):
+        if at + 8 > end:
+            return
+        kind, length = struct.unpack_from("<4sI", data, at)
+        at += 8
+        if at + length > end:
+            raise _cut_short("WebP")
+        if kind == b"ANMF":
+            # The chunks of a frame lie inside of its own.
+            at += 16
+            continue
+        if kind == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, at + 6)
+            yield Size(width & 0x3FFF, height & 0x3FFF)
+        elif kind == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, at + 1)
+            yield Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+        elif kind == b"VP8X":
+            yield Size(*(int.from_bytes(data[at + 4 + 3 * i :][:3], "little") + 1 for i in range(2)))
+        at += length + length % 2
+    raise _too_many_parts("WebP")
+
+
+def _bmp(data: memoryview) -> Iterator[Size]:
+    offset, header = struct.unpack_from("<II", data, 10)
+    if offset > len(data):
+        raise _cut_short("BMP")
+    if header == 12:
+        yield Size(*struct.unpack_from("<HH", data, 18))
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+        # Negative where the first row stands first.
+        yield Size(width, abs(height))
+
+
+def _gif(data: memoryview) -> Iterator[Size]:
+    yield Size(*struct.unpack_from("<HH", data, 6))
+
+
+def _pnm(data: memoryview) -> Iterator[Size]:
+    numbers = re.match(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s", bytes(data[:4096]))
+    if numbers:
+        yield Size(int(numbers[1]), int(numbers[2]))
+
+
+#: Of TIFF: width and height of the image, and of its tiles.
+_TIFF_TAGS = (0x100, 0x101, 0x142, 0x143)
+
+
+def _tiff(data: memoryview) -> Iterator[Size]:
+    order = "<" if data[0] == ord("I") else ">"
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    (at,) = struct.unpack_from(order + "Q", data, 8) if big else struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    at += 8 if big else 2
+    entry = 20 if big else 12
+    if count > MAX_PARTS:
+        raise _too_many_parts("TIFF")
+    if at + count * entry > len(data):
+        raise _cut_short("TIFF")
+    values: dict[int, int] = {}
+    for start in range(at, at + count * entry, entry):
+        tag, kind = struct.unpack_from(order + "HH", data, start)
+        if tag in _TIFF_TAGS:
+            code = {3: "H", 4: "I", 16: "Q"}.get(kind)
+            if code is None:
+                return
+            (values[tag],) = struct.unpack_from(order + code, data, start + entry - (8 if big else 4))
+    for width, height in (_TIFF_TAGS[:2], _TIFF_TAGS[2:]):
+        if width in values or height in values:
+            yield Size(values.get(width, 0), values.get(height, 0))
+
+
+def _avif(data: memoryview) -> Iterator[Size]:
+    # Every size of every picture in it, wherever it stands: type, version and flags, width, height.
+    for box in re.finditer(rb"ispe", bytes(data)):
+        yield Size(*struct.unpack_from(">II", data, box.end() + 4))
+
+
+class Format(NamedTuple):
+    """A format that is decoded.
+
+    Attributes:
+        begins: whether the first bytes are those of the format.
+        sizes: the sizes that data of it states, its structure checked.
+    """
+
+    begins: Callable[[bytes], bool]
+    sizes: Callable[[memoryview], Iterator[Size]]
+
+
+#: The formats that are decoded, by name. What is none of them is left to no decoder.
+FORMATS = {
+    "JPEG": Format(lambda start: start[:3] == b"\xff\xd8\xff", _jpeg),
+    "PNG": Format(lambda start: start[:8] == b"\x89PNG\r\n\x1a\n", _png),
+    "WebP": Format(lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP", _webp),
+    "BMP": Format(lambda start: start[:2] == b"BM", _bmp),
+    "GIF": Format(lambda start: start[:6] in (b"GIF87a", b"GIF89a"), _gif),
+    "PNM": Format(lambda start: re.match(rb"P[1-6][\s#]", start) is not None, _pnm),
+    "TIFF": Format(lambda start: start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
+    "AVIF": Format(
+        lambda start: start[4:8] == b"ftyp" and re.search(rb"avi[fs]", start[8:]) is not None, _avif
+    ),
+}
+
+#: Those that image_transport and camera drivers send.
+TRANSPORTED = ("JPEG", "PNG", "WebP")
