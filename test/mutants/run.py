@@ -212,7 +212,6 @@ TARGETS: dict[str, Target] = {
             "unit/test_packaging.py::test_defaults_are_the_yaml_file",
             "unit/test_packaging.py::test_readme_has_a_row_for_every_parameter",
             "unit/test_packaging.py::test_every_parameter_describes_itself",
-            "ros/test_classifier_in_process.py",
         ),
     ),
     "ros/pipeline": Target(("ros/pipeline.py",), ("unit/test_pipeline.py",)),
