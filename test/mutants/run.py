@@ -111,7 +111,10 @@ TARGETS: dict[str, Target] = {
     "frames/sources": Target(
         ("frames/source.py", "frames/sources.py", "frames/recordings.py"), ("unit/test_sources.py",)
     ),
-    "classifier": Target(("classifier.py",), ("unit/test_classifier.py",)),
+    "classifier": Target(
+        ("classifier.py",),
+        ("unit/test_classifier.py", "unit/test_face.py::test_grey_images_and_frames_are_taken"),
+    ),
     "evaluation": Target(
         ("evaluation/evaluate.py", "evaluation/scores.py", "evaluation/calibration.py"),
         ("unit/test_evaluation.py", "unit/test_calibration.py"),
@@ -204,7 +207,13 @@ TARGETS: dict[str, Target] = {
     "ros/latency": Target(("ros/latency.py",), ("unit/test_latency.py",)),
     "ros/engine": Target(("ros/engine.py",), ("unit/test_engine.py",)),
     "ros/parameters": Target(
-        ("ros/parameters.py",), ("unit/test_parameters.py", "ros/test_classifier_in_process.py")
+        ("ros/parameters.py",),
+        (
+            "unit/test_parameters.py",
+            "unit/test_packaging.py::test_defaults_are_the_yaml_file",
+            "unit/test_packaging.py::test_readme_has_a_row_for_every_parameter",
+            "unit/test_packaging.py::test_every_parameter_describes_itself",
+        ),
     ),
     "ros/pipeline": Target(
         ("ros/pipeline.py", "ros/worker.py"), ("unit/test_pipeline.py", "unit/test_worker.py")

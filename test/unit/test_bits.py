@@ -55,7 +55,10 @@ def test_unpack_of_a_view_that_is_not_contiguous() -> None:
 
 def test_popcount() -> None:
     words = np.array([[0, 1, 0xFFFFFFFF], [0x80000000, 0xAAAAAAAA, 0x0F0F00FF]], dtype=np.uint32)
-    np.testing.assert_array_equal(bits.popcount(words), [[0, 1, 32], [1, 16, 16]])
+    ones = bits.popcount(words)
+    np.testing.assert_array_equal(ones, [[0, 1, 32], [1, 16, 16]])
+    assert ones.dtype == np.int32
+    assert bits.popcount(words[0, 2]) == 32
 
 
 @pytest.mark.parametrize("width", WIDTHS)

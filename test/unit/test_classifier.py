@@ -28,16 +28,19 @@ class Scripted:
         self._logits = np.array(logits, np.float32)
         self.is_float = is_float
         self.times: dict[str, float] = {}
+        self.frames: list[Frame] = []
+        self.closed = 0
 
     def logits(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
         assert len(frames) == len(self._logits)
+        self.frames += frames
         return self._logits
 
     def activations(self, frame: Frame) -> Iterator[tuple[str, NDArray[Any]]]:
         return iter(())
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 @pytest.fixture
@@ -91,3 +94,23 @@ def test_the_best_stand_first_and_equals_in_the_order_of_the_labels(model: Model
     assert [p.class_id for p in row] == [*range(1, 64, 2), *range(0, 64, 2)]
     assert isinstance(first[0], Prediction)
     assert type(first[0].score) is float
+
+
+def test_an_image_becomes_the_frame_that_it_shows(model: Model) -> None:
+    backend = Scripted([[1.0, 1.0, 3.0]])
+    colour = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    grey, region = colour[..., 0], Frame(colour[..., :1], "mono8", (0.5, 0.0, 0.5, 1.0))
+    with Classifier(model, backend) as classifier:
+        for image in (colour, grey, region):
+            assert [p.label for p in classifier.predict(image)] == ["c"]
+        assert [p.label for p in classifier.predict(colour, top_k=2)] == ["c", "a"]
+        assert backend.closed == 0
+    assert backend.closed == 1
+    first, second, third, _ = backend.frames
+    assert (first.encoding, second.encoding) == ("rgb8", "mono8")
+    np.testing.assert_array_equal(first.pixels, colour)
+    np.testing.assert_array_equal(second.pixels, grey[..., None])
+    assert third is region
+    for wrong in (colour[..., :2], colour.astype(np.float32), grey[0]):
+        with pytest.raises(ValueError, match="channels"):
+            classifier.predict(wrong)

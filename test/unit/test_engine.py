@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from bnn_perception.backends import BackendError
 from bnn_perception.ros import engine as engine_module
 from bnn_perception.ros.engine import EngineLoader, EngineSpec, build_engine
 from bnn_perception.ros.parameters import EngineSettings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 #: Seconds from a fault to the first new try, in tests that wait for it.
 FIRST_RETRY = 0.05
@@ -119,6 +124,28 @@ def test_the_end_does_not_wait_longer_than_its_patience(machine, heard):
     assert not loader.close(0.05)
     go_on.set()
     assert loader.close()
+
+
+def test_a_process_ends_though_its_loader_is_in_a_compiler():
+    program = (
+        "import sys, threading\n"
+        "sys.path.append('test')\n"
+        "import numpy as np\n"
+        "from models import random_model\n"
+        "from scripted import Machine\n"
+        "from bnn_perception.ros import engine\n"
+        "begun, machine = threading.Event(), Machine()\n"
+        "machine.before_making = lambda: (begun.set(), threading.Event().wait())\n"
+        "engine.make_backend = machine.make_backend\n"
+        "loader = engine.EngineLoader(print, print, print)\n"
+        "loader.start()\n"
+        "asked = engine.EngineSettings('m')\n"
+        "loader.request(engine.EngineSpec(asked, random_model(np.random.default_rng(0))))\n"
+        "assert begun.wait(20)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, timeout=PATIENCE, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_what_is_requested_is_delivered_and_the_old_engine_closed(start, machine, heard):

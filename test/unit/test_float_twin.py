@@ -315,6 +315,36 @@ def conv(chain: Chain, **attributes: Any) -> Chain:
     return chain.add("Conv", chain.normal(6, 3, 3, 3), **{"kernel_shape": (3, 3), **attributes})
 
 
+def pool(chain: Chain, size: int = 2, **attributes: Any) -> Chain:
+    return chain.add("MaxPool", kernel_shape=(size, size), strides=(2, 2), **attributes)
+
+
+def rectangular(chain: Chain, kernel: tuple[int, int]) -> Chain:
+    """A map of 6x7 or 7x6."""
+    return chain.add("Conv", chain.normal(6, 3, *kernel))
+
+
+@pytest.mark.parametrize("shape", [(-1, 216), (0, 216), (0, -1)])
+def test_reshapes_that_flatten(shape: tuple[int, int], tmp_path: Path) -> None:
+    chain = conv(Chain(8, 8)).add("Reshape", np.array(shape))
+    assert twin(tmp_path, chain.add("Gemm", chain.normal(4, 216), transB=1))[1].kernel == (6, 6)
+
+
+def test_windows_that_could_reach_over_the_edge_and_do_not(tmp_path: Path) -> None:
+    assert twin(tmp_path, head(pool(conv(Chain(8, 8)), ceil_mode=1), 54))[0].output_shape == (3, 3, 6)
+
+
+def test_a_gemm_with_all_that_it_can_have(tmp_path: Path) -> None:
+    chain = conv(Chain(8, 8)).add("Flatten")
+    path = chain.add("Gemm", chain.normal(216, 4), chain.normal(1, 4), alpha=0.5, beta=3.0).save(
+        tmp_path / "float.onnx"
+    )
+    x = chain.rng.random((8, 8, 3))
+    logits = evaluate_all(read_float_twin(path, InputSpec(8, 8), 4), x)
+    # As in the tests above; sums of 27 and 216 products.
+    np.testing.assert_allclose(logits, onnx_runtime(path, x), rtol=1e-4, atol=1e-4)
+
+
 def test_norm_before_the_pool_goes_into_the_weights(tmp_path: Path) -> None:
     chain = conv(Chain(8, 8)).norm(6).add("Relu").add("MaxPool", kernel_shape=(2, 2), strides=(2, 2))
     stage = twin(tmp_path, head(chain, 54))[0]
@@ -349,6 +379,47 @@ def test_norm_after_the_pool_stays_behind_it(tmp_path: Path) -> None:
             r"\(MaxPool\): window",
         ),
         (conv, r"its output is \[6, 6, 6\], not \[1, 1, 4\]"),
+        (lambda c: c.add("Conv", c.normal(6, 4, 3, 3)), r"node 'conv0' \(Conv\): 4 input channels"),
+        (
+            lambda c: c.add("Flatten").add("Conv", c.normal(6, 3, 3, 3)),
+            r"node 'conv1' \(Conv\): 3 input channels, but its input is \[8, 8, 3\]",
+        ),
+        (lambda c: head(conv(c, pads=[3, 0, 0, 0]), 324), r"\(Conv\): pads \[3, 0, 0, 0\] reach the size"),
+        (lambda c: c.add("Conv", c.normal(6, 3, 9, 9)), r"\(Conv\): its window is larger than its input"),
+        (lambda c: c.add("Gemm", c.normal(192, 4)), r"node 'gemm0' \(Gemm\): weights \[192, 4\] on an input"),
+        (lambda c: head(conv(c), 215), r"\(Gemm\): weights \[215, 4\] on an input \[6, 6, 6\]"),
+        (
+            lambda c: c.add("Flatten").add("Gemm", c.normal(192, 4), transA=1),
+            r"node 'gemm1' \(Gemm\): transposes its input",
+        ),
+        (lambda c: conv(c).norm(5), r"\(BatchNormalization\): has 5 channels, its input 6"),
+        (
+            lambda c: conv(c).add("BatchNormalization", *[np.ones(6, np.float32)] * 3, np.full(6, -1e-5)),
+            r"\(BatchNormalization\): a variance is not positive",
+        ),
+        (lambda c: conv(c).add("Add", c.normal(5, 1, 1)), r"\(Add\): a constant of shape \[5, 1, 1\] is not"),
+        (
+            lambda c: conv(c).add("Clip", np.float32(2), np.float32(-2)),
+            r"\(Clip\): its bounds 2.0 and -2.0 are the wrong way round",
+        ),
+        (lambda c: pool(pool(conv(c))), r"node 'maxpool2' \(MaxPool\): a stage has at most one max pool"),
+        (lambda c: pool(conv(c).add("Flatten")), r"node 'maxpool2' .* before it is flattened"),
+        (lambda c: pool(conv(c), size=7), r"\(MaxPool\): its window is larger than its input \[6, 6\]"),
+        *(
+            (
+                lambda c, kernel=kernel: pool(rectangular(c, kernel), ceil_mode=1),
+                r"\(MaxPool\): .* over the edge",
+            )
+            for kernel in ((3, 2), (2, 3))
+        ),
+        (lambda c: conv(c).add("Flatten", axis=2), r"\(Flatten\): axis 2; it must be 1"),
+        *(
+            (
+                lambda c, shape=shape: conv(c).add("Reshape", np.array(shape)),
+                r"\(Reshape\): to \[.*\]; only a flattening to \(batch, 216\) is known",
+            )
+            for shape in ([-1, -1], [1, 216], [-1, 108], [-1, 0], [0, 36, 6], [216])
+        ),
     ],
 )
 def test_refuses_what_is_no_chain_of_stages(build: Any, message: str, tmp_path: Path) -> None:

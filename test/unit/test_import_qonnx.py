@@ -503,6 +503,16 @@ def test_a_threshold_that_is_a_pixel_rounded_twice_is_refused(tmp_path: Path) ->
         read(path)
 
 
+@pytest.mark.parametrize("axis", [2, 3])
+def test_pad_of_one_axis(tmp_path: Path, axis: int) -> None:
+    g = signs()  # 6x8
+    g.opset = 18
+    g.node("Pad", g.constant([1, 1], np.int64), g.constant(-1.0), g.constant([axis], np.int64))
+    rows, columns = (6, 6) if axis == 2 else (4, 8)
+    g.conv(5, 6).norm(6).bipolar().node("Flatten").matmul(6 * rows * columns, 3)
+    assert check(g, tmp_path).layers[1].padding == ((1, 0) if axis == 2 else (0, 1))  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("axes", [None, [2, 3], [-1, -2]])
 @pytest.mark.parametrize("value", [None, -1.0])
 def test_pad_of_some_axes(tmp_path: Path, axes: list[int] | None, value: float | None) -> None:
@@ -633,6 +643,12 @@ def test_graph_for_a_fixed_batch(tmp_path: Path, shape: list[int]) -> None:
     check(g.node("Reshape", g.constant(shape, np.int64)).matmul(240, 3), tmp_path)
 
 
+def test_reshape_that_takes_0_at_its_word(tmp_path: Path) -> None:
+    g = signs()
+    g.opset = 14
+    check(g.node("Reshape", g.constant([1, -1], np.int64), allowzero=1).matmul(240, 3), tmp_path)
+
+
 def test_batch_size_from_a_shape_with_bounds(tmp_path: Path) -> None:
     """``x.view(x.shape[0], -1)`` as PyTorch writes it from opset 15 on."""
     g = signs()
@@ -669,9 +685,37 @@ def test_constants_in_a_file_beside_the_graph(tmp_path: Path) -> None:
     for layer, other in zip(model.layers, expected.layers):
         np.testing.assert_array_equal(layer.weights, other.weights)  # type: ignore[union-attr]
     assert compare(path, model, frames(8, 10)).difference < 1e-3
-    (tmp_path / "net.data").unlink()
-    with pytest.raises(ImporterError, match="the data of 'c0', in another file, cannot be read"):
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("location", "missing.data"),
+        ("location", "."),
+        ("location", "../net.data"),
+        ("location", "x" * 5000),
+        ("location", "net\0.data"),
+        ("offset", "-4"),
+        ("offset", "1000000"),
+        ("length", "0"),
+        ("length", "-4"),
+        ("length", "1000000"),
+        ("length", str((1 << 30) + 4)),
+        ("length", "many"),
+    ],
+)
+def test_constants_that_are_not_beside_the_graph_as_it_says(tmp_path: Path, key: str, value: str) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "net.onnx")
+    onnx.save(
+        onnx.load(str(path)), str(path), save_as_external_data=True, location="net.data", size_threshold=0
+    )
+    net = onnx.load(str(path), load_external_data=False)
+    (entry,) = [entry for entry in net.graph.initializer[0].external_data if entry.key == key]
+    entry.value = value
+    onnx.save(net, str(path))
+    with pytest.raises(ImporterError, match="the data of 'c0', in another file, cannot be read") as error:
         read(path)
+    assert "\n" not in str(error.value)
 
 
 def test_labels_and_name_come_from_metadata_or_the_caller(tmp_path: Path) -> None:
@@ -831,6 +875,24 @@ def test_attributes_that_a_node_leaves_out_are_those_of_the_standard(tmp_path: P
     assert np.all(bent.multiplier > 1000)
     # Both are rounded to whole numbers.
     assert np.all(np.abs(bent.negative_multiplier - 0.01 * bent.multiplier) <= 0.51)
+
+
+def test_a_bend_of_scales_of_both_signs(tmp_path: Path) -> None:
+    """Where the scale is negative, values fall below 0 where the sum rises above it."""
+    scales = np.array([-3, -1, -0.5, 0.5, 1, 3]).reshape(6, 1, 1) / 20
+    g = stem()
+    before = g.tensor
+    g.bipolar().pad(1, -1.0).conv(6, 6).node("Mul", g.constant(scales))
+    g.node("PRelu", g.constant(np.full((6, 1, 1), 0.25)))
+    model = check(head(join(g, before, g.tensor), 6 * 8 * 10), tmp_path)
+    bent = model.layers[1]
+    assert isinstance(bent, ResidualConv2d)
+    above, below = (bent.multiplier, bent.negative_multiplier)
+    rises = scales.reshape(-1) > 0
+    small, large = np.where(rises, below, above), np.where(rises, above, below)
+    # Both are rounded to whole numbers.
+    assert np.all(np.abs(4 * small - large) <= 2.5)
+    assert np.all(np.abs(large) > 1000)
 
 
 def test_max_pool_of_bent_sums(tmp_path: Path) -> None:
@@ -1095,6 +1157,12 @@ def random_weights() -> Graph:
     return g.node("Conv", "noise")
 
 
+def without_numbers() -> Graph:
+    g = signs()
+    g.opset = 14
+    return g.node("Reshape", g.constant([0, 240], np.int64), allowzero=1)
+
+
 def whole_map() -> Graph:
     g = signs()
     return g.node("Conv", g.weights(3, 5, 6, 8))
@@ -1257,6 +1325,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         lambda: signs().node("Flatten").matmul(240, 3).node("ArgMax", axis=0),
         r"\(ArgMax\): the model format has no such operation",
     ),
+    "no numbers": (without_numbers, r"\(Reshape\): makes a tensor without numbers"),
     "no end": (signs, r"does not come from a Gemm or MatMul"),
     "several thresholds": (
         lambda: with_constant(first(), "MultiThreshold", np.zeros((5, 3)), domain=DOMAIN),

@@ -121,6 +121,15 @@ def rgb(frame: Frame) -> NDArray[np.uint8]:
     return frame.pixels[..., list(ENCODINGS[frame.encoding].rgb)]
 
 
+def test_encodings_are_those_of_ros() -> None:
+    """As sensor_msgs/image_encodings names them: letters in the order of the bytes."""
+    expected = {"mono8": (1, (0, 0, 0))}
+    for name in ("rgb8", "bgr8", "rgba8", "bgra8"):
+        letters = name[:-1]
+        expected[name] = (len(letters), tuple(letters.index(colour) for colour in "rgb"))
+    assert expected == ENCODINGS
+
+
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
 def test_colour_order(encoding: str) -> None:
     frame = random_frame(np.random.default_rng(2), 8, 8, encoding)
@@ -146,6 +155,9 @@ def test_luma_keeps_grey() -> None:
         ((480, 640), (0, 0, 1, 1), InputSpec(16, 64), (0, 160, 640, 160)),
         ((480, 640), (0.999, 0.999, 1e-9, 1e-9), InputSpec(32, 32), (639, 479, 1, 1)),
         ((1, 1), (0.3, 0.3, 0.3, 0.3), InputSpec(32, 32), (0, 0, 1, 1)),
+        # The model's shape is further from a square than the frame's: a crop of no pixel becomes one.
+        ((1, 10), (0, 0, 1, 1), InputSpec(32, 8), (4, 0, 1, 1)),
+        ((10, 1), (0, 0, 1, 1), InputSpec(8, 32), (0, 4, 1, 1)),
         # Position and size are both rounded up, which together would be a pixel too many.
         ((3, 8), (0, 0.5, 1, 0.5), InputSpec(32, 32, fit="stretch"), (0, 2, 8, 1)),
         ((8, 3), (0.5, 0, 0.5, 1), InputSpec(32, 32, fit="stretch"), (2, 0, 1, 8)),

@@ -45,7 +45,6 @@ def load(source: Path, one_file: bool = False) -> onnx.ModelProto:
 def _load_external_data(proto: onnx.ModelProto, source: Path, one_file: bool) -> None:
     """Read the initializers that lie in files beside the graph; onnx sees to it that these lie in its folder."""
     from onnx import external_data_helper
-    from onnx.checker import ValidationError
 
     left = MAX_BYTES
     for tensor in proto.graph.initializer:
@@ -61,7 +60,8 @@ def _load_external_data(proto: onnx.ModelProto, source: Path, one_file: bool) ->
                 raise ValueError(f"its length is {length}; all of them have at most {MAX_BYTES} bytes")
             left -= length
             external_data_helper.load_external_data_for_tensor(tensor, str(source.parent))
-        except (OSError, ValueError, ValidationError) as error:
+        # Names and numbers of the file reach Python's open, numpy and C++, each with errors of its own.
+        except Exception as error:
             raise ImporterError(
                 f"{source}: the data of '{tensor.name}', in another file, cannot be read: {printable(error)}"
             ) from None
