@@ -59,6 +59,7 @@ def test_popcount() -> None:
     np.testing.assert_array_equal(ones, [[0, 1, 32], [1, 16, 16]])
     assert ones.dtype == np.int32
     assert bits.popcount(words[0, 2]) == 32
+    np.testing.assert_array_equal(bits.popcount(words[::-1, ::2].astype(np.int64)), [[1, 16], [0, 32]])
 
 
 @pytest.mark.parametrize("width", WIDTHS)
