@@ -403,6 +403,13 @@ def test_refuses_a_size_that_no_folding_has(cnv_folder):
     assert "5-*-weights.bin: 1 files of 73736 bytes" in refusal(cnv_folder)
 
 
+def test_refuses_a_word_too_many(tmp_path, cnv_net):
+    folder = write_net(tmp_path / "net", cnv_net, CNV_OTHER_FOLDING)
+    path = folder / "8-0-weights.bin"
+    path.write_bytes(path.read_bytes() + bytes(8))
+    assert f"8-*-weights.bin: 1 files of {path.stat().st_size} bytes; no PE and SIMD" in refusal(folder)
+
+
 def test_refuses_words_that_are_too_few(cnv_folder):
     cut(cnv_folder / "6-0-weights.bin", 8)
     assert "6-*-weights.bin: 1 files of 8 bytes" in refusal(cnv_folder)
