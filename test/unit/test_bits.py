@@ -53,6 +53,12 @@ def test_unpack_of_a_view_that_is_not_contiguous() -> None:
     np.testing.assert_array_equal(bits.unpack(view, 40), bits.unpack(words, 40)[::2, 1::2])
 
 
+def test_unpack_takes_words_of_any_integer_type() -> None:
+    words = bits.pack(np.random.default_rng(0).integers(0, 2, (4, 40)).astype(bool))
+    for dtype in (np.int64, ">u4"):
+        np.testing.assert_array_equal(bits.unpack(words.astype(dtype), 40), bits.unpack(words, 40))
+
+
 def test_popcount() -> None:
     words = np.array([[0, 1, 0xFFFFFFFF], [0x80000000, 0xAAAAAAAA, 0x0F0F00FF]], dtype=np.uint32)
     ones = bits.popcount(words)
