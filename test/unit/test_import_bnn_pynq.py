@@ -367,6 +367,13 @@ def test_refuses_a_source_that_does_not_exist(tmp_path):
     assert "no such file or folder" in refusal(tmp_path / "nowhere")
 
 
+def test_refuses_a_pixel_maximum_and_files_of_neither_kind(tmp_path, lfc_folder):
+    with pytest.raises(ImporterError, match=r"lfc: a folder; pixel_maximum is of \.onnx files alone"):
+        import_model(lfc_folder, tmp_path / "out", pixel_maximum=255.0)
+    (tmp_path / "net.txt").write_text("x")
+    assert "net.txt: is neither; what can be imported is" in refusal(tmp_path / "net.txt")
+
+
 def test_refuses_another_number_of_layers(lfc_folder):
     shutil.copy(lfc_folder / "3-0-weights.bin", lfc_folder / "4-0-weights.bin")
     assert "files of 5 layers" in refusal(lfc_folder)

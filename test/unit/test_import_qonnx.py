@@ -15,6 +15,7 @@ from bnn_perception.cli import execute, import_
 from bnn_perception.cli.parity import Parity, compare
 from bnn_perception.frames.frame import Frame
 from bnn_perception.importers import ImporterError, import_model
+from bnn_perception.importers.onnx import file
 from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.quantizers import quantize
 from bnn_perception.importers.onnx.read import read
@@ -1843,6 +1844,18 @@ def test_broken_graphs_are_refused_in_one_line(tmp_path: Path, case: str) -> Non
     with pytest.raises(ImporterError, match=message) as error:
         read(path)
     assert "\n" not in str(error.value)
+
+
+def test_files_too_large_or_unreadable_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "NET.ONNX")
+    size = path.stat().st_size
+    monkeypatch.setattr(file, "MAX_BYTES", size)
+    assert import_model(path, tmp_path / "model").name == "NET"
+    monkeypatch.setattr(file, "MAX_BYTES", size - 1)
+    with pytest.raises(ImporterError, match=rf"NET\.ONNX: {size} bytes; at most {size - 1} are read"):
+        read(path)
+    with pytest.raises(ImporterError, match=r"missing\.onnx: cannot be read: No such file"):
+        read(tmp_path / "missing.onnx")
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, 400])
