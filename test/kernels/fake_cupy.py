@@ -291,6 +291,9 @@ class FakeCupy:
 
     def _pinned(self, size: int, flags: int = 0) -> Memory:
         self.check("alloc")
+        # hostAllocPortable, hostAllocMapped and hostAllocWriteCombined
+        if not 0 <= flags <= 7:
+            raise CUDARuntimeError("cudaErrorInvalidValue: invalid argument")
         return Memory(self, size, device=False, mapped=bool(flags & self.cuda.runtime.hostAllocMapped))
 
     def _unowned(self, ptr: int, size: int, owner: Memory, device_id: int) -> Memory:

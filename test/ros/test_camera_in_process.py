@@ -239,7 +239,22 @@ def test_topics_have_the_quality_that_cameras_offer(peer, host):
     assert truth.qos_profile.reliability == ReliabilityPolicy.RELIABLE
 
 
+def test_the_quality_can_be_overridden(peer, host):
+    host(Script([]), **{"qos_overrides./image_raw.publisher.reliability": "reliable"})
+    peer.until(lambda: peer.node.count_publishers("/image_raw"))
+    (images,) = peer.node.get_publishers_info_by_topic("/image_raw")
+    assert images.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
 # Parameters.
+
+
+def test_parameters_at_their_ends(host):
+    node = host(Script([]), rate=0.0, frames=2**62)
+    assert node.get_name() == "camera"
+    assert [node.get_parameter(name).value for name in ("rate", "frames")] == [0.0, 2**62]
+    with pytest.raises(ParameterError, match="^frames must"):
+        host(Script([]), frames=2**62 + 1)
 
 
 @pytest.mark.parametrize(

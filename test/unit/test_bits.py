@@ -53,12 +53,19 @@ def test_unpack_of_a_view_that_is_not_contiguous() -> None:
     np.testing.assert_array_equal(bits.unpack(view, 40), bits.unpack(words, 40)[::2, 1::2])
 
 
+def test_unpack_takes_words_of_any_integer_type() -> None:
+    words = bits.pack(np.random.default_rng(0).integers(0, 2, (4, 40)).astype(bool))
+    for dtype in (np.int64, ">u4"):
+        np.testing.assert_array_equal(bits.unpack(words.astype(dtype), 40), bits.unpack(words, 40))
+
+
 def test_popcount() -> None:
     words = np.array([[0, 1, 0xFFFFFFFF], [0x80000000, 0xAAAAAAAA, 0x0F0F00FF]], dtype=np.uint32)
     ones = bits.popcount(words)
     np.testing.assert_array_equal(ones, [[0, 1, 32], [1, 16, 16]])
     assert ones.dtype == np.int32
     assert bits.popcount(words[0, 2]) == 32
+    np.testing.assert_array_equal(bits.popcount(words[::-1, ::2].astype(np.int64)), [[1, 16], [0, 32]])
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -367,6 +367,13 @@ def test_refuses_a_source_that_does_not_exist(tmp_path):
     assert "no such file or folder" in refusal(tmp_path / "nowhere")
 
 
+def test_refuses_a_pixel_maximum_and_files_of_neither_kind(tmp_path, lfc_folder):
+    with pytest.raises(ImporterError, match=r"lfc: a folder; pixel_maximum is of \.onnx files alone"):
+        import_model(lfc_folder, tmp_path / "out", pixel_maximum=255.0)
+    (tmp_path / "net.txt").write_text("x")
+    assert "net.txt: is neither; what can be imported is" in refusal(tmp_path / "net.txt")
+
+
 def test_refuses_another_number_of_layers(lfc_folder):
     shutil.copy(lfc_folder / "3-0-weights.bin", lfc_folder / "4-0-weights.bin")
     assert "files of 5 layers" in refusal(lfc_folder)
@@ -401,6 +408,13 @@ def test_refuses_a_layer_cut_to_half(cnv_folder):
 def test_refuses_a_size_that_no_folding_has(cnv_folder):
     cut(cnv_folder / "5-0-weights.bin", 73728 + 8)
     assert "5-*-weights.bin: 1 files of 73736 bytes" in refusal(cnv_folder)
+
+
+def test_refuses_a_word_too_many(tmp_path, cnv_net):
+    folder = write_net(tmp_path / "net", cnv_net, CNV_OTHER_FOLDING)
+    path = folder / "8-0-weights.bin"
+    path.write_bytes(path.read_bytes() + bytes(8))
+    assert f"8-*-weights.bin: 1 files of {path.stat().st_size} bytes; no PE and SIMD" in refusal(folder)
 
 
 def test_refuses_words_that_are_too_few(cnv_folder):

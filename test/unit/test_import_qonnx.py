@@ -15,6 +15,7 @@ from bnn_perception.cli import execute, import_
 from bnn_perception.cli.parity import Parity, compare
 from bnn_perception.frames.frame import Frame
 from bnn_perception.importers import ImporterError, import_model
+from bnn_perception.importers.onnx import file
 from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.quantizers import quantize
 from bnn_perception.importers.onnx.read import read
@@ -415,13 +416,8 @@ def whole_sums() -> Graph:
     return with_constant(Graph(), "Sub", 0.5).bipolar().conv(3, 6, kernel=1)
 
 
-def compared(g: Graph, op: str, at: Any, turned: bool = False) -> Graph:
-    if not turned:
-        return with_constant(g, op, at)
-    g.node(op, g.constant(at))
-    inputs = g.nodes[-1].input
-    inputs[0], inputs[1] = inputs[1], inputs[0]
-    return g
+def compared(g: Graph, op: str, at: Any, is_second: bool = False) -> Graph:
+    return turned(g, op, at) if is_second else with_constant(g, op, at)
 
 
 def chosen(g: Graph, true: Any, false: Any) -> Graph:
@@ -432,8 +428,8 @@ def chosen(g: Graph, true: Any, false: Any) -> Graph:
 @pytest.mark.parametrize("case", SIGNS)
 def test_signs_written_as_comparisons(tmp_path: Path, case: str, at: str) -> None:
     """The sums of this net are whole, so that they meet their thresholds: strict or not is told apart."""
-    op, turned, true, false = SIGNS[case]
-    g = chosen(compared(whole_sums(), op, ZERO[at], turned), true, false)
+    op, is_second, true, false = SIGNS[case]
+    g = chosen(compared(whole_sums(), op, ZERO[at], is_second), true, false)
     path = g.node("Flatten").matmul(6 * 80, 3).save(tmp_path / "net.onnx")
     assert compare(path, import_model(path, tmp_path / "model"), frames(8, 10)).difference == 0
 
@@ -531,10 +527,10 @@ def test_pad_of_some_axes(tmp_path: Path, axes: list[int] | None, value: float |
 @pytest.mark.parametrize("case", ["x > t", "x >= t"])
 def test_relu_between_batch_norm_and_sign(tmp_path: Path, case: str, at: float) -> None:
     """One threshold a channel; constant channels where the ReLU has decided the comparison."""
-    op, turned, true, false = SIGNS[case]
+    op, is_second, true, false = SIGNS[case]
     g = Graph().conv(3, 6).norm(6).node("Relu")
     with_constant(g, "Sub", np.asarray([-0.1, 0.0, 0.1, 0.2, 0.0, 0.3]).reshape(6, 1, 1))
-    g = chosen(compared(g, op, at, turned), true, false)
+    g = chosen(compared(g, op, at, is_second), true, false)
     check(g.node("Flatten").matmul(6 * 48, 3), tmp_path)
 
 
@@ -895,6 +891,42 @@ def test_a_bend_of_scales_of_both_signs(tmp_path: Path) -> None:
     assert np.all(np.abs(large) > 1000)
 
 
+def test_negated_signs_of_a_residual(tmp_path: Path) -> None:
+    g = stem()
+    before = g.tensor
+    g.bipolar().node("Neg").pad(1, -1.0).conv(6, 6).norm(6)
+    check(head(join(g, before, g.tensor), 6 * 8 * 10), tmp_path)
+
+
+UNCHANGED: dict[str, Callable[[Graph], Graph]] = {
+    "Dropout": lambda g: g.node("Dropout"),
+    "Pad of nothing": lambda g: pads_of(g, *[0] * 8),
+    "Reshape to its own shape": lambda g: axes_of(g, "Reshape", 1, 5, 6, 8),
+    "signs of signs": lambda g: with_constant(g, "Mul", 3.0).bipolar(),
+    "signs of signs and a half": lambda g: with_constant(g, "Add", 0.5).bipolar(),
+    "integers and back": lambda g: g.node("Cast", to=7).node("Cast", to=1),
+    "negated twice": lambda g: turned(turned(g, "Sub", 1.0), "Sub", 1.0),
+    "turned and back": lambda g: g.node("Transpose", perm=[0, 3, 1, 2]).node("Transpose", perm=[0, 2, 3, 1]),
+}
+
+
+@pytest.mark.parametrize("case", UNCHANGED)
+def test_nodes_that_change_nothing(tmp_path: Path, case: str) -> None:
+    before = import_model(signs().node("Flatten").matmul(240, 3).save(tmp_path / "a.onnx"), tmp_path / "a")
+    after = check(UNCHANGED[case](signs()).node("Flatten", axis=-3).matmul(240, 3), tmp_path)
+    for layer, other in zip(before.layers, after.layers):
+        np.testing.assert_array_equal(layer.weights, other.weights)  # type: ignore[union-attr]
+
+
+def test_signs_of_pixels_whatever_writes_them(tmp_path: Path) -> None:
+    """One channel has a scale of 0, and is +1 because its offset is positive."""
+    scale, offset = (np.asarray(v).reshape(3, 1, 1) for v in ([1.0, 0.0, 2.0], [-0.3, 0.25, -0.9]))
+    g = with_constant(with_constant(Graph(), "Mul", scale), "Add", offset).node("Sign")
+    model = check(g.conv(3, 5).norm(5).bipolar().node("Flatten").matmul(5 * 48, 3), tmp_path)
+    # 0.3 * 255 = 76.5, 0.45 * 255 = 114.75
+    np.testing.assert_array_equal(model.layers[0].thresholds, [[77], [0], [115]])  # type: ignore[union-attr]
+
+
 def test_max_pool_of_bent_sums(tmp_path: Path) -> None:
     """Before and behind the activation: as long as values rise with the sum, or fall with it, both are the same."""
     for order in (("MaxPool", "PRelu"), ("PRelu", "Mul", "MaxPool")):
@@ -1168,7 +1200,123 @@ def whole_map() -> Graph:
     return g.node("Conv", g.weights(3, 5, 6, 8))
 
 
+def turned(g: Graph, op: str, value: Any) -> Graph:
+    """A node whose first input is the constant."""
+    g.node(op, g.constant(value))
+    inputs = g.nodes[-1].input
+    inputs[0], inputs[1] = inputs[1], inputs[0]
+    return g
+
+
+def with_constants(g: Graph, op: str, *values: Any, **attributes: Any) -> Graph:
+    return g.node(op, *map(g.constant, values), **attributes)
+
+
+def pads_of(g: Graph, *pads: int, **attributes: Any) -> Graph:
+    return g.node("Pad", g.constant(pads, np.int64), **attributes)
+
+
+def axes_of(g: Graph, op: str, *axes: int) -> Graph:
+    return g.node(op, g.constant(axes, np.int64))
+
+
+def of_opset(opset: int, g: Graph) -> Graph:
+    g.opset = opset
+    return g
+
+
+def shortcut_of(op: str, *constants: Any, **attributes: Any) -> Graph:
+    """A residual whose shortcut has one node more."""
+    g = stem()
+    result, before = body(g, 6)
+    g.tensor = before
+    g.node(op, *(g.constant(value, np.int64) for value in constants), **attributes)
+    return join(g, result, g.tensor)
+
+
+def wider() -> Graph:
+    g = stem()
+    return join(g, *body(g, 6, more=12))
+
+
+def averaged_twice() -> Graph:
+    g = stem()
+    result, before = body(g, 6)
+    g.tensor = before
+    for _ in range(2):
+        g.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2])
+    return join(g, result, g.tensor)
+
+
+def limited_twice() -> Graph:
+    g = clipped(first().norm(5), -1.0, 1.0)
+    before = g.tensor
+    return join(g, g.bipolar().tensor, before)
+
+
+def channels_last() -> Graph:
+    g = Graph()
+    g.input_shape = ["N", 8, 10, 3]
+    return g
+
+
+def constant_output() -> Graph:
+    g = first()
+    g.tensor = g.constant(1.0)
+    return g.node("Neg")
+
+
+def of_two_outputs() -> Graph:
+    g = first().norm(5)
+    g.nodes[-1].output.append("mean")
+    return g
+
+
+def branching() -> Graph:
+    g = first()
+    value = onnx.helper.make_tensor_value_info("v", 1, None)
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["c0"], ["v"])], "b", [], [value])
+    condition = g.constant(True, np.bool_)
+    g.nodes.append(
+        onnx.helper.make_node("If", [condition], ["chosen"], "if", then_branch=branch, else_branch=branch)
+    )
+    return g.node("Add", "chosen")
+
+
+def quantized(g: Graph, *values: float, **attributes: Any) -> Graph:
+    return g.node("Quant", *map(g.constant, values), domain=DOMAIN, **attributes)
+
+
+def biased_matrix() -> Graph:
+    g = signs().node("Flatten")
+    return g.node("Gemm", g.weights(240, 3), g.constant([1.0, 2.0]))
+
+
+def transposed_input() -> Graph:
+    g = signs().node("Flatten")
+    return g.node("Gemm", g.weights(240, 3), transA=1)
+
+
+def squared() -> Graph:
+    g = first()
+    return g.node("Mul", g.tensor)
+
+
+def single_pixel() -> Graph:
+    g = signs()
+    return g.node("Conv", g.weights(6, 5, 6, 8)).norm(6).bipolar()
+
+
+def joined_rows() -> Graph:
+    g = stem()
+    result, before = body(g, 6)
+    g.tensor = before
+    g.node("Concat", before, axis=2)
+    return join(g, result, g.tensor)
+
+
 THREE = np.asarray([0.2, 0.3, 0.4]).reshape(3, 1, 1)
+FIVE = np.asarray([0.0, 1, 1, 1, 1]).reshape(5, 1, 1)
 REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "ternary weights": (ternary, r"node 'first' \(Conv\): its weights are not \+c and -c"),
     "shortcut": (shortcut, r"node 'shortcut' \(Add\): adds signs; what can be added are the sums"),
@@ -1342,6 +1490,274 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         ),
         r"node 'head' \(MatMul\): its weights are not",
     ),
+    "a bend away from 0": (
+        lambda: Graph().conv(3, 5, bias=True).node("LeakyRelu"),
+        r"\(LeakyRelu\): bends channel 0 where its sum is -?\d[\d.]*, not 0",
+    ),
+    "a bend of a constant": (
+        lambda: with_constant(with_constant(first(), "Mul", FIVE), "Add", 1 - FIVE).node("LeakyRelu"),
+        r"\(LeakyRelu\): bends channel 0, which is constant",
+    ),
+    "a shortcut of fewer channels": (wider, r"\(Add\): adds \[1, 6, 8, 10\] to \[1, 12, 8, 10\]"),
+    "pixels of negative scale": (
+        lambda: Graph().node("Neg").conv(3, 5),
+        r"\(Conv\): its input is scaled by zero or a negative number",
+    ),
+    "pixels of no scale": (
+        lambda: with_constant(Graph(), "Mul", 0.0).conv(3, 5),
+        r"\(Conv\): its input is scaled by zero or a negative number",
+    ),
+    "a constant of too many channels": (
+        lambda: with_constant(first(), "Add", np.ones((7, 1, 1))),
+        r"\(Add\): a constant of shape \[7, 1, 1\] on an activation of \[1, 5, 6, 8\]$",
+    ),
+    "a constant of too many axes": (
+        lambda: with_constant(first(), "Add", np.ones((1, 1, 5, 1, 1))),
+        r"\(Add\): a constant of shape \[1, 1, 5, 1, 1\] on an activation",
+    ),
+    "signs of falling pixels": (
+        lambda: with_constant(Graph().node("Neg"), "Add", 0.5).bipolar(),
+        r"\(BipolarQuant\): a sign of pixels takes channels first and a positive scale",
+    ),
+    "signs of pixels, channels last": (
+        lambda: with_constant(channels_last(), "Sub", 0.5).bipolar(),
+        r"\(BipolarQuant\): a sign of pixels takes channels first",
+    ),
+    "a threshold beyond all pixels": (
+        lambda: with_constant(Graph(), "Sub", 300.0).bipolar(),
+        r"\(BipolarQuant\): no pixel reaches a threshold",
+    ),
+    "signs of shifted signs": (
+        lambda: with_constant(signs(), "Sub", 2.0).bipolar(),
+        r"\(BipolarQuant\): changes activations that are signs already",
+    ),
+    "signs of shifted signs, upwards": (
+        lambda: with_constant(signs(), "Add", 2.0).bipolar(),
+        r"\(BipolarQuant\): changes activations that are signs already",
+    ),
+    "negated signs of pixels": (
+        lambda: with_constant(Graph(), "Sub", 0.5).bipolar().node("Neg").conv(3, 5),
+        r"\(Conv\): takes signs that are -1 where a pixel reaches its threshold",
+    ),
+    "weights of other channels": (
+        lambda: signs().conv(6, 5),
+        r"\(Conv\): takes 6 channels, its input has 5",
+    ),
+    "a kernel too large": (
+        lambda: signs().conv(5, 5, kernel=7),
+        r"\(Conv\): its kernel is larger than its input",
+    ),
+    "a matrix of sums": (
+        lambda: first().node("Flatten").matmul(240, 3),
+        r"\(MatMul\): its input is not binary; a quantizer must stand before it",
+    ),
+    "a matrix of a map": (
+        lambda: signs().matmul(8, 3),
+        r"\(MatMul\): a matrix of \[8, 3\] on an activation of \[1, 5, 6, 8\]",
+    ),
+    "a matrix of other features": (
+        lambda: signs().node("Flatten").matmul(239, 3),
+        r"\(MatMul\): a matrix of \[239, 3\] on an activation of \[1, 240\]",
+    ),
+    "a bias of a matrix": (
+        biased_matrix,
+        r"\(Gemm\): has a bias of shape \[2\] for 3 outputs",
+    ),
+    "a matrix of what is transposed": (
+        transposed_input,
+        r"\(Gemm\): transposes its input",
+    ),
+    "quantized at different offsets": (
+        lambda: quantized(with_constant(Graph(), "Sub", THREE), 1 / 128, 0.0, 8.0),
+        r"\(Quant\): quantizes channels of different offsets",
+    ),
+    "quantized at a border": (
+        lambda: quantized(Graph(), 2.0, 0.0, 7.0, signed=0),
+        r"\(Quant\): a pixel of level 1 lies on the border of two quantization steps",
+    ),
+    "quantized by no step": (
+        lambda: quantized(first(), 0.0, 0.0, 1.0),
+        r"\(Quant\): takes one positive scale",
+    ),
+    "quantized about a point": (
+        lambda: quantized(first(), 1.0, 1.0, 1.0),
+        r"\(Quant\): takes one positive scale, zero point 0",
+    ),
+    "rounded down": (
+        lambda: quantized(first(), 1.0, 0.0, 1.0, rounding_mode="FLOOR"),
+        r"\(Quant\): takes one positive scale, zero point 0 and rounding mode ROUND",
+    ),
+    "a sign of a clip at 0": (
+        lambda: clipped(first().norm(5), -1.0, 0.0).node("Sign"),
+        r"\(Sign\): its input can be 0",
+    ),
+    "a sign of a channel of zeros": (
+        lambda: with_constant(first(), "Mul", FIVE).node("Sign"),
+        r"\(Sign\): its input can be 0",
+    ),
+    "a sum of three": (
+        lambda: with_constants(first(), "Sum", 1.0, 2.0),
+        r"\(Sum\): adds 3 tensors; only two can be",
+    ),
+    "a quotient by the activation": (
+        lambda: turned(first(), "Div", 1.0),
+        r"\(Div\): divides by the activation",
+    ),
+    "a quotient by zero": (lambda: with_constant(first(), "Div", FIVE), r"\(Div\): divides by zero"),
+    "a norm of another axis": (
+        lambda: with_constants(
+            first().node("Transpose", perm=[0, 2, 3, 1]), "BatchNormalization", *np.ones((4, 5))
+        ),
+        r"\(BatchNormalization\): normalizes along another axis than the channels",
+    ),
+    "a norm of other channels": (
+        lambda: with_constants(first(), "BatchNormalization", *np.ones((4, 6))),
+        r"\(BatchNormalization\): has 6 channels, its input 5",
+    ),
+    "a negative variance": (
+        lambda: with_constants(first(), "BatchNormalization", *np.ones((3, 5)), np.full(5, -1.0)),
+        r"\(BatchNormalization\): a variance is not positive",
+    ),
+    "a norm in training mode": (
+        lambda: with_constants(
+            of_opset(14, first()), "BatchNormalization", *np.ones((4, 5)), training_mode=1
+        ),
+        r"\(BatchNormalization\): is in training mode",
+    ),
+    "a norm that gives a mean": (of_two_outputs, r"\(BatchNormalization\): gives the statistics of a batch"),
+    "a slope that is the activation": (
+        lambda: turned(first(), "PRelu", 1.0),
+        r"\(PRelu\): takes the activation as its (slope|input 2)",
+    ),
+    "an attribute of another type": (
+        lambda: first().node("MaxPool", kernel_shape=[2, 2], strides=["a", "b"]),
+        r"\(MaxPool\): its attributes or constants are malformed",
+    ),
+    "a branch": (branching, r"node 'if' \(If\): has a graph of its own, which is not evaluated"),
+    "no weights": (lambda: first().node("Conv", ""), r"\(Conv\): input 2 is missing or not a constant"),
+    "no scale": (
+        lambda: first().node("BipolarQuant", domain=DOMAIN),
+        r"\(BipolarQuant\): input 2 is missing or not a constant",
+    ),
+    "another kernel than the weights'": (
+        lambda: with_constant(signs(), "Conv", np.ones((5, 5, 3, 3)), kernel_shape=[5, 5]),
+        r"\(Conv\): its kernel_shape is another one than its weights', \[3, 3\]",
+    ),
+    "a square": (
+        squared,
+        r"\(Mul\): combines two activations; only Add and Concat can",
+    ),
+    "a pad before a pool": (
+        lambda: signs().pad(1, -1.0).pool(),
+        r"\(MaxPool\): stands between a Pad and its Conv",
+    ),
+    "not of a float": (
+        lambda: signs().node("Not"),
+        r"\(Not\): takes float32; only truth values can be chosen by",
+    ),
+    "a negative scale": (lambda: first().bipolar(-1.0), r"\(BipolarQuant\): its scale is not positive"),
+    "thresholds of another layout": (
+        lambda: with_constant(first(), "MultiThreshold", np.zeros((5, 1)), domain=DOMAIN, data_layout="NHWC"),
+        r"\(MultiThreshold\): its data layout is another one than its input's",
+    ),
+    "too few thresholds": (
+        lambda: with_constant(first(), "MultiThreshold", np.zeros((4, 1)), domain=DOMAIN),
+        r"\(MultiThreshold\): has 4 thresholds for 5 channels",
+    ),
+    "thresholds that fall": (
+        lambda: with_constant(first(), "MultiThreshold", np.zeros((5, 1)), domain=DOMAIN, out_scale=-1.0),
+        r"\(MultiThreshold\): its out_scale is not positive",
+    ),
+    "an output of constants": (constant_output, r"the output 't\d+' is not computed from the image"),
+    "limits that two nodes take": (
+        limited_twice,
+        r"\(Clip\): has limited values that two nodes take; only one sign",
+    ),
+    "a cast to truth values": (lambda: signs().node("Cast", to=9), r"\(Cast\): casts to bool"),
+    "a cast of sums": (lambda: first().node("Cast", to=7), r"\(Cast\): casts to integers"),
+    "a cast of half signs": (lambda: first().bipolar(0.5).node("Cast", to=7), r"\(Cast\): casts to integers"),
+    "a pad by reflection": (
+        lambda: pads_of(signs(), 0, 0, 1, 1, 0, 0, 1, 1, mode="reflect"),
+        r"\(Pad\): only constant padding can be expressed",
+    ),
+    "pads of two axes for four": (
+        lambda: pads_of(signs(), 1, 1, 1, 1),
+        r"\(Pad\): has 4 pads for 4 axes",
+    ),
+    **{
+        f"pads {pads}": (
+            lambda pads=pads: pads_of(signs(), *pads),  # type: ignore[misc]
+            r"\(Pad\): pads \[.*\] are not symmetric in height and width alone",
+        )
+        for pads in (
+            (0, 0, 1, 1, 0, 0, 0, 1),
+            (0, 0, 1, 1, 0, 0, 1, 2),
+            (0, 1, 1, 1, 0, 1, 1, 1),
+            (1, 0, 0, 0, 1, 0, 0, 0),
+        )
+    },
+    "negative pads of a Pad": (
+        lambda: pads_of(signs(), 0, 0, -1, -1, 0, 0, -1, -1),
+        r"\(Pad\): crops, or pads what is not binary",
+    ),
+    "padded sums": (
+        lambda: pads_of(first(), 0, 0, 1, 1, 0, 0, 1, 1),
+        r"\(Pad\): crops, or pads what is not binary",
+    ),
+    "the batch in another place": (
+        lambda: signs().node("Transpose", perm=[1, 0, 2, 3]),
+        r"\(Transpose\): moves the batch axis, or transposes a matrix",
+    ),
+    "a transposed matrix": (
+        lambda: signs().node("Flatten").node("Transpose", perm=[0, 1]),
+        r"\(Transpose\): moves the batch axis, or transposes a matrix",
+    ),
+    "flattened from the third axis": (
+        lambda: signs().node("Flatten", axis=2),
+        r"\(Flatten\): does not flatten to \(N, features\)",
+    ),
+    "squeezed in one axis": (
+        lambda: axes_of(single_pixel(), "Squeeze", 2),
+        r"\(Squeeze\): squeezes axes \[2\] of \[1, 6, 1, 1\] to what is not",
+    ),
+    "squeezed in axes of several": (
+        lambda: axes_of(signs(), "Squeeze", 2, 3),
+        r"\(Squeeze\): squeezes axes \[2, 3\] of \[1, 5, 6, 8\] to what is not",
+    ),
+    "squeezed twice": (
+        lambda: axes_of(signs(), "Squeeze", 2, -2),
+        r"\(Squeeze\): its axes \[2, -2\] are not different ones of 4",
+    ),
+    "squeezed beyond": (
+        lambda: axes_of(signs(), "Squeeze", 2, 4),
+        r"\(Squeeze\): its axes \[2, 4\] are not different ones of 4",
+    ),
+    "another shape": (
+        lambda: axes_of(signs(), "Reshape", 1, 10, 24),
+        r"\(Reshape\): reshapes \[1, 5, 6, 8\] to \[1, 10, 24\]",
+    ),
+    "a fifth axis of signs": (
+        lambda: axes_of(signs(), "Unsqueeze", 2),
+        r"\(Unsqueeze\): only the axis of a thermometer's levels",
+    ),
+    "a fifth axis in front": (
+        lambda: axes_of(Graph(), "Unsqueeze", 1),
+        r"\(Unsqueeze\): only the axis of a thermometer's levels",
+    ),
+    "a flat thermometer": (
+        lambda: axes_of(Graph(), "Unsqueeze", 2).node("Flatten"),
+        r"\(Flatten\): flattens a thermometer whose levels are no channels yet",
+    ),
+    "averaged twice": (averaged_twice, r"\(AveragePool\): averages a second time"),
+    "rows repeated": (
+        lambda: shortcut_of("Tile", [1, 2, 2, 1]),
+        r"\(Tile\): repeats \[1, 2, 2, 1\]; only channels can be repeated",
+    ),
+    "nothing repeated": (lambda: shortcut_of("Tile", [1, 0, 1, 1]), r"\(Tile\): repeats \[1, 0, 1, 1\]"),
+    "rows joined": (
+        joined_rows,
+        r"\(Concat\): does not join channels",
+    ),
 }
 
 
@@ -1428,6 +1844,18 @@ def test_broken_graphs_are_refused_in_one_line(tmp_path: Path, case: str) -> Non
     with pytest.raises(ImporterError, match=message) as error:
         read(path)
     assert "\n" not in str(error.value)
+
+
+def test_files_too_large_or_unreadable_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = signs().node("Flatten").matmul(5 * 48, 3).save(tmp_path / "NET.ONNX")
+    size = path.stat().st_size
+    monkeypatch.setattr(file, "MAX_BYTES", size)
+    assert import_model(path, tmp_path / "model").name == "NET"
+    monkeypatch.setattr(file, "MAX_BYTES", size - 1)
+    with pytest.raises(ImporterError, match=rf"NET\.ONNX: {size} bytes; at most {size - 1} are read"):
+        read(path)
+    with pytest.raises(ImporterError, match=r"missing\.onnx: cannot be read: No such file"):
+        read(tmp_path / "missing.onnx")
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, 400])

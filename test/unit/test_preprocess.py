@@ -193,6 +193,8 @@ def test_source_rect_lies_in_the_frame(
         ((0, -0.1, 1, 1), "does not lie inside"),
         ((0.5, 0, 0.6, 1), "does not lie inside"),
         ((0, 0.5, 1, 0.6), "does not lie inside"),
+        ((0, 0, 1 + 2e-9, 1), "does not lie inside"),
+        ((0, 0, 1, 1 + 2e-9), "does not lie inside"),
         ((0, 0, 1, 1, 1), "5 numbers"),
         ((0, 0, float("nan"), 1), "not finite"),
     ],
@@ -203,7 +205,15 @@ def test_check_region_refuses(region: tuple[float, ...], reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "region", [WHOLE, (0, 0, 1, 1), (0.7, 0.2, 0.3, 0.8), (0.9, 0, 0.1, 1), (0, 0, 1e-9, 1e-9)]
+    "region",
+    [
+        WHOLE,
+        (0, 0, 1, 1),
+        (0.7, 0.2, 0.3, 0.8),
+        (0.9, 0, 0.1, 1),
+        (0, 0, 1e-9, 1e-9),
+        (0, 0, 1 + 1e-9, 1 + 1e-9),
+    ],
 )
 def test_check_region_takes_what_touches_the_edge(region: tuple[float, ...]) -> None:
     """0.7 + 0.3 and the like may come out a rounding above 1."""
