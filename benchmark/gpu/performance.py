@@ -120,6 +120,8 @@ def document(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
     lines += _boards()
     for topology in (PAPER, ROAD_SIGNS):
         lines += _net(topology, runs)
+    for path, _ in runs:
+        lines += _notes(path)
     lines += _method()
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
@@ -223,7 +225,7 @@ def _code_row(kernel: Kernel) -> tuple[str, ...]:
 
 
 def _measured(topology: Topology, model: Model, path: Path, run: dict[str, Any]) -> list[str]:
-    """Prediction and measurement side by side, and what was written about the difference."""
+    """Prediction and measurement side by side."""
     lines = ["", f"### Measured: {path.stem}, {run['date'][:10]}, commit {run['commit'] or 'unknown'}"]
     board = measured_board(run)
     entries = (run.get("nets") or {}).get(topology.name, {}).get("entries", {})
@@ -249,10 +251,15 @@ def _measured(topology: Topology, model: Model, path: Path, run: dict[str, Any])
             f"{name}; whole net, frames on the GPU to logits there: {batch['gpu']['median']:.1f} µs.",
         ]
         lines += table(("", "floor, µs", "predicted, µs", "measured, µs", "measured / predicted"), rows)
-    notes = path.with_suffix(".notes.md")
-    if notes.is_file():
-        lines += ["", notes.read_text(encoding="utf-8").strip()]
     return lines
+
+
+def _notes(path: Path) -> list[str]:
+    """What somebody wrote about the measurements on one GPU."""
+    notes = path.with_suffix(".notes.md")
+    if not notes.is_file():
+        return []
+    return ["", f"## Notes: {path.stem}", "", notes.read_text(encoding="utf-8").strip()]
 
 
 def _method() -> list[str]:

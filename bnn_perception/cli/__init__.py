@@ -1,8 +1,7 @@
 """The command line: one module a command, listed in :mod:`bnn_perception.__main__` and imported when it is called.
 
 A command's module has ``add_parser(subparsers)`` and ``run(args) -> exit code``; its summary stands in the list of
-commands alone. Errors that a user can mend
-are raised as :class:`~bnn_perception.errors.Error` and printed as one line.
+commands alone. Errors that a user can mend are raised as :class:`~bnn_perception.errors.Error` and printed as one line.
 """
 
 from __future__ import annotations

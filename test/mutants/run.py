@@ -1,7 +1,7 @@
 """Puts small faults into the package, one at a time, and counts those that the tests notice.
 
     make mutants                                        every module of the table, 25 faults each
-    make mutants ARGS="--module model --per-module 50"  a part of them
+    make mutants ARGS="--module net/model --per-module 50"  a part of them
 
 The faults are made in a copy under build/mutants, never in the checkout. Of a module's faults a number is drawn by a
 seed, so that two runs on the same sources draw the same. A fault is noticed where a test of its module fails, or takes

@@ -36,7 +36,7 @@ from bnn_perception.errors import one_line
 from bnn_perception.net.layers import Conv2d, Shape
 from bnn_perception.resources import resource_folder
 
-#: The table that ships, beside the other configuration.
+#: The name of a table: of one beside the other configuration, where a robot's maker puts it, and of the user's own.
 SHIPPED = "cuda_tiles.yaml"
 
 
