@@ -898,10 +898,18 @@ def test_negated_signs_of_a_residual(tmp_path: Path) -> None:
     check(head(join(g, before, g.tensor), 6 * 8 * 10), tmp_path)
 
 
+def reshaped_to_its_shape(g: Graph) -> Graph:
+    kept = g.tensor
+    shape = g.node("Shape").tensor
+    g.tensor = kept
+    return g.node("Reshape", shape)
+
+
 UNCHANGED: dict[str, Callable[[Graph], Graph]] = {
     "Dropout": lambda g: g.node("Dropout"),
     "Pad of nothing": lambda g: pads_of(g, *[0] * 8),
     "Reshape to its own shape": lambda g: axes_of(g, "Reshape", 1, 5, 6, 8),
+    "Reshape to its Shape": reshaped_to_its_shape,
     "signs of signs": lambda g: with_constant(g, "Mul", 3.0).bipolar(),
     "signs of signs and a half": lambda g: with_constant(g, "Add", 0.5).bipolar(),
     "integers and back": lambda g: g.node("Cast", to=7).node("Cast", to=1),
