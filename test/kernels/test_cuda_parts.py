@@ -320,6 +320,11 @@ def test_a_table_of_tiles_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "tiles.yaml").write_bytes(b"87: {\xff: 1}")
     with pytest.raises(ValueError, match=r"table of tiles .*tiles\.yaml: .*codec.*; delete it or tune again"):
         TileTable.load(tmp_path / "tiles.yaml")
+    # A file whose first byte nobody can read, not even root.
+    with pytest.raises(
+        ValueError, match=r"table of tiles /proc/self/mem: .*Errno.*; delete it or tune again"
+    ):
+        TileTable.load(Path("/proc/self/mem"))
 
 
 @pytest.mark.parametrize(
