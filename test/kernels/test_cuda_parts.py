@@ -316,6 +316,15 @@ def test_a_tile_that_does_not_fit_is_named() -> None:
             table.tile(matrix, (8, 8, 32), target)
 
 
+def test_an_empty_table_of_tiles_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tiles.yaml").write_text("# nothing has been measured yet\n")
+    layer, shape = conv((8, 8, 32), 32)
+    target = specs.Target(87, 16)
+    assert TileTable.load(tmp_path / "tiles.yaml").tile(layer, shape, target) == specs.best_tile(
+        layer, shape, target
+    )
+
+
 def test_a_table_of_tiles_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "tiles.yaml").write_bytes(b"87: {\xff: 1}")
     with pytest.raises(ValueError, match=r"table of tiles .*tiles\.yaml: .*codec.*; delete it or tune again"):
