@@ -614,6 +614,14 @@ def test_what_follows_the_logits_is_left_out(tmp_path: Path, case: str) -> None:
     assert isinstance(check(g, tmp_path).layers[-1], OutputDense)
 
 
+def test_softmax_had_another_axis_before_opset_13(tmp_path: Path) -> None:
+    """Of (N, classes, 1, 1) that is the axis of the classes, and since then the last."""
+    check(of_opset(12, whole_map()).node("Softmax"), tmp_path)
+    path = whole_map().node("Softmax").save(tmp_path / "since.onnx")
+    with pytest.raises(ImporterError, match="is taken for that of the classes"):
+        read(path)
+
+
 def test_nodes_that_the_logits_do_not_need(tmp_path: Path) -> None:
     g = first().norm(5)
     kept = g.tensor
