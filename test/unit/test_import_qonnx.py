@@ -1450,6 +1450,14 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         lambda: first().pool(pads=[1, 1, 1, 1]),
         r"\(MaxPool\): window .* pads \[1, 1, 1, 1\], .*; only square windows without padding",
     ),
+    "a pool of 2x3": (
+        lambda: first().node("MaxPool", kernel_shape=[2, 3]),
+        r"\(MaxPool\): window \[2, 3\], .*; only square windows without padding",
+    ),
+    "a pool of strides 1 and 2": (
+        lambda: first().node("MaxPool", kernel_shape=[2, 2], strides=[1, 2]),
+        r"\(MaxPool\): window .* strides \[1, 2\], .*; only square windows without padding",
+    ),
     "two pools": (lambda: first().pool().pool(), r"\(MaxPool\): pools .* was pooled already"),
     "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),
     "Clip below a threshold": (
