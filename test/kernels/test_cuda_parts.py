@@ -369,6 +369,34 @@ def test_a_tile_that_does_not_fit_is_named() -> None:
     table.set(layer, SMALL.shapes()[1], target, specs.ConvTile(filters=2))
     with pytest.raises(ValueError, match=r"conv2: ConvTile.*does not divide the layer"):
         table.tile(layer, SMALL.shapes()[1], target)
+    matrix: Any = models.binary_dense(RNG(0), "dense", (8, 8, 32), 32)
+    for tile, reason in (
+        (specs.DenseTile(4, 8), "does not make whole bytes of bits"),
+        (specs.DenseTile(8, 3), "does not make whole warps"),
+    ):
+        table.set(matrix, (8, 8, 32), target, tile)
+        with pytest.raises(ValueError, match=rf"dense: DenseTile.*{reason}"):
+            table.tile(matrix, (8, 8, 32), target)
+
+
+def test_an_empty_table_of_tiles_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tiles.yaml").write_text("# nothing has been measured yet\n")
+    layer, shape = conv((8, 8, 32), 32)
+    target = specs.Target(87, 16)
+    assert TileTable.load(tmp_path / "tiles.yaml").tile(layer, shape, target) == specs.best_tile(
+        layer, shape, target
+    )
+
+
+def test_a_table_of_tiles_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tiles.yaml").write_bytes(b"87: {\xff: 1}")
+    with pytest.raises(ValueError, match=r"table of tiles .*tiles\.yaml: .*codec.*; delete it or tune again"):
+        TileTable.load(tmp_path / "tiles.yaml")
+    # A file whose first byte nobody can read, not even root.
+    with pytest.raises(
+        ValueError, match=r"table of tiles /proc/self/mem: .*Errno.*; delete it or tune again"
+    ):
+        TileTable.load(Path("/proc/self/mem"))
 
 
 @pytest.mark.parametrize(

@@ -614,6 +614,14 @@ def test_what_follows_the_logits_is_left_out(tmp_path: Path, case: str) -> None:
     assert isinstance(check(g, tmp_path).layers[-1], OutputDense)
 
 
+def test_softmax_had_another_axis_before_opset_13(tmp_path: Path) -> None:
+    """Of (N, classes, 1, 1) that is the axis of the classes, and since then the last."""
+    check(of_opset(12, whole_map()).node("Softmax"), tmp_path)
+    path = whole_map().node("Softmax").save(tmp_path / "since.onnx")
+    with pytest.raises(ImporterError, match="is taken for that of the classes"):
+        read(path)
+
+
 def test_nodes_that_the_logits_do_not_need(tmp_path: Path) -> None:
     g = first().norm(5)
     kept = g.tensor
@@ -898,10 +906,18 @@ def test_negated_signs_of_a_residual(tmp_path: Path) -> None:
     check(head(join(g, before, g.tensor), 6 * 8 * 10), tmp_path)
 
 
+def reshaped_to_its_shape(g: Graph) -> Graph:
+    kept = g.tensor
+    shape = g.node("Shape").tensor
+    g.tensor = kept
+    return g.node("Reshape", shape)
+
+
 UNCHANGED: dict[str, Callable[[Graph], Graph]] = {
     "Dropout": lambda g: g.node("Dropout"),
     "Pad of nothing": lambda g: pads_of(g, *[0] * 8),
     "Reshape to its own shape": lambda g: axes_of(g, "Reshape", 1, 5, 6, 8),
+    "Reshape to its Shape": reshaped_to_its_shape,
     "signs of signs": lambda g: with_constant(g, "Mul", 3.0).bipolar(),
     "signs of signs and a half": lambda g: with_constant(g, "Add", 0.5).bipolar(),
     "integers and back": lambda g: g.node("Cast", to=7).node("Cast", to=1),
@@ -1433,6 +1449,14 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "padded pool": (
         lambda: first().pool(pads=[1, 1, 1, 1]),
         r"\(MaxPool\): window .* pads \[1, 1, 1, 1\], .*; only square windows without padding",
+    ),
+    "a pool of 2x3": (
+        lambda: first().node("MaxPool", kernel_shape=[2, 3]),
+        r"\(MaxPool\): window \[2, 3\], .*; only square windows without padding",
+    ),
+    "a pool of strides 1 and 2": (
+        lambda: first().node("MaxPool", kernel_shape=[2, 2], strides=[1, 2]),
+        r"\(MaxPool\): window .* strides \[1, 2\], .*; only square windows without padding",
     ),
     "two pools": (lambda: first().pool().pool(), r"\(MaxPool\): pools .* was pooled already"),
     "a sign that can be 0": (sign_of_even_sums, r"\(Sign\): its input can be 0, where Sign gives 0"),

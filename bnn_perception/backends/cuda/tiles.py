@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[int, dict[str, Tile]]:
             _sm(sm): {str(key): _tile(key, tile) for key, tile in dict(tiles).items()}
             for sm, tiles in table.items()
         }
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f"table of tiles {path}: {one_line(error)}; delete it or tune again") from None
 
 
