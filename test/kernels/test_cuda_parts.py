@@ -87,6 +87,14 @@ UNREADY = [
 ]
 
 
+def test_auto_without_a_gpu_has_nothing_to_report(fake_gpu: MakeGpu) -> None:
+    fake_gpu().device_count = 0
+    reasons: list[str] = []
+    backend = make_backend(SMALL, "binary", "auto", report=reasons.append)
+    assert (backend.device, reasons) == ("cpu", [])
+    backend.close()
+
+
 @pytest.mark.parametrize(("error", "reason"), UNREADY)
 def test_a_gpu_that_cannot_be_made_ready_leaves_auto_the_cpu(
     fake_gpu: MakeGpu,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from models import random_frame, random_model
 
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cpu.float import CpuFloatBackend, open_session
+from bnn_perception.backends.cpu.processor import thread_count
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.folder import load_model, save_model
@@ -222,3 +224,14 @@ def test_a_twin_of_another_interface(shipped: Model, tmp_path: Path) -> None:
 def test_a_model_without_a_twin(rng: np.random.Generator) -> None:
     with pytest.raises(BackendError, match="has no float twin"):
         make_backend(random_model(rng), "float", "cpu")
+
+
+def test_threads_are_no_more_than_the_cores_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert thread_count(0, 8) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert thread_count(0, 8) == min(8, len(allowed))
+    assert thread_count(5, 1) == 5
