@@ -14,13 +14,8 @@ from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.specs import Target
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
-from bnn_perception.net.layers import (
-    Conv2d,
-    Layer,
-    OutputBits,
-    Pool,
-    Shape,
-)
+from bnn_perception.net.layer import Layer, Pool, Shape
+from bnn_perception.net.layers import Conv2d, OutputBits
 from bnn_perception.net.model import InputSpec, Model, Place, iter_layers
 
 #: AGX Orin.

@@ -13,22 +13,34 @@ from numpy.typing import NDArray
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.net import bits
 from bnn_perception.net.checks import ModelError
+from bnn_perception.net.layer import Layer, Pool, Shape
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     FullyConnected,
     InputConv2d,
-    InputResidualConv2d,
-    Layer,
     OutputBits,
     OutputDense,
-    Pool,
-    ResidualConv2d,
-    Shape,
     Thermometer,
 )
 from bnn_perception.net.model import InputSpec, Model
+from bnn_perception.net.signals import (
+    Add,
+    Affine,
+    AveragePool,
+    BinaryMaxPool,
+    ChannelPad,
+    Clip,
+    Concat,
+    MaxPool,
+    PRelu,
+    RealConv2d,
+    RealInputConv2d,
+    ScaledBinaryConv2d,
+    ScaledInputConv2d,
+    Sign,
+)
 
 #: Around multiples of a byte, a word and a vector of filters.
 CHANNEL_COUNTS = (1, 3, 16, 31, 32, 33, 63, 64, 65, 96, 128)
@@ -104,63 +116,107 @@ def binary_conv(
     )
 
 
-def random_multipliers(
-    rng: np.random.Generator, filters: int, spread: float, activation: str
-) -> dict[str, NDArray[Any]]:
-    """Multipliers, of either sign, and offsets that take dot products of ``spread`` to residuals of about 2**14."""
-    multiplier = np.round(rng.normal(0, (1 << 14) / spread, filters)).astype(np.int32)
-    slopes = {"none": 1.0, "relu": 0.0, "prelu": rng.normal(0.25, 0.2, filters)}
-    return {
-        "multiplier": multiplier,
-        "negative_multiplier": np.round(multiplier * slopes[activation]).astype(np.int32),
-        "offset": np.round(rng.normal(0, 1 << 13, filters)).astype(np.int32),
-    }
+def _reals(rng: np.random.Generator, count: int, spread: float = 1.0) -> NDArray[np.float32]:
+    return rng.normal(0, spread, count).astype(np.float32)
 
 
-#: What stands between a convolution and its batch norm, as multipliers express it.
-ACTIVATIONS = ("none", "relu", "prelu")
+def scaled(layer: Conv2d, rng: np.random.Generator, spread: float) -> dict[str, Any]:
+    """The fields of ``layer`` with a scale of either sign and a bias, which take sums of ``spread`` to about 1."""
+    fields = {key: value for key, value in vars(layer).items() if key not in ("threshold", "flip")}
+    scale, bias = _reals(rng, layer.out_channels, 1 / spread), _reals(rng, layer.out_channels, 0.5)
+    return {**fields, "scale": scale, "bias": bias}
 
 
-def input_residual_conv(
-    rng: np.random.Generator,
-    name: str,
-    shape: Shape,
-    filters: int,
-    *,
-    activation: str = "none",
-    **options: Any,
-) -> InputResidualConv2d:
-    """The convolution of :func:`input_conv` with a residual."""
-    plain = input_conv(rng, name, shape, filters, **options)
-    return InputResidualConv2d(
-        **{
-            **vars(plain),
-            **random_thresholds(rng, filters, 1 << 14),
-            **random_multipliers(rng, filters, 100 * plain.fan_in**0.5, activation),
-        }
-    )
+def scaled_input_conv(
+    rng: np.random.Generator, name: str, shape: Shape, filters: int, *args: Any, **options: Any
+) -> ScaledInputConv2d:
+    """The convolution of :func:`input_conv` with a signal."""
+    plain = input_conv(rng, name, shape, filters, *args, **options)
+    return ScaledInputConv2d(**scaled(plain, rng, 100 * plain.fan_in**0.5))
 
 
-def residual_conv(
+def scaled_conv(
     rng: np.random.Generator,
     name: str,
     shape: Shape,
     filters: int,
     *args: Any,
-    shortcut: str = "identity",
-    activation: str = "none",
+    inputs: tuple[str, ...] = (),
     **options: Any,
-) -> ResidualConv2d:
-    """The convolution of :func:`binary_conv` with a residual and a shortcut."""
+) -> ScaledBinaryConv2d:
+    """The convolution of :func:`binary_conv` with a signal."""
     plain = binary_conv(rng, name, shape, filters, *args, **options)
-    return ResidualConv2d(
-        **{
-            **vars(plain),
-            **random_thresholds(rng, filters, 1 << 15),
-            **random_multipliers(rng, filters, plain.fan_in**0.5, activation),
-        },
-        shortcut=shortcut,
+    return ScaledBinaryConv2d(**{**scaled(plain, rng, plain.fan_in**0.5), "inputs": inputs})
+
+
+def real_input_conv(
+    rng: np.random.Generator,
+    name: str,
+    shape: Shape,
+    filters: int,
+    kernel: tuple[int, int] = (3, 3),
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, ...] = (1, 1),
+    groups: int = 1,
+) -> RealInputConv2d:
+    """Weights of up to 24 bits; scales that take sums to about 1; means that are no whole pixels."""
+    size = (filters, *kernel, shape[2] // groups)
+    weights = np.clip(np.round(rng.normal(0, 1 << 21, size)), -((1 << 23) - 1), (1 << 23) - 1)
+    spread = 1 / ((1 << 21) * 100 * float(np.prod(size[1:])) ** 0.5)
+    return RealInputConv2d(
+        name,
+        shape[2],
+        filters,
+        kernel,
+        stride,
+        padding,
+        groups,
+        weights.astype(np.int32),
+        _reals(rng, filters, spread),
+        _reals(rng, filters),
+        rng.uniform(90, 140, shape[2]).astype(np.float32),
     )
+
+
+def real_conv(
+    rng: np.random.Generator,
+    name: str,
+    shape: Shape,
+    filters: int,
+    kernel: tuple[int, int] = (1, 1),
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, ...] = (0, 0),
+    groups: int = 1,
+    inputs: tuple[str, ...] = (),
+) -> RealConv2d:
+    size = (filters, *kernel, shape[2] // groups)
+    weights = rng.normal(0, float(np.prod(size[1:])) ** -0.5, size).astype(np.float32)
+    bias = _reals(rng, filters)
+    return RealConv2d(name, shape[2], filters, kernel, stride, padding, groups, weights, bias, inputs=inputs)
+
+
+def affine(rng: np.random.Generator, name: str, channels: int, inputs: tuple[str, ...] = ()) -> Affine:
+    return Affine(name, channels, _reals(rng, channels), _reals(rng, channels), inputs=inputs)
+
+
+def prelu(rng: np.random.Generator, name: str, channels: int, inputs: tuple[str, ...] = ()) -> PRelu:
+    """Slopes of either sign, a few of them 0."""
+    slope = _reals(rng, channels, 0.3)
+    slope[rng.random(channels) < 0.2] = 0
+    return PRelu(name, channels, slope, inputs=inputs)
+
+
+def clip(rng: np.random.Generator, name: str, channels: int, inputs: tuple[str, ...] = ()) -> Clip:
+    low, high = np.sort(rng.normal(0, 1, (2, channels)).astype(np.float32), axis=0)
+    return Clip(name, channels, low, high, inputs=inputs)
+
+
+def sign(rng: np.random.Generator, name: str, channels: int, inputs: tuple[str, ...] = ()) -> Sign:
+    """Thresholds near 0; a few that always or never are reached; flips."""
+    threshold = _reals(rng, channels, 0.5)
+    threshold[rng.random(channels) < 0.05] = -np.inf
+    threshold[rng.random(channels) < 0.05] = np.inf
+    return Sign(name, channels, threshold, rng.random(channels) < 0.3, inputs=inputs)
 
 
 def binary_dense(rng: np.random.Generator, name: str, shape: Shape, features: int) -> BinaryDense:
@@ -212,32 +268,86 @@ def random_model(rng: np.random.Generator, side: int = 12, classes: int = 5) -> 
 
 
 def residual_model(rng: np.random.Generator, side: int = 17, classes: int = 5, channels: int = 24) -> Model:
-    """A small net with every kind of shortcut and activation, growing channels, 1x1 and strided convolutions."""
-    shape: Shape = (side, side, 3)
-    layers: list[Layer] = [input_residual_conv(rng, "stem", shape, channels)]
+    """A small net with every kind of layer that gives or takes a signal, most ways to combine them, and odd sizes."""
+    layers: list[Layer] = []
+    shapes: dict[str, Shape] = {}
 
-    def add(name: str, filters: int, *args: Any, **options: Any) -> None:
-        nonlocal shape
-        shape = layers[-1].output_shape(shape)
-        layers.append(residual_conv(rng, name, shape, filters, *args, **options))
+    def add(layer: Layer) -> str:
+        """Append a layer behind its inputs; returns its name."""
+        names = layer.inputs or ((layers[-1].name,) if layers else ())
+        before = [shapes[name] for name in names] or [(side, side, 3)]
+        shapes[layer.name] = layer.output_shape(*before)
+        layers.append(layer)
+        return layer.name
 
-    add("identity", channels, activation="relu")
-    odd = side % 2
-    add(
-        "down",
-        2 * channels,
-        stride=(2, 2),
-        padding=(1 - odd, 1 - odd),
-        shortcut="average_pool",
-        activation="prelu",
+    def count(name: str) -> int:
+        return shapes[name][2]
+
+    add(real_input_conv(rng, "stem", (side, side, 3), channels))
+    add(prelu(rng, "stem_relu", channels))
+    x = add(MaxPool("stem_pool", channels, (3, 3), (1, 1), (1, 1)))
+    # A block of one convolution with RSign and RPReLU.
+    add(sign(rng, "identity_sign", channels))
+    add(scaled_conv(rng, "identity", shapes[x], channels))
+    add(Add("identity_add", channels, inputs=("identity", x)))
+    add(affine(rng, "identity_shift", channels))
+    add(prelu(rng, "identity_relu", channels))
+    x = add(affine(rng, "identity_back", channels))
+    # Half the size, twice the channels: averages through a real convolution, listed before the binary one.
+    bits_ = add(sign(rng, "down_sign", channels, (x,)))
+    add(AveragePool("down_mean", channels, (2, 2), (2, 2), (0, 0, side % 2, side % 2), False, inputs=(x,)))
+    shortcut = add(real_conv(rng, "down_shortcut", shapes["down_mean"], 2 * channels))
+    down = scaled_conv(
+        rng, "down", shapes[x], 2 * channels, stride=(2, 2), padding=(1, 1), padding_value=0, inputs=(bits_,)
     )
-    add("point", 2 * channels, (1, 1), padding=(0, 0), padding_value=0, activation="prelu")
-    add("zero", 2 * channels, padding_value=0, shortcut="identity")
-    add("alone", 40, shortcut="none", stride=(2, 1), activation="relu")
-    add("pooled", 80, pool=Pool(2, 2), shortcut="average_pool")
-    shape = layers[-1].output_shape(shape)
-    layers.append(binary_dense(rng, "dense", shape, 33))
-    layers.append(output_dense(rng, "output", (1, 1, 33), classes))
+    add(down)
+    add(clip(rng, "down_clip", 2 * channels))
+    x = add(Add("down_add", 2 * channels, inputs=("down_clip", shortcut)))
+    # Two convolutions on one tensor of signs, side by side, and a dense growth.
+    bits_ = add(sign(rng, "wide_sign", 2 * channels, (x,)))
+    one = add(scaled_conv(rng, "wide_a", shapes[x], channels, padding_value=1, inputs=(bits_,)))
+    two = add(scaled_conv(rng, "wide_b", shapes[x], 40, (1, 1), padding=(0, 0), inputs=(bits_,)))
+    x = add(Concat("wide", count(one) + count(two) + count(x), inputs=(one, two, x)))
+    # Shortcut A: every second pixel, and channels of zeros.
+    bits_ = add(sign(rng, "pad_sign", count(x), (x,)))
+    add(AveragePool("pad_pick", count(x), (1, 1), (2, 2), (0, 0), True, inputs=(x,)))
+    shortcut = add(ChannelPad("pad_zeros", count(x) + 5, 2, 3))
+    add(scaled_conv(rng, "pad", shapes[x], count(x) + 5, (3, 3), (2, 2), (1, 1), inputs=(bits_,)))
+    x = add(Add("pad_add", count("pad"), inputs=("pad", shortcut)))
+    # Blur pool, pooled bits, a plain layer, a sum of a signal with itself.
+    blur = real_conv(rng, "blur", shapes[x], count(x), (3, 3), (1, 1), (1, 1), groups=count(x))
+    add(blur)
+    add(sign(rng, "plain_sign", count(x)))
+    add(BinaryMaxPool("plain_pool", count(x), (3, 3), (2, 2), (1, 1)))
+    add(binary_conv(rng, "plain", shapes["plain_pool"], 33, padding_value=0))
+    add(scaled_conv(rng, "last", shapes["plain"], 66, (1, 1), padding=(0, 0)))
+    add(Add("twice", 66, inputs=("last", "last")))
+    size = shapes["twice"][:2]
+    add(AveragePool("mean", 66, size, size, (0, 0), True))
+    add(real_conv(rng, "output", shapes["mean"], classes))
+    return make_model(InputSpec(side, side), layers)
+
+
+def scaled_stem_model(
+    rng: np.random.Generator, side: int = 16, classes: int = 5, channels: int = 32
+) -> Model:
+    """A small residual net of binary weights alone, as those that are trained here."""
+    stem = scaled_input_conv(rng, "stem", (side, side, 3), channels, pool=Pool(2, 2))
+    shape = stem.output_shape((side, side, 3))
+    layers: list[Layer] = [stem, sign(rng, "sign1", channels)]
+    layers.append(scaled_conv(rng, "conv1", shape, channels, inputs=("sign1",)))
+    layers.append(prelu(rng, "relu1", channels))
+    layers.append(affine(rng, "norm1", channels))
+    layers.append(Add("add1", channels, inputs=("norm1", "stem")))
+    layers.append(sign(rng, "sign2", channels))
+    layers.append(scaled_conv(rng, "conv2", shape, 2 * channels, stride=(2, 2), inputs=("sign2",)))
+    layers.append(AveragePool("mean2", channels, (2, 2), (2, 2), (0, 0), True, inputs=("add1",)))
+    layers.append(Concat("repeat2", 2 * channels, inputs=("mean2", "mean2")))
+    layers.append(Add("add2", 2 * channels, inputs=("conv2", "repeat2")))
+    layers.append(sign(rng, "sign3", 2 * channels))
+    layers.append(output_dense(rng, "output", layers[-4].output_shape(shape), classes))
+    last = (-(-shape[0] // 2), -(-shape[1] // 2), 2 * channels)
+    layers[-1] = output_dense(rng, "output", last, classes)
     return make_model(InputSpec(side, side), layers)
 
 
@@ -289,52 +399,143 @@ def models(draw: st.DrawFn) -> Model:
 
 @st.composite
 def residual_models(draw: st.DrawFn) -> Model:
-    """Models of a stem and up to three convolutions, with residuals and shortcuts or without, and the output."""
+    """Models with signals: a stem of any kind, then up to eight layers that take any signal or signs before them."""
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     shape: Shape = (draw(st.integers(5, 13)), draw(st.integers(5, 13)), draw(st.sampled_from([1, 3])))
-    spec = InputSpec(*shape)
     filters = draw(st.sampled_from(CHANNEL_COUNTS))
-    stem = draw(st.sampled_from([input_conv, input_residual_conv]))
-    options: dict[str, Any] = {
-        "signed": draw(st.booleans()),
-        "pool": draw(st.sampled_from([None, Pool(2, 1)])),
-    }
-    if stem is input_residual_conv:
-        options["activation"] = draw(st.sampled_from(ACTIVATIONS))
-    layers: list[Layer] = [stem(rng, "stem", shape, filters, **options)]
-    shape = layers[-1].output_shape(shape)
-    for index in range(draw(st.integers(1, 3))):
-        name, activation = f"conv{index}", draw(st.sampled_from(ACTIVATIONS))
-        after_residual = layers[-1].has_residual
-        shortcut = draw(st.sampled_from(["identity", "average_pool", "none"] if after_residual else ["none"]))
-        value = draw(st.sampled_from([-1, 0]))
-        if shortcut == "none":
-            options = draw(convolutions())
-        else:  # kernels, strides and pools that give the size of the shortcut
-            kernel = draw(st.sampled_from([(1, 1), (3, 3), (5, 3)]))
-            padding = (kernel[0] // 2, kernel[1] // 2)
-            options = {"filters": shape[2] * draw(st.integers(1, 3)), "kernel": kernel, "padding": padding}
-            if shortcut == "average_pool":
-                options["pool"] = Pool(2, 2)
-                if not (shape[0] % 2 or shape[1] % 2) and draw(st.booleans()):
-                    options.update(pool=None, stride=(2, 2))
-            elif draw(st.booleans()):
-                options.update(
-                    kernel=(kernel[0] + 1, kernel[1] + 1),
-                    pool=Pool(2, 1),
-                    padding=(padding[0] + 1, padding[1] + 1),
-                )
+    stem: Layer
+    kind = draw(st.sampled_from(["scaled", "real", "bits"]))
+    if kind == "scaled":
+        pool = draw(st.sampled_from([None, Pool(2, 1)]))
+        stem = scaled_input_conv(rng, "stem", shape, filters, pool=pool, signed=draw(st.booleans()))
+    elif kind == "real":
+        groups = draw(st.sampled_from([1, shape[2]]))
+        kernel = draw(st.sampled_from([(1, 1), (3, 3), (5, 4)]))
+        padding = draw(st.sampled_from([(0, 0), (kernel[0] // 2, kernel[1] // 2), (0, 0, kernel[0] - 1, 0)]))
+        count = filters * groups if filters < 65 else groups * (filters // groups)
+        stem = real_input_conv(rng, "stem", shape, count, kernel, draw(strides()), padding, groups)
+    else:
+        stem = input_conv(rng, "stem", shape, filters)
+    layers: list[Layer] = []
+    shapes: dict[str, Shape] = {}
+    gives: dict[str, str] = {}
+
+    def add(layer: Layer) -> None:
+        before = [shapes[name] for name in layer.inputs] or [shape]
         try:
-            layer = residual_conv(
-                rng, name, shape, shortcut=shortcut, activation=activation, padding_value=value, **options
-            )
-            shape = layer.output_shape(shape)
-        except ModelError:
-            continue
+            shapes[layer.name] = layer.output_shape(*before)
+        except ModelError:  # too small for it
+            return
+        gives[layer.name] = layer.gives
         layers.append(layer)
-    output = draw(st.sampled_from([output_dense, output_bits]))
-    layers.append(output(rng, "output", shape, draw(st.sampled_from([1, 4, 33]))))
+
+    add(stem)
+    for index in range(draw(st.integers(1, 8))):
+        name = f"layer{index}"
+        source = draw(st.sampled_from(list(shapes)))
+        before, channels = shapes[source], shapes[source][2]
+        taken = {"inputs": (source,)}
+        kernel = draw(st.sampled_from([(1, 1), (3, 3), (2, 3)]))
+        padding = draw(
+            st.sampled_from([(0, 0), (kernel[0] // 2, kernel[1] // 2), (0, kernel[1] - 1, kernel[0] - 1, 0)])
+        )
+        stride = draw(strides())
+        if gives[source] == "bits":
+            value = draw(st.sampled_from([-1, 0, 1]))
+            if draw(st.integers(0, 3)) == 0:
+                add(BinaryMaxPool(name, channels, kernel, stride, padding, **taken))
+            else:
+                count = draw(st.sampled_from([channels, *CHANNEL_COUNTS]))
+                add(
+                    scaled_conv(
+                        rng, name, before, count, kernel, stride, padding, padding_value=value, **taken
+                    )
+                )
+            continue
+        same = [
+            other
+            for other, other_shape in shapes.items()
+            if other_shape == before and gives[other] == "signal"
+        ]
+        choice = draw(
+            st.sampled_from(
+                [
+                    "sign",
+                    "sign",
+                    "affine",
+                    "prelu",
+                    "clip",
+                    "add",
+                    "concat",
+                    "pad",
+                    "max",
+                    "mean",
+                    "real",
+                    "depthwise",
+                ]
+            )
+        )
+        if choice == "sign":
+            add(sign(rng, name, channels, (source,)))
+        elif choice == "affine":
+            add(affine(rng, name, channels, (source,)))
+        elif choice == "prelu":
+            add(prelu(rng, name, channels, (source,)))
+        elif choice == "clip":
+            add(clip(rng, name, channels, (source,)))
+        elif choice == "add":
+            add(Add(name, channels, inputs=(source, draw(st.sampled_from(same)))))
+        elif choice == "concat":
+            other = draw(st.sampled_from(same))
+            add(Concat(name, 2 * channels, inputs=(source, other)))
+        elif choice == "pad":
+            ends = draw(st.tuples(st.integers(0, 3), st.integers(0, 40)))
+            add(ChannelPad(name, channels + sum(ends), *ends, **taken))
+        elif choice == "max":
+            add(MaxPool(name, channels, kernel, stride, padding, **taken))
+        elif choice == "mean":
+            add(AveragePool(name, channels, kernel, stride, padding, draw(st.booleans()), **taken))
+        elif choice == "real":
+            count = draw(st.sampled_from([1, 31, 33, 64]))
+            add(real_conv(rng, name, before, count, kernel, stride, padding, **taken))
+        else:
+            add(real_conv(rng, name, before, 2 * channels, kernel, stride, padding, groups=channels, **taken))
+    # What nobody takes yet ends in the logits: signals as means of all pixels, bits by a matrix and a mean.
+    classes = draw(st.sampled_from([1, 4, 33]))
+    read = {name for layer in layers for name in layer.inputs}
+    ends = []
+    for end in [name for name in shapes if name not in read]:
+        name = end
+        if gives[name] == "bits":
+            add(scaled_conv(rng, f"{name}_all", shapes[name], 3, (1, 1), padding=(0, 0), inputs=(name,)))
+            name = f"{name}_all"
+        add(
+            AveragePool(
+                f"{name}_mean",
+                shapes[name][2],
+                shapes[name][:2],
+                shapes[name][:2],
+                (0, 0),
+                True,
+                inputs=(name,),
+            )
+        )
+        ends.append(f"{name}_mean")
+    if len(ends) > 1:
+        add(Concat("ends", sum(shapes[name][2] for name in ends), inputs=tuple(ends)))
+    last = layers[-1].name
+    if draw(st.booleans()):
+        add(real_conv(rng, "output", shapes[last], classes, inputs=(last,)))
+    else:
+        add(sign(rng, "last_sign", shapes[last][2], (last,)))
+        layers.append(output_dense(rng, "output", shapes[last], classes))
+    spec = InputSpec(*shape)
     return make_model(spec, layers)
+
+
+@st.composite
+def strides(draw: st.DrawFn) -> tuple[int, int]:
+    return draw(st.sampled_from([(1, 1), (2, 2), (1, 2)]))
 
 
 def random_frame(rng: np.random.Generator, height: int, width: int, encoding: str = "rgb8") -> Frame:

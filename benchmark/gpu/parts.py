@@ -49,7 +49,8 @@ from bnn_perception.importers.onnx.float_twin import read_float_twin
 from bnn_perception.importers.stage import Stage
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.folder import load_model
-from bnn_perception.net.layers import BinaryConv2d, Shape
+from bnn_perception.net.layer import Shape
+from bnn_perception.net.layers import BinaryConv2d
 from bnn_perception.net.model import Model, Place
 from bnn_perception.resources import resource_folder
 

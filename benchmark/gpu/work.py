@@ -14,7 +14,7 @@ from bnn_perception.backends.cuda import float_specs
 from bnn_perception.backends.cuda.float_specs import aligned, columns
 from bnn_perception.importers.stage import Stage
 from bnn_perception.net.bits import words_for
-from bnn_perception.net.layers import Shape
+from bnn_perception.net.layer import Shape
 from bnn_perception.net.model import Model, iter_layers
 
 #: Bytes of a frame's description and of a model input's pixel, as the preprocessing passes them.

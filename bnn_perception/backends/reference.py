@@ -1,14 +1,15 @@
-"""The definition of every layer, in NumPy. Whatever else evaluates a model must give the same words.
+"""The definition of every layer, in NumPy. Whatever else evaluates a model must give the same words and values.
 
 Bits are unpacked to the +1 and -1 they stand for and multiplied and added as the definition says; nothing
 here knows of XNOR or popcount, so the fast backends are checked against arithmetic, not against themselves.
-The matrix products run in float64, where sums of integers below 2**53 are exact.
+Sums of whole numbers run in float64, where those below 2**53 are exact. Operations on a signal run in float32, one at a
+time, in the order that the layer's docstring states (:mod:`bnn_perception.net.signals`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -18,33 +19,40 @@ from bnn_perception.backends.protocol import Device, StageTimer
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
+from bnn_perception.net.layer import Layer, Pads, Pool
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
-    Conv2d,
     InputConv2d,
-    InputResidualConv2d,
-    Layer,
+    OfBits,
+    OfPixels,
     OutputBits,
     OutputDense,
-    Pool,
-    ResidualConv2d,
+    SignConv2d,
     Thermometer,
-    WithResidual,
 )
 from bnn_perception.net.model import Model
+from bnn_perception.net.signals import (
+    Add,
+    Affine,
+    AveragePool,
+    BinaryMaxPool,
+    ChannelPad,
+    Clip,
+    Concat,
+    MaxPool,
+    PRelu,
+    RealConv2d,
+    RealInputConv2d,
+    Scaled,
+    ScaledBinaryConv2d,
+    ScaledInputConv2d,
+    Sign,
+)
+from bnn_perception.net.windows import pads
 
-
-class Output(NamedTuple):
-    """What a layer hands on.
-
-    Attributes:
-        value: (height, width, words) uint32; of the last layer (out_features,) float32.
-        residual: (height, width, channels) int32, None for a layer without a residual.
-    """
-
-    value: NDArray[Any]
-    residual: NDArray[np.int32] | None = None
+Signal = NDArray[np.float32]
+"""(height, width, channels)."""
 
 
 def thermometer(layer: Thermometer, pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -53,11 +61,23 @@ def thermometer(layer: Thermometer, pixels: NDArray[np.uint8]) -> NDArray[np.uin
     return bits.pack(reached.reshape(*pixels.shape[:2], -1))
 
 
+def windows_of(
+    values: NDArray[Any], kernel: tuple[int, int], stride: tuple[int, int], padding: Pads, outside: Any
+) -> NDArray[Any]:
+    """(height, width, channels) -> (output height, output width, channels, kernel y, kernel x).
+
+    What lies outside counts as ``outside``.
+    """
+    top, left, bottom, right = padding
+    padded = np.pad(values, ((top, bottom), (left, right), (0, 0)), constant_values=outside)
+    return sliding_window_view(padded, kernel, axis=(0, 1))[:: stride[0], :: stride[1]]
+
+
 def convolution(
     values: NDArray[np.int32],
     weights: NDArray[np.int32],
     stride: tuple[int, int],
-    padding: tuple[int, int],
+    padding: Pads,
     padding_value: int,
 ) -> NDArray[np.int32]:
     """Plain integer convolution (as nets mean it: correlation).
@@ -65,16 +85,15 @@ def convolution(
     Args:
         values: (height, width, in_channels) int32.
         weights: (out_channels, kernel y, kernel x, in_channels) int32.
-        stride, padding: (y, x).
+        stride: (y, x).
+        padding: top, left, bottom, right.
         padding_value: what lies outside.
 
     Returns:
         (output height, output width, out_channels) int32.
     """
-    (pad_y, pad_x), (_, kernel_y, kernel_x, _) = padding, weights.shape
-    padded = np.pad(values, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), constant_values=padding_value)
-    windows = sliding_window_view(padded, (kernel_y, kernel_x), axis=(0, 1))[:: stride[0], :: stride[1]]
-    # windows: (output height, output width, in_channels, kernel y, kernel x)
+    _, kernel_y, kernel_x, _ = weights.shape
+    windows = windows_of(values, (kernel_y, kernel_x), stride, padding, padding_value)
     sums = np.tensordot(windows.astype(np.float64), weights.astype(np.float64), axes=([3, 4, 2], [1, 2, 3]))
     return sums.astype(np.int32)
 
@@ -87,7 +106,7 @@ def max_pool(values: NDArray[np.int32], pool: Pool | None) -> NDArray[np.int32]:
     return windows[:: pool.stride, :: pool.stride].max(axis=(3, 4))
 
 
-def threshold(layer: Conv2d | BinaryDense, values: NDArray[np.int32]) -> NDArray[np.uint32]:
+def threshold(layer: SignConv2d | BinaryDense, values: NDArray[np.int32]) -> NDArray[np.uint32]:
     """(..., channels) int32 -> (..., words) uint32: ``bit = (value >= threshold) ^ flip``."""
     return bits.pack((values >= layer.threshold) ^ layer.flip)
 
@@ -97,10 +116,11 @@ def input_conv2d(layer: InputConv2d, pixels: NDArray[np.uint8]) -> NDArray[np.ui
     return threshold(layer, input_sums(layer, pixels))
 
 
-def input_sums(layer: InputConv2d, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+def input_sums(layer: OfPixels, pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(height, width, channels) uint8 -> (output height, output width, out_channels) int32 after the pool."""
     values = layer.levels[pixels].astype(np.int32)
-    sums = convolution(values, bits.signs(layer.weights, layer.in_channels), layer.stride, layer.padding, 0)
+    weights = bits.signs(layer.weights, layer.in_channels)
+    sums = convolution(values, weights, layer.stride, pads(layer.padding), 0)
     return max_pool(sums, layer.pool)
 
 
@@ -109,44 +129,107 @@ def binary_conv2d(layer: BinaryConv2d, words: NDArray[np.uint32]) -> NDArray[np.
     return threshold(layer, binary_sums(layer, words))
 
 
-def binary_sums(layer: BinaryConv2d, words: NDArray[np.uint32]) -> NDArray[np.int32]:
+def binary_sums(layer: OfBits, words: NDArray[np.uint32]) -> NDArray[np.int32]:
     """(height, width, words) uint32 -> (output height, output width, out_channels) int32 after the pool."""
     values = bits.signs(words, layer.in_channels)
     weights = bits.signs(layer.weights, layer.in_channels)
-    sums = convolution(values, weights, layer.stride, layer.padding, layer.padding_value)
+    sums = convolution(values, weights, layer.stride, pads(layer.padding), layer.padding_value)
     return max_pool(sums, layer.pool)
 
 
-def scaled(layer: WithResidual, sums: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(..., channels) int32 dot products -> ``m * dot + offset``; a model's residuals stay within int32."""
-    return np.where(sums >= 0, layer.multiplier, layer.negative_multiplier) * sums + layer.offset
+def scaled(layer: Scaled, sums: NDArray[np.int32]) -> Signal:
+    """(..., channels) int32 dot products -> ``add(mul(scale, float(dot)), bias)``."""
+    return sums.astype(np.float32) * layer.scale + layer.bias
 
 
-def input_residual_conv2d(
-    layer: InputResidualConv2d, pixels: NDArray[np.uint8], before: NDArray[np.int32] | None = None
-) -> Output:
-    """(height, width, channels) uint8 -> the first residual of a net; there is none before it."""
-    residual = scaled(layer, input_sums(layer, pixels))
-    return Output(threshold(layer, residual), residual)
+def scaled_input_conv2d(layer: ScaledInputConv2d, pixels: NDArray[np.uint8]) -> Signal:
+    """(height, width, channels) uint8 -> (output height, output width, out_channels) float32."""
+    return scaled(layer, input_sums(layer, pixels))
 
 
-def average_pool(residual: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(height, width, channels) int32 -> means of 2x2, rounded down; an odd last row or column is left out."""
-    height, width = residual.shape[0] // 2, residual.shape[1] // 2
-    windows = residual[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1)
-    return windows.sum(axis=(1, 3), dtype=np.int32) >> 2
+def scaled_binary_conv2d(layer: ScaledBinaryConv2d, words: NDArray[np.uint32]) -> Signal:
+    """(height, width, words) uint32 -> (output height, output width, out_channels) float32."""
+    return scaled(layer, binary_sums(layer, words))
 
 
-def residual_conv2d(
-    layer: ResidualConv2d, words: NDArray[np.uint32], before: NDArray[np.int32] | None
-) -> Output:
-    """(height, width, words) uint32 and (height, width, in_channels) int32, the residual before -> the next one."""
-    residual = scaled(layer, binary_sums(layer, words))
-    if layer.shortcut != "none":
-        assert before is not None  # or it would be no Model
-        shortcut = average_pool(before) if layer.shortcut == "average_pool" else before
-        residual = residual + np.tile(shortcut, layer.out_channels // layer.in_channels)
-    return Output(threshold(layer, residual), residual)
+def real_input_conv2d(layer: RealInputConv2d, pixels: NDArray[np.uint8]) -> Signal:
+    """(height, width, channels) uint8 -> (output height, output width, out_channels) float32."""
+    windows = windows_of(pixels.astype(np.float64), layer.kernel, layer.stride, pads(layer.padding), 0)
+    by_group = np.split(windows, layer.groups, axis=2)
+    weights = np.split(layer.weights.astype(np.float64), layer.groups)
+    sums = [np.tensordot(x, w, axes=([3, 4, 2], [1, 2, 3])) for x, w in zip(by_group, weights)]
+    row, column, table = layer.offsets((pixels.shape[0], pixels.shape[1], layer.in_channels))
+    rounded: Signal = np.concatenate(sums, axis=2).astype(np.float32)
+    return rounded * layer.scale + table[np.ix_(row, column)]
+
+
+def real_conv2d(layer: RealConv2d, x: Signal) -> Signal:
+    """(height, width, in_channels) float32 -> (output height, output width, out_channels) float32."""
+    windows = windows_of(x, layer.kernel, layer.stride, pads(layer.padding), np.float32(0))
+    filters, size = layer.out_channels // layer.groups, layer.group_channels
+    total = np.zeros((*windows.shape[:2], layer.out_channels), np.float32)
+    for y in range(layer.kernel[0]):
+        for x_ in range(layer.kernel[1]):
+            tap = windows[..., y, x_].reshape(*windows.shape[:2], layer.groups, size)
+            for channel in range(size):
+                # Each filter's own channel: that of its group.
+                total += np.repeat(tap[..., channel], filters, axis=-1) * layer.weights[:, y, x_, channel]
+    return total + layer.bias
+
+
+def affine(layer: Affine, x: Signal) -> Signal:
+    """(height, width, channels) float32 -> the same shape, as the functions that follow."""
+    return x * layer.scale + layer.bias
+
+
+def prelu(layer: PRelu, x: Signal) -> Signal:
+    return np.where(x >= 0, x, x * layer.slope)
+
+
+def clip(layer: Clip, x: Signal) -> Signal:
+    return np.minimum(np.maximum(x, layer.low), layer.high)
+
+
+def sign(layer: Sign, x: Signal) -> NDArray[np.uint32]:
+    """(height, width, channels) float32 -> (height, width, words) uint32."""
+    return bits.pack((x >= layer.threshold) ^ layer.flip)
+
+
+def add(layer: Add, x: Signal, other: Signal) -> Signal:
+    return x + other
+
+
+def concat(layer: Concat, *signals: Signal) -> Signal:
+    """(height, width, channels) float32 each -> (height, width, all channels) float32."""
+    return np.concatenate(signals, axis=2)
+
+
+def channel_pad(layer: ChannelPad, x: Signal) -> Signal:
+    """(height, width, channels) float32 -> (height, width, before + channels + after) float32."""
+    return np.pad(x, ((0, 0), (0, 0), (layer.before, layer.after)))
+
+
+def signal_max_pool(layer: MaxPool, x: Signal) -> Signal:
+    """(height, width, channels) float32 -> (output height, output width, channels) float32."""
+    windows = windows_of(x, layer.kernel, layer.stride, pads(layer.padding), np.float32(-np.inf))
+    return windows.max(axis=(3, 4))
+
+
+def binary_max_pool(layer: BinaryMaxPool, words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(height, width, words) uint32 -> (output height, output width, words) uint32."""
+    values = bits.signs(words, layer.channels)
+    windows = windows_of(values, layer.kernel, layer.stride, pads(layer.padding), -1)
+    return bits.pack(windows.max(axis=(3, 4)) > 0)
+
+
+def average_pool(layer: AveragePool, x: Signal) -> Signal:
+    """(height, width, channels) float32 -> (output height, output width, channels) float32."""
+    windows = windows_of(x, layer.kernel, layer.stride, pads(layer.padding), np.float32(0))
+    total = np.zeros(windows.shape[:3], np.float32)
+    for y in range(layer.kernel[0]):
+        for x_ in range(layer.kernel[1]):
+            total += windows[..., y, x_]
+    return total / layer.counts(x.shape)[..., None].astype(np.float32)
 
 
 def dense(layer: BinaryDense | OutputDense, words: NDArray[np.uint32]) -> NDArray[np.int32]:
@@ -174,36 +257,43 @@ def output_bits(layer: OutputBits, words: NDArray[np.uint32]) -> NDArray[np.floa
     return np.where(fires, layer.scale + layer.bias, layer.bias)
 
 
-Evaluate = Callable[[Any, NDArray[Any], "NDArray[np.int32] | None"], Output]
-
-
-def _without_residual(function: Callable[[Any, NDArray[Any]], NDArray[Any]]) -> Evaluate:
-    """The entry of :data:`EVALUATE` for a layer that neither gives nor reads a residual."""
-    return lambda layer, source, before: Output(function(layer, source))
-
-
-#: How each kind of layer is evaluated: from the layer, its input and the residual of the layer before it.
-EVALUATE: dict[type[Layer], Evaluate] = {
-    Thermometer: _without_residual(thermometer),
-    InputConv2d: _without_residual(input_conv2d),
-    InputResidualConv2d: input_residual_conv2d,
-    BinaryConv2d: _without_residual(binary_conv2d),
-    ResidualConv2d: residual_conv2d,
-    BinaryDense: _without_residual(binary_dense),
-    OutputDense: _without_residual(output_dense),
-    OutputBits: _without_residual(output_bits),
+#: How each kind of layer is evaluated: from the layer and its inputs.
+EVALUATE: dict[type[Layer], Callable[..., NDArray[Any]]] = {
+    Thermometer: thermometer,
+    InputConv2d: input_conv2d,
+    ScaledInputConv2d: scaled_input_conv2d,
+    RealInputConv2d: real_input_conv2d,
+    BinaryConv2d: binary_conv2d,
+    ScaledBinaryConv2d: scaled_binary_conv2d,
+    RealConv2d: real_conv2d,
+    Affine: affine,
+    PRelu: prelu,
+    Clip: clip,
+    Sign: sign,
+    Add: add,
+    Concat: concat,
+    ChannelPad: channel_pad,
+    MaxPool: signal_max_pool,
+    BinaryMaxPool: binary_max_pool,
+    AveragePool: average_pool,
+    BinaryDense: binary_dense,
+    OutputDense: output_dense,
+    OutputBits: output_bits,
 }
 
 
-def evaluate(layer: Layer, source: NDArray[Any], before: NDArray[np.int32] | None = None) -> Output:
+def evaluate(layer: Layer, *inputs: NDArray[Any]) -> NDArray[Any]:
     """The output of one layer for one frame.
 
     Args:
         layer: of any kind.
-        source: (height, width, channels) uint8 or (height, width, words) uint32, as the layer takes.
-        before: the residual of the layer before, None where that has none.
+        inputs: each (height, width, channels) uint8 pixels or float32 signal, or (height, width, words) uint32 bits,
+            as the layer takes.
+
+    Returns:
+        (height, width, words) uint32 bits, (height, width, channels) float32 signal or (classes,) float32 logits.
     """
-    return EVALUATE[type(layer)](layer, source, before)
+    return EVALUATE[type(layer)](layer, *inputs)
 
 
 class ReferenceBackend:
@@ -236,10 +326,9 @@ class ReferenceBackend:
         pass
 
     def _layers(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[Any]]]:
-        """The output of each layer in turn, by name, followed by its residual where it has one."""
-        output = Output(pixels)
-        for layer in self.model.layers:
-            output = evaluate(layer, output.value, output.residual)
-            yield layer.name, output.value
-            if output.residual is not None:
-                yield f"{layer.name}.residual", output.residual
+        """The output of each layer in turn, by name; of the last, the logits."""
+        values: list[NDArray[Any]] = [pixels]
+        for layer, places in zip(self.model.layers, self.model.sources()):
+            values.append(evaluate(layer, *(values[place + 1] for place in places)))
+            is_last = layer is self.model.layers[-1]
+            yield layer.name, values[-1].reshape(-1) if is_last else values[-1]

@@ -38,15 +38,13 @@ from numpy.typing import NDArray
 from bnn_perception.importers.errors import ImporterError
 from bnn_perception.net import bits
 from bnn_perception.net.checks import ModelError
+from bnn_perception.net.layer import Layer, Pool, Shape
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     InputConv2d,
-    Layer,
     OutputBits,
     OutputDense,
-    Pool,
-    Shape,
     Thermometer,
 )
 from bnn_perception.net.model import InputSpec, Model

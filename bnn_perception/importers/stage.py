@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.net.layers import Pool, Shape
+from bnn_perception.net.layer import Pool, Shape
 
 
 @dataclass(frozen=True, eq=False)

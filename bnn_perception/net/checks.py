@@ -14,10 +14,11 @@ MAX_SIDE = 4096
 MAX_CHANNELS = 1 << 16
 MAX_KERNEL = 64
 MAX_ACTIVATION_BITS = 1 << 28
-MAX_LAYERS = 256
+MAX_LAYERS = 2048
+MAX_INPUTS = 64
 MAX_LABEL = 200
-#: Largest magnitude of a residual value: it fits int32 and stays below :data:`bnn_perception.net.bits.NEVER`.
-MAX_RESIDUAL = np.iinfo(np.int32).max - 1
+#: Largest magnitude of a signal, and of the sums on the way to it; float32 holds 3.4e38.
+MAX_SIGNAL = 1e37
 #: Logits over a temperature, and over its inverse, stay well inside float32.
 MAX_TEMPERATURE = 1e6
 

@@ -69,6 +69,57 @@ def wholes(count: int, low: int = 0, high: int | None = None) -> Metadata:
     return {_SCALAR: read}
 
 
+def pair_or_pads() -> Metadata:
+    """Two whole numbers, for y and x, or four, for top, left, bottom and right. The layer checks their bounds."""
+
+    def read(where: str, value: object) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) not in (2, 4):
+            raise ModelError(
+                f"{where} is {show(value)}; it must be 2 whole numbers (y, x) or 4 (top, left, bottom, right)"
+            )
+        return tuple(value)
+
+    return {_SCALAR: read}
+
+
+def flag() -> Metadata:
+    """True or false."""
+
+    def read(where: str, value: object) -> Any:
+        if not isinstance(value, bool):
+            raise ModelError(f"{where} is {show(value)}; it must be true or false")
+        return value
+
+    return {_SCALAR: read}
+
+
+def names() -> Metadata:
+    """A tuple of names of layers, a list in YAML."""
+
+    def read(where: str, value: object) -> Any:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise ModelError(f"{where} is {show(value)}; it must be a list of names of layers")
+        return tuple(value)
+
+    return {_SCALAR: read}
+
+
+def reals(count: int, low: float, high: float) -> Metadata:
+    """A tuple of at most ``count`` numbers, a list in YAML; empty where nothing is stated."""
+
+    def read(where: str, value: object) -> Any:
+        if (
+            not isinstance(value, (list, tuple))
+            or len(value) > count
+            or not all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value)
+            or not all(low <= item <= high for item in value)
+        ):
+            raise ModelError(f"{where} is {show(value)}; it must be numbers from {low:g} to {high:g}")
+        return tuple(float(item) for item in value)
+
+    return {_SCALAR: read}
+
+
 def choice(*values: Any, text: str = "") -> Metadata:
     """One of a few values; ``text`` lists them in the message, where their own names do not suffice."""
 
@@ -120,6 +171,8 @@ def write_scalars(record: Any) -> dict[str, Any]:
     written: dict[str, Any] = {}
     for name in _readers(type(record)):
         value = getattr(record, name)
+        if value == ():  # nothing is stated
+            continue
         if isinstance(value, tuple):
             value = list(value)
         elif is_dataclass(value):

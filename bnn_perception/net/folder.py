@@ -35,10 +35,14 @@ from bnn_perception.errors import one_line
 from bnn_perception.files import replacing
 from bnn_perception.net.checks import MAX_LAYERS, ModelError, layer_name, show
 from bnn_perception.net.fields import arrays, read_scalars, write_scalars
-from bnn_perception.net.layers import LAYER_KINDS, Layer
+from bnn_perception.net.kinds import LAYER_KINDS
+from bnn_perception.net.layer import Layer
 from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, TEMPERATURES, InputSpec, Model
 
-FORMAT = 1
+#: What is written. Format 1 had the integer layers alone (and residual layers in fixed point, which are gone).
+FORMAT, READABLE = 2, (1, 2)
+#: Kinds of format 1 whose arithmetic no backend has any more.
+FIXED_POINT_KINDS = ("input_stream_conv2d", "residual_conv2d")
 
 # Far above any net for a robot, far below what exhausts its memory.
 MAX_DESCRIPTION_BYTES = 1 << 20
@@ -191,10 +195,12 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise ModelError(f"{path}: is not a mapping of fields")
     version = description.get("format")
-    if version != FORMAT or isinstance(version, bool):
+    if version not in READABLE or isinstance(version, bool):
         newer = isinstance(version, int) and version > FORMAT
         remedy = "; update bnn_perception to read it" if newer else ""
-        raise ModelError(f"{path}: format is {show(version)}; this version reads format {FORMAT}{remedy}")
+        raise ModelError(
+            f"{path}: format is {show(version)}; this version reads formats {' and '.join(map(str, READABLE))}{remedy}"
+        )
     return description
 
 
@@ -303,6 +309,11 @@ class _ArrayFile:
 def _read_layer(config: Mapping[str, Any], file: _ArrayFile) -> Layer:
     name = layer_name(config.get("name"))
     kind = config.get("kind")
+    if kind in FIXED_POINT_KINDS:
+        raise ModelError(
+            f"{name}: a {kind} is of format 1, whose residuals were in fixed point; import or train the net anew "
+            "(python -m bnn_perception import NET.onnx FOLDER)"
+        )
     if not isinstance(kind, str) or kind not in LAYER_KINDS:
         raise ModelError(f"{name}: kind {show(kind)} is unknown; this version knows {', '.join(LAYER_KINDS)}")
     cls = LAYER_KINDS[kind]

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnn_perception.net.checks import (
     MAX_ACTIVATION_BITS,
     MAX_LABEL,
     MAX_LAYERS,
     MAX_SIDE,
+    MAX_SIGNAL,
     MAX_TEMPERATURE,
     ModelError,
     is_text,
     layer_name,
     show,
 )
-from bnn_perception.net.fields import check_scalars, choice, whole
-from bnn_perception.net.layers import LAYER_KINDS, Layer, Shape
+from bnn_perception.net.fields import check_scalars, choice, reals, whole
+from bnn_perception.net.kinds import LAYER_KINDS
+from bnn_perception.net.layer import Layer, Shape
 
 #: The files of a model folder; :mod:`bnn_perception.net.folder` says what they hold.
 DESCRIPTION, BINARY, FLOAT_TWIN = "model.yaml", "binary.npz", "float.onnx"
@@ -40,15 +41,27 @@ class InputSpec:
         channels: 3 (RGB) or 1 (grey).
         fit: ``stretch`` scales the region of interest as it is, ``crop`` takes its largest centred part that
             has the model's aspect ratio.
+        mean, std: how the net that was imported takes a pixel p of 0..255, channel by channel:
+            ``(p / 255 - mean) / std``. They are part of the first layer already and stand here to be read; empty where
+            a net takes p / 255.
     """
 
     height: int = field(metadata=whole(1, MAX_SIDE))
     width: int = field(metadata=whole(1, MAX_SIDE))
     channels: int = field(default=3, metadata=choice(3, 1, text="3 (RGB) or 1 (grey)"))
     fit: str = field(default="crop", metadata=choice("crop", "stretch"))
+    mean: tuple[float, ...] = field(default=(), metadata=reals(3, -1e6, 1e6))
+    std: tuple[float, ...] = field(default=(), metadata=reals(3, -1e6, 1e6))
 
     def __post_init__(self) -> None:
         check_scalars("input", self)
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, self.channels):
+            raise ModelError(
+                f"input: {len(self.mean)} values of mean and {len(self.std)} of std; "
+                f"both have one for each of {self.channels} channels, or none"
+            )
+        if 0 in self.std:
+            raise ModelError("input.std holds a 0")
 
     @property
     def shape(self) -> Shape:
@@ -88,13 +101,13 @@ class Model:
             layer_name(name)
             if names.count(name) > 1:
                 raise ModelError(f"layers: the name '{name}' stands twice")
-        self._check_order()
-        for layer, shape in zip(self.layers, self.shapes()[1:]):
+        sources = self._check_order()
+        for layer, shape in zip(self.layers, self._shapes(sources)[1:]):
             if math.prod(shape) > MAX_ACTIVATION_BITS:
                 raise ModelError(
-                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
+                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} values"
                 )
-        self._check_residuals()
+        self._check_bounds(sources)
         last = self.layers[-1]
         if len(self.labels) != last.outputs:
             raise ModelError(
@@ -114,15 +127,25 @@ class Model:
             ):
                 raise ModelError(f"{name} is {show(value)}; it must be a number from 1e-6 to 1e6")
 
-    def _check_order(self) -> None:
-        """Check that the first layer and no other takes pixels, and the last and no other gives logits."""
+    def _check_order(self) -> list[tuple[int, ...]]:
+        """Check that each layer takes what layers before it give, and that each is taken by another but for the last.
+
+        Returns:
+            The places of each layer's inputs; -1 is the image.
+        """
+        places = {layer.name: index for index, layer in enumerate(self.layers)}
+        sources: list[tuple[int, ...]] = []
         last = self.layers[-1]
-        if last.gives != "logits":
-            kinds = [kind for kind, cls in LAYER_KINDS.items() if cls.gives == "logits"]
-            raise ModelError(
-                f"{last.name}: the last layer must be an {' or '.join(kinds)}, not a {last.kind}"
-            )
         for index, layer in enumerate(self.layers):
+            for name in layer.inputs:
+                if places.get(name, index) >= index:
+                    raise ModelError(f"{layer.name}.inputs: no layer before it has the name {show(name)}")
+            found = tuple(places[name] for name in layer.inputs) or (index - 1,)
+            if not layer.fewest <= len(found) <= layer.most:
+                number = (
+                    f"{layer.fewest}" if layer.fewest == layer.most else f"{layer.fewest} to {layer.most}"
+                )
+                raise ModelError(f"{layer.name}.inputs: {len(found)} of them; a {layer.kind} takes {number}")
             if (layer.takes == "pixels") != (index == 0):
                 kinds = [kind for kind, cls in LAYER_KINDS.items() if cls.takes == "pixels"]
                 raise ModelError(
@@ -131,24 +154,63 @@ class Model:
                 )
             if layer.gives == "logits" and layer is not last:
                 raise ModelError(f"{layer.name}: a {layer.kind} must be the last layer")
+            for place in found:
+                if place >= 0 and self.layers[place].gives != layer.takes:
+                    raise ModelError(
+                        f"{layer.name}: a {layer.kind} takes {layer.takes}, but {self.layers[place].name} "
+                        f"gives {self.layers[place].gives}"
+                    )
+            sources.append(found)
+        if last.gives == "bits":
+            kinds = [kind for kind, cls in LAYER_KINDS.items() if cls.gives == "logits"]
+            raise ModelError(
+                f"{last.name}: the last layer must give a signal or be an {' or '.join(kinds)}, not a {last.kind}"
+            )
+        read = {place for found in sources for place in found}
+        for index, layer in enumerate(self.layers[:-1]):
+            if index not in read:
+                raise ModelError(f"{layer.name}: no layer takes its output")
+        return sources
+
+    def _shapes(self, sources: Sequence[tuple[int, ...]]) -> list[Shape]:
+        shapes = [self.input.shape]
+        for layer, places in zip(self.layers, sources):
+            shapes.append(layer.output_shape(*(shapes[place + 1] for place in places)))
+        last = self.layers[-1]
+        if last.gives == "signal" and shapes[-1][:2] != (1, 1):
+            raise ModelError(
+                f"{last.name}: the last layer gives {list(shapes[-1])}; logits are a signal of one pixel"
+            )
+        return shapes
+
+    def sources(self) -> list[tuple[int, ...]]:
+        """For each layer the places of those that it takes, by their order in :attr:`layers`; -1 is the image."""
+        places = {layer.name: index for index, layer in enumerate(self.layers)}
+        return [
+            tuple(places[name] for name in layer.inputs) or (index - 1,)
+            for index, layer in enumerate(self.layers)
+        ]
 
     def shapes(self) -> list[Shape]:
         """Shape of the input and of each layer's output; one more than there are layers."""
-        shapes = [self.input.shape]
-        for layer in self.layers:
-            shapes.append(layer.output_shape(shapes[-1]))
-        return shapes
+        return self._shapes(self.sources())
 
-    def _check_residuals(self) -> None:
-        """Check that no residual value, and nothing that is added up on the way to it, can leave int32."""
-        before: NDArray[np.float64] | None = None
-        for layer in self.layers:
-            before = layer.max_residual(before)
+    def _check_bounds(self, sources: Sequence[tuple[int, ...]]) -> None:
+        """Check that no signal, and nothing that is added up on the way to it, can leave float32."""
+        bounds = [np.full(self.input.channels, 255.0)]
+        for layer, places in zip(self.layers, sources):
+            bounds.append(layer.bound([bounds[place + 1] for place in places]))
+            if not bounds[-1].max() <= MAX_SIGNAL:
+                channel = int(bounds[-1].argmax())
+                raise ModelError(
+                    f"{layer.name}: channel {channel} of its signal can reach {bounds[-1][channel]:.3g}; "
+                    f"float32 holds {MAX_SIGNAL:g} safely; use smaller scales"
+                )
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one frame."""
-        return sum(layer.macs(shape) for layer, shape in zip(self.layers, self.shapes()))
+        return sum(place.layer.macs(*place.before_all) for place in iter_layers(self))
 
     @property
     def float_twin(self) -> Path | None:
@@ -163,24 +225,30 @@ class Place(NamedTuple):
 
     Attributes:
         layer: which.
-        before: shape of its input.
+        before: shape of its first input.
         after: shape of its output.
-        following: the layer that takes its output, None for the last.
+        sources: the layers that it takes, in the order of its inputs; None is the image.
+        readers: the layers that take its output, in their order in the model; none for the last.
+        before_all: shapes of all of its inputs.
     """
 
     layer: Layer
     before: Shape
     after: Shape
-    following: Layer | None
-
-    @property
-    def residual_is_read(self) -> bool:
-        """Whether the layer that follows adds this one's residual; one that nobody adds need not be stored."""
-        return self.following is not None and self.following.reads_residual
+    sources: tuple[Layer | None, ...]
+    readers: tuple[Layer, ...]
+    before_all: tuple[Shape, ...]
 
 
 def iter_layers(model: Model) -> Iterator[Place]:
     """Each layer in its place, in order."""
-    shapes = model.shapes()
-    for place in zip(model.layers, shapes[:-1], shapes[1:], (*model.layers[1:], None)):
-        yield Place(*place)
+    shapes, sources = model.shapes(), model.sources()
+    readers: list[list[Layer]] = [[] for _ in model.layers]
+    for layer, places in zip(model.layers, sources):
+        for place in dict.fromkeys(places):
+            if place >= 0:
+                readers[place].append(layer)
+    for index, (layer, places) in enumerate(zip(model.layers, sources)):
+        before = tuple(shapes[place + 1] for place in places)
+        taken = tuple(None if place < 0 else model.layers[place] for place in places)
+        yield Place(layer, before[0], shapes[index + 1], taken, tuple(readers[index]), before)

@@ -36,7 +36,7 @@ from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.net.layers import Layer, Pool, Shape
+from bnn_perception.net.layer import Layer, Pool, Shape
 from bnn_perception.net.model import InputSpec
 
 

@@ -15,7 +15,7 @@ from bnn_perception.backends.cuda.network import Step, layer_step
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.specs import Tile, is_tiled
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.net.layers import Layer, Shape
+from bnn_perception.net.layer import Layer, Shape
 
 
 def same_examples(count: int) -> settings:

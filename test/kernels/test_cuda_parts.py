@@ -24,7 +24,7 @@ from bnn_perception.backends.cuda.tiles import TileTable, shape_key, user_table
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import source_rect
-from bnn_perception.net.layers import Pool
+from bnn_perception.net.layer import Pool
 from bnn_perception.net.model import InputSpec
 
 MakeGpu = Callable[..., FakeCupy]

@@ -16,7 +16,7 @@ from test_nvrtc_matrix import need, usage_of
 from bnn_perception.backends.cuda import float_specs
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.importers.onnx.float_twin import Stage
-from bnn_perception.net.layers import Pool
+from bnn_perception.net.layer import Pool
 
 pytestmark = pytest.mark.skipif(host_module.why_not() is not None, reason=str(host_module.why_not()))
 

@@ -36,7 +36,7 @@ from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
 from bnn_perception.net.checks import ModelError
-from bnn_perception.net.layers import Shape
+from bnn_perception.net.layer import Shape
 from bnn_perception.net.model import InputSpec, Model, iter_layers
 
 

@@ -12,7 +12,7 @@ from launches import check_layer
 from layer_cases import DENSE, MMA, RESIDUAL, conv
 
 from bnn_perception.backends.cuda import specs
-from bnn_perception.net.layers import Layer, Pool, Shape
+from bnn_perception.net.layer import Layer, Pool, Shape
 
 
 class Mutant(NamedTuple):

@@ -18,7 +18,8 @@ from bnn_perception.backends.cuda import network, specs
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.specs import KernelSpec, Target
 from bnn_perception.backends.cuda.tiles import TileTable
-from bnn_perception.net.layers import Conv2d, Layer, Pool, Shape
+from bnn_perception.net.layer import Layer, Pool, Shape
+from bnn_perception.net.layers import Conv2d
 
 #: Every SM with the oldest CUDA that compiles for it, Orin and H100 with the newest as well.
 CASES = [(sm.cuda[0], number) for number, sm in specs.SMS.items()] + [(13, 87), (13, 90)]

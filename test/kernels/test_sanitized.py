@@ -13,7 +13,7 @@ from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.specs import FRAME
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import prepare_reference
-from bnn_perception.net.layers import Pool
+from bnn_perception.net.layer import Pool
 from bnn_perception.net.model import InputSpec
 
 # Small layers that reach every part of the kernels: the sanitizers make them some fifty times slower.

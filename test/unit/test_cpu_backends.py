@@ -43,7 +43,7 @@ from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net import bits
 from bnn_perception.net.folder import load_model
-from bnn_perception.net.layers import Layer, Pool
+from bnn_perception.net.layer import Layer, Pool
 from bnn_perception.net.model import InputSpec, Model, iter_layers
 from bnn_perception.resources import find_model
 

@@ -21,6 +21,7 @@ from bnn_perception.importers.onnx.quantizers import quantize
 from bnn_perception.importers.onnx.read import read
 from bnn_perception.net import bits
 from bnn_perception.net.folder import load_model
+from bnn_perception.net.layer import Pool
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
@@ -29,7 +30,6 @@ from bnn_perception.net.layers import (
     InputResidualConv2d,
     OutputBits,
     OutputDense,
-    Pool,
     ResidualConv2d,
     Thermometer,
 )

@@ -18,7 +18,8 @@ from bnn_perception.backends.cpu import program
 from bnn_perception.backends.cuda import network
 from bnn_perception.cli.inspect_ import layer_rows
 from bnn_perception.net.fields import arrays
-from bnn_perception.net.layers import LAYER_KINDS, Layer
+from bnn_perception.net.kinds import LAYER_KINDS
+from bnn_perception.net.layer import Layer
 from bnn_perception.net.model import Model
 from bnn_perception.training import kinds as training_kinds
 from bnn_perception.training.kinds import LAYER_SPECS, Signal

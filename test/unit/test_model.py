@@ -39,7 +39,8 @@ from bnn_perception.backends.reference import convolution, input_residual_conv2d
 from bnn_perception.net import bits
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model, save_model, update_info
-from bnn_perception.net.layers import BinaryConv2d, InputConv2d, InputResidualConv2d, Layer, Pool
+from bnn_perception.net.layer import Layer, Pool
+from bnn_perception.net.layers import BinaryConv2d, InputConv2d, InputResidualConv2d
 from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, InputSpec, Model
 from bnn_perception.resources import find_model
 

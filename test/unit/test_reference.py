@@ -29,7 +29,8 @@ from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.classifier import Classifier
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
-from bnn_perception.net.layers import Conv2d, Pool, ResidualConv2d
+from bnn_perception.net.layer import Pool
+from bnn_perception.net.layers import Conv2d, ResidualConv2d
 from bnn_perception.net.model import InputSpec
 
 

@@ -10,18 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.net import bits
+from bnn_perception.net.layer import Layer, Pool, Shape
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     FullyConnected,
     InputConv2d,
     InputResidualConv2d,
-    Layer,
     OutputBits,
     OutputDense,
-    Pool,
     ResidualConv2d,
-    Shape,
     Thermometer,
     WithResidual,
 )

@@ -14,6 +14,7 @@ from bnn_perception.backends.cuda import packing, specs
 from bnn_perception.backends.cuda.specs import ConvTile, DenseTile, KernelSpec, Target
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.net.bits import words_for
+from bnn_perception.net.layer import Layer, Shape
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
@@ -21,11 +22,9 @@ from bnn_perception.net.layers import (
     FullyConnected,
     InputConv2d,
     InputResidualConv2d,
-    Layer,
     OutputBits,
     OutputDense,
     ResidualConv2d,
-    Shape,
     Thermometer,
 )
 from bnn_perception.net.model import Model, Place, iter_layers

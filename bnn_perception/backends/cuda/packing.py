@@ -20,6 +20,7 @@ from bnn_perception.backends.cuda.specs import (
     taps,
 )
 from bnn_perception.net import bits
+from bnn_perception.net.layer import Shape
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
@@ -29,7 +30,6 @@ from bnn_perception.net.layers import (
     OutputBits,
     OutputDense,
     ResidualConv2d,
-    Shape,
     WithResidual,
 )
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from bnn_perception.frames.preprocess import LUMA
 from bnn_perception.net.bits import words_for
+from bnn_perception.net.layer import Layer, Shape
 from bnn_perception.net.layers import (
     SHORTCUTS,
     BinaryConv2d,
@@ -25,11 +26,9 @@ from bnn_perception.net.layers import (
     FullyConnected,
     InputConv2d,
     InputResidualConv2d,
-    Layer,
     OutputBits,
     OutputDense,
     ResidualConv2d,
-    Shape,
     Thermometer,
 )
 from bnn_perception.net.model import InputSpec

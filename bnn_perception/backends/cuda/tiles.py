@@ -33,7 +33,8 @@ from bnn_perception.backends.cuda.specs import (
     tile_fields,
 )
 from bnn_perception.errors import one_line
-from bnn_perception.net.layers import Conv2d, Shape
+from bnn_perception.net.layer import Shape
+from bnn_perception.net.layers import Conv2d
 from bnn_perception.resources import resource_folder
 
 #: The name of a table: of one beside the other configuration, where a robot's maker puts it, and of the user's own.

@@ -16,7 +16,7 @@ from bnn_perception.backends.cuda.timing import time_kernels
 from bnn_perception.backends.protocol import BackendError
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import Frame
-from bnn_perception.net.layers import Shape
+from bnn_perception.net.layer import Shape
 from bnn_perception.net.model import Model, iter_layers
 
 #: Tiles of a layer that are tried, the best guesses; each is compiled, which takes most of the time.

@@ -22,14 +22,13 @@ from bnn_perception.importers.fold.layers import (
 )
 from bnn_perception.importers.fold.signal import Exact, Products, Signal, constant
 from bnn_perception.importers.fold.thresholds import Quantization, Threshold, at_pixels
+from bnn_perception.net.layer import Layer, Pool
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     InputConv2d,
-    Layer,
     OutputBits,
-    Pool,
     Thermometer,
 )
 

@@ -23,15 +23,14 @@ from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.fold.signal import Exact, Products, Residual, exact
 from bnn_perception.net import bits
 from bnn_perception.net.checks import MAX_RESIDUAL
+from bnn_perception.net.layer import Layer, Pool
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     InputConv2d,
     InputResidualConv2d,
-    Layer,
     OutputDense,
-    Pool,
     ResidualConv2d,
 )
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
-from bnn_perception.net.layers import Pool
+from bnn_perception.net.layer import Pool
 
 Exact = NDArray[np.object_]
 """Rational numbers (:class:`fractions.Fraction`)."""

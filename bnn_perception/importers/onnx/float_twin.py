@@ -16,7 +16,7 @@ from bnn_perception.importers.onnx.graph import MALFORMED, Graph
 from bnn_perception.importers.onnx.operators import OPERATORS, find
 from bnn_perception.importers.onnx.stages import Chain
 from bnn_perception.importers.stage import Stage
-from bnn_perception.net.layers import Shape
+from bnn_perception.net.layer import Shape
 from bnn_perception.net.model import InputSpec
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
-from bnn_perception.net.layers import Pool
+from bnn_perception.net.layer import Pool
 
 if TYPE_CHECKING:
     import onnx

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.onnx.node import Node
 from bnn_perception.importers.stage import Stage
-from bnn_perception.net.layers import Shape
+from bnn_perception.net.layer import Shape
 
 _KNOWN_SHORTCUT = "a shortcut around one convolution, from before the activation in front of it"
 

@@ -12,7 +12,7 @@ from bnn_perception.importers.fold.signal import Exact, Signal
 from bnn_perception.importers.onnx.graph import Graph
 from bnn_perception.importers.onnx.node import Node
 from bnn_perception.importers.onnx.operators import find
-from bnn_perception.net.layers import Layer
+from bnn_perception.net.layer import Layer
 
 if TYPE_CHECKING:
     import onnx
