@@ -21,9 +21,12 @@ so that a bit takes one comparison with a limit that is known beforehand. An inp
 at a time, by the signs of its weights; it has its sum as value and its threshold as limit, and from there on the two
 kinds of convolution are one.
 
-A layer with a residual needs the dot product itself, the maximum of a pool's window, and takes it through its
-multipliers, offset and shortcut to 32-bit integers, which it stores where a shortcut will read them, and compares.
-Without a pool this happens while the values of a tile still lie in the nearest cache.
+Where a signal (:mod:`bnn_perception.net.signals`) follows, the dot product itself, or the maximum of a pool's window,
+is taken through the step's *epilogue* as float32: a list of operations (:data:`AFFINE` and so on), the store of the
+signal where another step reads it, and the comparison with its thresholds. Without a pool this happens while the values
+of a tile still lie in the nearest cache. Steps on signals end in the same epilogue. Every operation of it is one
+instruction that rounds once; nothing here allows LLVM to contract or reorder them. A signal takes a whole number of
+vectors a pixel; its spare lanes are 0, since spare parameters are.
 
 How the distance is counted depends on the processor (:func:`_hamming_distances`). With AVX2 it is a table
 look-up: ``vpshufb`` takes the low nibble of every weight byte as index into a table of 16 bytes that was made
@@ -33,6 +36,7 @@ Elsewhere (NEON's ``cnt``, AVX-512's ``vpopcntb``) popcount is one instruction, 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -58,8 +62,20 @@ UNITS_IN_SHORT = 4095
 #: Pairs of taps of an input convolution whose sums (at most 510 each) a signed 16-bit value holds.
 PAIRS_IN_SHORT = 64
 
+#: Taps of a convolution of pixels with 24-bit weights whose sums, in halves of 12 bits, an int32 holds.
+TAPS_IN_INT = 2048
+#: Output pixels of a real convolution that share each weight that is loaded.
+REAL_PIXELS = 2
+
 #: What a step does; see :data:`STEP`.
 THERMOMETER, LEVELS, INPUT_CONV, BINARY_CONV, OUTPUT, OUTPUT_BITS = range(6)
+BITS_POOL, COPY_CHANNELS, SIGNAL, MAX_POOL, AVERAGE_POOL, REAL_CONV, DEPTHWISE_CONV, REAL_INPUT_CONV = range(
+    6, 14
+)
+
+#: Operations of an epilogue. Their parameters, rows of LANES float32, follow one another: scale and bias, a slope, low
+#: and high, none; after :data:`END` the thresholds.
+END, AFFINE, PRELU, CLIP, ADD = range(5)
 
 #: One step of a program. Addresses and strides are in bytes; ``*_row`` and ``*_pixel`` are the distances of
 #: rows and pixels. A dense layer is a convolution whose kernel is as large as its input.
@@ -95,17 +111,25 @@ STEP = np.dtype(
             "products",  # of one dot product of an output
             "scale",  # of an output: (words * LANES,) float32
             "bias",  # likewise
-            "scales",  # (words, 4, LANES) int32 multiplier, the negative one, offset, threshold; 0: no residual
-            "shift",  # of a residual: a dot product is ``(value << shift) + base``, base int32
-            "residual",  # where the residual goes: (words * LANES,) int32 a pixel; 0 where nothing reads it
-            "residual_row",
-            "residual_pixel",
-            "shortcut",  # the residual that is added, or 0
-            "shortcut_row",
-            "shortcut_pixel",
-            "shortcut_first",  # (words,) int32 channel of the shortcut that is added to the first of a word
-            "shortcut_period",  # channels after which the shortcut begins anew within a word; 0: never
-            "shortcut_average",  # whether means of 2x2 pixels are added
+            "ops",  # the epilogue, int64 operations up to END; 0 where bits follow from integers alone
+            "parameters",  # of it, for each word (rows, LANES) float32
+            "parameter_bytes",  # of one word
+            "shift",  # a dot product is ``(value << shift) + base``, base int32
+            "signal",  # where the signal goes: (words * LANES,) float32 a pixel; 0 where no other step reads it
+            "signal_row",
+            "signal_pixel",
+            "addend",  # the signal that ADD adds
+            "addend_row",
+            "addend_pixel",
+            "in_height",  # of the source of a pool
+            "in_width",
+            "kernel_y",  # of a pool
+            "kernel_x",
+            "stride_y",
+            "stride_x",
+            "top",  # rows and columns of padding before the source of a pool
+            "left",
+            "counts",  # of an average: (out_height, out_width) int32
         )
     ],
     align=True,
@@ -127,21 +151,18 @@ def state_bytes(steps: int) -> int:
 VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 
-#: Bytes of a vector of int32, and of the four of them that a residual takes: two of zeros, a shortcut, a sum.
+#: Bytes of a vector of int32 or float32, and of a step's own vectors: two of zeros, one for a signal that no step reads,
+#: sums of real convolutions, sums in float64, and a value.
 VECTOR_BYTES = 4 * LANES
-RESIDUAL_BYTES = 4 * VECTOR_BYTES
+OWN_BYTES = 3 * VECTOR_BYTES + 2 * PIXELS * VECTOR_BYTES + 2 * VECTOR_BYTES
 
 
-def scratch_bytes(pixels: int, residual: bool = False) -> int:
+def scratch_bytes(pixels: int, signal: bool = False) -> int:
     """Bytes of scratch memory for an item of ``pixels`` outputs of a convolution.
 
-    They hold values, totals, and of each pixel and vector a word or, where a residual follows a pool, the dot products.
+    They hold values, totals, and of each pixel and vector a word or, where a signal follows a pool, the dot products.
     """
-    return (
-        VALUE_BYTES
-        + TOTAL_BYTES
-        + (RESIDUAL_BYTES + 2 * VECTOR_BYTES * pixels if residual else 4 * 2 * pixels)
-    )
+    return VALUE_BYTES + TOTAL_BYTES + (OWN_BYTES + 2 * VECTOR_BYTES * pixels if signal else 4 * 2 * pixels)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -163,6 +184,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
 _BYTES, _SHORTS, _INTS = (ir.VectorType(scalar, LANES) for scalar in (_I8, _I16, _I32))
+_FLOAT = ir.FloatType()
+_FLOATS, _DOUBLES = ir.VectorType(_FLOAT, LANES), ir.VectorType(ir.DoubleType(), LANES)
 _HALF_TABLE = ir.VectorType(_I8, 16)
 
 
@@ -184,7 +207,7 @@ def _element(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, scalar: 
     return builder.sext(builder.load(pointer, align=1), _I64)
 
 
-def _constant(vector: ir.VectorType, value: int) -> ir.Constant:
+def _constant(vector: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(vector, [value] * vector.count)
 
 
@@ -472,49 +495,210 @@ def _largest(_: Any, target: Any, other: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic
-def _average(_: Any, target: Any, above: Any, below: Any, pixel: Any) -> Any:
-    """``average(target, above, below, pixel)``: means, rounded down, of two pixels of each of two rows."""
+def _epilogue(vector: ir.VectorType) -> Any:
+    """An intrinsic ``epilogue(target, values, base, shift, ops, parameters, addend)``.
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        target, above, below, pixel = args
-        rows = [
-            builder.add(_load(builder, row, _INTS), _load(builder, builder.add(row, pixel), _INTS))
-            for row in (above, below)
-        ]
-        _store(builder, builder.ashr(builder.add(*rows), _constant(_INTS, 2)), target)
-        return context.get_dummy_value()
-
-    integer = types.int64
-    return types.void(integer, integer, integer, integer), generate
-
-
-def _residual_bits(vector: ir.VectorType) -> Any:
-    """An intrinsic ``residual_bits(target, values, base, shift, arrays, shortcut)``.
-
-    It stores the residual of a vector of filters, from the values of :func:`_dot`, and returns the word of its bits.
-    arrays: address of (4, LANES) int32 multiplier, negative multiplier, offset, threshold.
+    It takes a vector of values (integers as :func:`_dot` has them, or float32) through the operations ``ops``, stores
+    the result at ``target`` and returns the word of its comparisons with the thresholds.
     """
 
     @intrinsic
-    def residual_bits(
-        _: Any, target: Any, values: Any, base: Any, shift: Any, arrays: Any, shortcut: Any
+    def epilogue(
+        _: Any, target: Any, values: Any, base: Any, shift: Any, ops: Any, parameters: Any, addend: Any
     ) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            target, values, base, shift, arrays, shortcut = args
-            multiplier, negative, offset, threshold = (
-                _load(builder, builder.add(arrays, _I64(VECTOR_BYTES * index)), _INTS) for index in range(4)
-            )
-            dot = _dot(builder, values, vector, base, shift)
-            positive = builder.icmp_signed(">=", dot, _constant(_INTS, 0))
-            scaled = builder.mul(builder.select(positive, multiplier, negative), dot)
-            y = builder.add(builder.add(scaled, offset), _load(builder, shortcut, _INTS))
+            target, values, base, shift, ops, parameters, addend = args
+            if vector is _FLOATS:
+                first = _load(builder, values, _FLOATS)
+            else:
+                first = builder.sitofp(_dot(builder, values, vector, base, shift), _FLOATS)
+            x, row, op = (cgutils.alloca_once(builder, kind) for kind in (_FLOATS, _I64, _I64))
+            for place, value in ((x, first), (row, parameters), (op, ops)):
+                builder.store(value, place)
+
+            def parameter() -> ir.Value:
+                """The next row of parameters."""
+                address = builder.load(row)
+                builder.store(builder.add(address, _I64(VECTOR_BYTES)), row)
+                return _load(builder, address, _FLOATS)
+
+            def affine(value: ir.Value) -> ir.Value:
+                scaled = builder.fmul(parameter(), value)
+                return builder.fadd(scaled, parameter())
+
+            def prelu(value: ir.Value) -> ir.Value:
+                rises = builder.fcmp_ordered(">=", value, _constant(_FLOATS, 0.0))
+                return builder.select(rises, value, builder.fmul(parameter(), value))
+
+            def clip(value: ir.Value) -> ir.Value:
+                low = parameter()
+                value = builder.select(builder.fcmp_ordered(">", value, low), value, low)
+                high = parameter()
+                return builder.select(builder.fcmp_ordered("<", value, high), value, high)
+
+            def add(value: ir.Value) -> ir.Value:
+                return builder.fadd(value, _load(builder, addend, _FLOATS))
+
+            head, done = builder.append_basic_block("op"), builder.append_basic_block("end")
+            builder.branch(head)
+            builder.position_at_end(head)
+            address = builder.load(op)
+            builder.store(builder.add(address, _I64(8)), op)
+            choice = builder.switch(builder.load(_pointer(builder, address, _I64)), done)
+            for code, apply in ((AFFINE, affine), (PRELU, prelu), (CLIP, clip), (ADD, add)):
+                block = builder.append_basic_block("apply")
+                choice.add_case(_I64(code), block)
+                builder.position_at_end(block)
+                builder.store(apply(builder.load(x)), x)
+                builder.branch(head)
+            builder.position_at_end(done)
+            y = builder.load(x)
             _store(builder, y, target)
-            return builder.bitcast(builder.icmp_signed(">=", y, threshold), _I32)
+            return builder.bitcast(builder.fcmp_ordered(">=", y, parameter()), _I32)
 
-        return types.uint32(*[types.int64] * 6), generate
+        return types.uint32(*[types.int64] * 7), generate
 
-    return residual_bits
+    return epilogue
+
+
+def _on_floats(combine: Callable[..., ir.Value]) -> Any:
+    """An intrinsic ``(target, other)``: replace a vector of float32 by what ``combine`` makes of it and another."""
+
+    @intrinsic
+    def on_floats(_: Any, target: Any, other: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            ours, theirs = (_load(builder, address, _FLOATS) for address in args)
+            _store(builder, combine(builder, ours, theirs), args[0])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return on_floats
+
+
+@intrinsic
+def _divide(_: Any, target: Any, count: Any) -> Any:
+    """``divide(target, count)``: a vector of float32 by one number."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        divisor = _broadcast(builder, args[1], _FLOATS)
+        _store(builder, builder.fdiv(_load(builder, args[0], _FLOATS), divisor), args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), generate
+
+
+@intrinsic
+def _multiply_add(_: Any, target: Any, source: Any, weights: Any) -> Any:
+    """``multiply_add(target, source, weights)``: add the products of two vectors to a third, rounded one by one."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        total, x, w = (_load(builder, address, _FLOATS) for address in args)
+        _store(builder, builder.fadd(total, builder.fmul(x, w)), args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+def _tap_tile(
+    pixels: int, vector: ir.VectorType, planes: int, unit: int, add_tap: Callable[..., list[ir.Value]]
+) -> Any:
+    """An intrinsic ``tile(sums, weights, offsets, taps, windows)`` of a tile of pixels and one vector of filters.
+
+    sums: (pixels, planes, LANES) of ``vector``, set to what ``add_tap`` adds up; weights: ``unit`` bytes a tap; offsets
+    (taps,) int32; windows, an address a pixel.
+    """
+
+    @intrinsic
+    def tile(_: Any, sums: Any, weights: Any, offsets: Any, taps: Any, windows: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            sums, weights, offsets, taps, windows = args
+            corners = [builder.extract_value(windows, pixel) for pixel in range(pixels)]
+            totals = [[cgutils.alloca_once(builder, vector) for _ in range(planes)] for _ in range(pixels)]
+            for total in itertools.chain(*totals):
+                builder.store(_constant(vector, 0), total)
+            with cgutils.for_range(builder, taps, intp=_I64) as loop:
+                offset = _element(builder, offsets, loop.index, _I32)
+                row = builder.add(weights, builder.mul(loop.index, _I64(unit)))
+                for corner, total in zip(corners, totals):
+                    before = [builder.load(plane) for plane in total]
+                    after = add_tap(builder, before, builder.add(corner, offset), row)
+                    for plane, value in zip(total, after):
+                        builder.store(value, plane)
+            for index, total in enumerate(itertools.chain(*totals)):
+                _store(builder, builder.load(total), builder.add(sums, _I64(VECTOR_BYTES * index)))
+            return context.get_dummy_value()
+
+        integer = types.int64
+        return types.void(integer, integer, integer, integer, types.UniTuple(integer, pixels)), generate
+
+    return tile
+
+
+def _add_real_tap(
+    builder: ir.IRBuilder, before: list[ir.Value], source: ir.Value, weights: ir.Value
+) -> list[ir.Value]:
+    """``sum + x * w``, product and sum rounded one after the other."""
+    x = _broadcast(builder, _load(builder, source, _FLOAT), _FLOATS)
+    return [builder.fadd(before[0], builder.fmul(x, _load(builder, weights, _FLOATS)))]
+
+
+def _add_pixel_pair(
+    builder: ir.IRBuilder, before: list[ir.Value], source: ir.Value, weights: ir.Value
+) -> list[ir.Value]:
+    """Adds two adjacent uint8 pixels times the weights of each lane, whose low and high 12 bits lie in two planes.
+
+    weights: (2 planes, LANES, 2) int16. The shape of the sum of products is that of ``vpmaddwd``.
+    """
+    pairs = ir.VectorType(_I16, 2 * LANES)
+    wide = ir.VectorType(_I32, 2 * LANES)
+    both = builder.zext(_load(builder, source, ir.VectorType(_I8, 2)), ir.VectorType(_I16, 2))
+    pair = _broadcast(builder, builder.bitcast(both, _I32), _INTS)
+    pixels = builder.sext(builder.bitcast(pair, pairs), wide)
+    undefined = ir.Constant(wide, ir.Undefined)
+    after = []
+    for plane, total in enumerate(before):
+        taps = builder.sext(_load(builder, builder.add(weights, _I64(4 * LANES * plane)), pairs), wide)
+        products = builder.mul(pixels, taps)
+        even, odd = (
+            builder.shuffle_vector(
+                products, undefined, ir.Constant(_INTS, [2 * lane + side for lane in range(LANES)])
+            )
+            for side in (0, 1)
+        )
+        after.append(builder.add(total, builder.add(even, odd)))
+    return after
+
+
+@intrinsic
+def _add_planes(_: Any, target: Any, planes: Any) -> Any:
+    """``add_planes(target, planes)``: add ``low + 4096 * high`` of two vectors of int32 to one of float64, exactly."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        target, planes = args
+        low, high = (
+            builder.sitofp(_load(builder, builder.add(planes, _I64(VECTOR_BYTES * plane)), _INTS), _DOUBLES)
+            for plane in (0, 1)
+        )
+        sums = builder.fadd(low, builder.fmul(high, _constant(_DOUBLES, 4096.0)))
+        _store(builder, builder.fadd(_load(builder, target, _DOUBLES), sums), target)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def _scale_sums(_: Any, target: Any, sums: Any, scale: Any, offset: Any) -> Any:
+    """``scale_sums(target, sums, scale, offset)``: ``scale * float32(sums) + offset`` of float64, rounded each time."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        target, sums, scale, offset = args
+        x = builder.fptrunc(_load(builder, sums, _DOUBLES), _FLOATS)
+        scaled = builder.fmul(_load(builder, scale, _FLOATS), x)
+        _store(builder, builder.fadd(scaled, _load(builder, offset, _FLOATS)), target)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 _binary_tile_4x2, _binary_tile_4x1 = _binary_tile(PIXELS, 2), _binary_tile(PIXELS, 1)
@@ -522,7 +706,15 @@ _binary_tile_1x2, _binary_tile_1x1 = _binary_tile(1, 2), _binary_tile(1, 1)
 _input_tile_4 = _input_tile(PIXELS)
 _reached_short, _reached_int = _reached(_SHORTS), _reached(_INTS)
 _dots_short, _dots_int = _dots(_SHORTS), _dots(_INTS)
-_residual_short, _residual_int = _residual_bits(_SHORTS), _residual_bits(_INTS)
+_epilogue_short, _epilogue_int, _epilogue_float = _epilogue(_SHORTS), _epilogue(_INTS), _epilogue(_FLOATS)
+_add_floats = _on_floats(lambda builder, ours, theirs: builder.fadd(ours, theirs))
+_max_floats = _on_floats(
+    lambda builder, ours, theirs: builder.select(builder.fcmp_ordered(">", ours, theirs), ours, theirs)
+)
+_copy_floats = _on_floats(lambda builder, ours, theirs: theirs)
+_real_tile = _tap_tile(REAL_PIXELS, _FLOATS, 1, 4 * LANES, _add_real_tap)
+_real_tile_1 = _tap_tile(1, _FLOATS, 1, 4 * LANES, _add_real_tap)
+_pixel_tile = _tap_tile(1, _INTS, 2, 8 * LANES, _add_pixel_pair)
 _inner: Any = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -638,74 +830,41 @@ def _convolution(step: Any, group: int, first: int, last: int, scratch: int) -> 
                 _write_u32(target, index, word ^ _read_u32(step.flip, index))
 
 
-@_inner
-def _wrapped(step: Any, source: int, vector: int, target: int) -> None:
-    """Set the int32 at ``target`` to the shortcut of a vector of filters within which its channels begin anew."""
-    channel = np.int64(_read_i32(step.shortcut_first, vector))
-    for lane in range(LANES):
-        at = source + 4 * channel
-        value = _read_i32(at, 0)
-        if step.shortcut_average:
-            value += _read_i32(at + step.shortcut_pixel, 0)
-            value += _read_i32(at + step.shortcut_row, 0)
-            value += _read_i32(at + step.shortcut_row + step.shortcut_pixel, 0)
-            value >>= np.int32(2)
-        _write_i32(target, lane, value)
-        channel += 1
-        if channel == step.shortcut_period:
-            channel = np.int64(0)
+#: How :func:`_finish` takes its values.
+_AS_SHORT, _AS_INT, _AS_FLOAT = range(3)
 
 
 @_inner
 def _finish(
-    step: Any,
-    group: int,
-    vectors: int,
-    row: int,
-    column: int,
-    wide: bool,
-    values: int,
-    base: int,
-    shift: int,
-    own: int,
+    step: Any, vector: int, row: int, column: int, kind: int, values: int, base: int, shift: int, own: int
 ) -> None:
-    """Residual and words of one pixel of the output and one group of filters, from their values; see :func:`_dot`."""
-    zeros, added, y = own, own + 2 * VECTOR_BYTES, own + 3 * VECTOR_BYTES
-    factor = 2 if step.shortcut_average else 1
-    before = step.shortcut + factor * (row * step.shortcut_row + column * step.shortcut_pixel)
-    residual = step.residual + row * step.residual_row + column * step.residual_pixel
-    target = step.target + row * step.target_row + column * step.target_pixel
-    for index in range(vectors):
-        vector = group * step.vectors + index
-        shortcut = zeros
-        if step.shortcut:
-            shortcut = before + 4 * np.int64(_read_i32(step.shortcut_first, vector))
-            if step.shortcut_period:
-                _wrapped(step, before, vector, added)
-                shortcut = added
-            elif step.shortcut_average:
-                _average(added, shortcut, shortcut + step.shortcut_row, step.shortcut_pixel)
-                shortcut = added
-        if step.residual:
-            y = residual + VECTOR_BYTES * vector
-        arrays, place = step.scales + 4 * VECTOR_BYTES * vector, base + VECTOR_BYTES * index
-        if wide:
-            word = _residual_int(y, values + 4 * LANES * index, place, shift, arrays, shortcut)
-        else:
-            word = _residual_short(y, values + 2 * LANES * index, place, shift, arrays, shortcut)
+    """Signal and word of one pixel of the output and one vector of filters, from its values; see :func:`_epilogue`."""
+    y = own + 2 * VECTOR_BYTES
+    if step.signal:
+        y = step.signal + row * step.signal_row + column * step.signal_pixel + VECTOR_BYTES * vector
+    addend = step.addend + row * step.addend_row + column * step.addend_pixel + VECTOR_BYTES * vector
+    parameters = step.parameters + step.parameter_bytes * vector
+    if kind == _AS_FLOAT:
+        word = _epilogue_float(y, values, base, shift, step.ops, parameters, addend)
+    elif kind == _AS_INT:
+        word = _epilogue_int(y, values, base, shift, step.ops, parameters, addend)
+    else:
+        word = _epilogue_short(y, values, base, shift, step.ops, parameters, addend)
+    if step.target:
+        target = step.target + row * step.target_row + column * step.target_pixel
         _write_u32(target, vector, word ^ _read_u32(step.flip, vector))
 
 
 @_inner
-def _residual_convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
-    """The same for a layer with a residual; see :func:`_convolution`."""
+def _signal_convolution(step: Any, group: int, first: int, last: int, scratch: int) -> None:
+    """The same where a signal follows the dot products; see :func:`_convolution`."""
     vectors = min(step.vectors, step.words - group * step.vectors)
     totals = scratch + VALUE_BYTES
     own = totals + TOTAL_BYTES
-    dots = own + RESIDUAL_BYTES
+    dots = own + OWN_BYTES
     for lane in range(2 * LANES):
         _write_i32(own, lane, np.int32(0))
-    values, size = (totals, 4 * LANES) if step.wide else (scratch, 2 * LANES)
+    values, size, kind = (totals, 4 * LANES, _AS_INT) if step.wide else (scratch, 2 * LANES, _AS_SHORT)
     pooled = step.pool_size > 1 or step.pool_stride > 1
     top = first * step.pool_stride * step.width
     bottom = ((last - 1) * step.pool_stride + step.pool_size) * step.width
@@ -717,7 +876,9 @@ def _residual_convolution(step: Any, group: int, first: int, last: int, scratch:
             base = step.limits + VECTOR_BYTES * (pattern * step.words + group * step.vectors)
             theirs = values + size * slot * vectors
             if not pooled:
-                _finish(step, group, vectors, row, column, step.wide != 0, theirs, base, step.shift, own)
+                for index in range(vectors):
+                    vector, place = group * step.vectors + index, base + VECTOR_BYTES * index
+                    _finish(step, vector, row, column, kind, theirs + size * index, place, step.shift, own)
                 column += 1
                 if column == step.width:
                     row, column = row + 1, np.int64(0)
@@ -740,7 +901,123 @@ def _residual_convolution(step: Any, group: int, first: int, last: int, scratch:
                     pixel = dots + VECTOR_BYTES * (corner + y * step.width + x) * vectors
                     for index in range(vectors):
                         _largest(largest + VECTOR_BYTES * index, pixel + VECTOR_BYTES * index)
-            _finish(step, group, vectors, row, column, True, largest, own, np.int64(0), own)
+            for index in range(vectors):
+                vector, place = group * step.vectors + index, largest + VECTOR_BYTES * index
+                _finish(step, vector, row, column, _AS_INT, place, own, np.int64(0), own)
+
+
+@_inner
+def _pooled(step: Any, vector: int, row: int, column: int, target: int) -> None:
+    """Set a vector of float32 to the maximum or the mean of one window, as far as it lies inside the source."""
+    y, x = row * step.stride_y - step.top, column * step.stride_x - step.left
+    begin = True
+    for source_row in range(max(y, 0), min(y + step.kernel_y, step.in_height)):
+        for source_column in range(max(x, 0), min(x + step.kernel_x, step.in_width)):
+            at = step.source + source_row * step.source_row + source_column * step.source_pixel
+            at += VECTOR_BYTES * vector
+            if begin:
+                _copy_floats(target, at)
+                begin = False
+            elif step.kind == MAX_POOL:
+                _max_floats(target, at)
+            else:
+                _add_floats(target, at)
+    if step.kind == AVERAGE_POOL:
+        _divide(target, np.float32(_read_i32(step.counts, row * step.out_width + column)))
+
+
+@_inner
+def _real_window(step: Any, vector: int, window: int, target: int, own: int) -> None:
+    """Set a vector of float32 to the sums of one window of a depthwise convolution or of one of pixels."""
+    if step.kind == DEPTHWISE_CONV:
+        for lane in range(LANES):
+            _write_f32(target, lane, np.float32(0))
+        for tap in range(step.units):
+            at = step.source + np.int64(_read_i32(step.windows, 2 * window))
+            at += np.int64(_read_i32(step.offsets, tap)) + VECTOR_BYTES * vector
+            _multiply_add(target, at, step.weights + VECTOR_BYTES * (tap * step.words + vector))
+        return
+    # Of pixels: int32 sums of at most TAPS_IN_INT taps are exact, and so is their sum in float64.
+    planes = own + 3 * VECTOR_BYTES
+    sums = planes + 2 * VECTOR_BYTES
+    for lane in range(2 * LANES):
+        _write_i32(sums, lane, np.int32(0))
+    windows = (step.source + np.int64(_read_i32(step.windows, 2 * window)),)
+    for first in range(0, step.units, TAPS_IN_INT // 2):
+        count = min(step.units - first, TAPS_IN_INT // 2)
+        weights = step.weights + 8 * LANES * (vector * step.units + first)
+        _pixel_tile(planes, weights, step.offsets + 4 * first, count, windows)
+        _add_planes(sums, planes)
+    pattern = np.int64(_read_i32(step.windows, 2 * window + 1))
+    offset = step.bias + VECTOR_BYTES * (pattern * step.words + vector)
+    _scale_sums(target, sums, step.scale + VECTOR_BYTES * vector, offset)
+
+
+@_inner
+def _real_rows(step: Any, vector: int, first: int, last: int, own: int) -> None:
+    """Output rows of one vector of filters of a real convolution that takes every channel."""
+    sums = own + 3 * VECTOR_BYTES
+    weights = step.weights + VECTOR_BYTES * vector * step.units
+    for row in range(first, last):
+        for column in range(0, step.out_width, REAL_PIXELS):
+            pixel = row * step.width + column
+            begin = step.source + np.int64(_read_i32(step.windows, 2 * pixel))
+            if column + 1 < step.out_width:
+                other = step.source + np.int64(_read_i32(step.windows, 2 * pixel + 2))
+                _real_tile(sums, weights, step.offsets, step.units, (begin, other))
+                _finish(step, vector, row, column, _AS_FLOAT, sums, own, np.int64(0), own)
+                _finish(step, vector, row, column + 1, _AS_FLOAT, sums + VECTOR_BYTES, own, np.int64(0), own)
+            else:
+                _real_tile_1(sums, weights, step.offsets, step.units, (begin,))
+                _finish(step, vector, row, column, _AS_FLOAT, sums, own, np.int64(0), own)
+
+
+@_inner
+def _signal_rows(step: Any, vector: int, first: int, last: int, scratch: int) -> None:
+    """Output rows of one vector of channels of a step that takes a signal, or pixels with real weights."""
+    own = scratch + VALUE_BYTES + TOTAL_BYTES
+    if step.kind == REAL_CONV:
+        _real_rows(step, vector, first, last, own)
+        return
+    value = own + 3 * VECTOR_BYTES + 2 * PIXELS * VECTOR_BYTES
+    for row in range(first, last):
+        for column in range(step.out_width):
+            source = value
+            if step.kind == SIGNAL:
+                source = step.source + row * step.source_row + column * step.source_pixel
+                source += VECTOR_BYTES * vector
+            elif step.kind == MAX_POOL or step.kind == AVERAGE_POOL:
+                _pooled(step, vector, row, column, value)
+            else:
+                _real_window(step, vector, row * step.width + column, value, own)
+            _finish(step, vector, row, column, _AS_FLOAT, source, own, np.int64(0), own)
+
+
+@_inner
+def _copy_channels(step: Any, first: int, last: int) -> None:
+    """The channels of one signal to their place in another."""
+    for row in range(first, last):
+        for column in range(step.out_width):
+            source = step.source + row * step.source_row + column * step.source_pixel
+            target = step.target + row * step.target_row + column * step.target_pixel
+            for channel in range(step.units):
+                _write_f32(target, channel, _read_f32(source, channel))
+
+
+@_inner
+def _bits_pool(step: Any, first: int, last: int) -> None:
+    """Words -> OR of the words of each window; those outside are 0."""
+    for row in range(first, last):
+        for column in range(step.out_width):
+            source = step.source + row * step.stride_y * step.source_row
+            source += column * step.stride_x * step.source_pixel
+            target = step.target + row * step.target_row + column * step.target_pixel
+            for index in range(step.words):
+                word = np.uint32(0)
+                for y in range(step.kernel_y):
+                    for x in range(step.kernel_x):
+                        word |= _read_u32(source + y * step.source_row + x * step.source_pixel, index)
+                _write_u32(target, index, word)
 
 
 @_inner
@@ -779,8 +1056,14 @@ def _work(step: Any, item: int, scratch: int) -> None:
         _output(step, group, scratch)
     elif step.kind == OUTPUT_BITS:
         _output_bits(step)
-    elif step.scales:
-        _residual_convolution(step, group, first, last, scratch)
+    elif step.kind == BITS_POOL:
+        _bits_pool(step, first, last)
+    elif step.kind == COPY_CHANNELS:
+        _copy_channels(step, first, last)
+    elif step.kind >= SIGNAL:
+        _signal_rows(step, group, first, last, scratch)
+    elif step.ops:
+        _signal_convolution(step, group, first, last, scratch)
     else:
         _convolution(step, group, first, last, scratch)
 

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.backends.fusion import Fused, fuse
 from bnn_perception.net import bits
-from bnn_perception.net.layer import Layer, Pool, Shape
+from bnn_perception.net.layer import Layer, Pads, Pool, Shape
 from bnn_perception.net.layers import (
     BinaryConv2d,
     BinaryDense,
     FullyConnected,
     InputConv2d,
-    InputResidualConv2d,
+    OfBits,
+    OfPixels,
     OutputBits,
     OutputDense,
-    ResidualConv2d,
     Thermometer,
-    WithResidual,
 )
 from bnn_perception.net.model import Model, iter_layers
+from bnn_perception.net.signals import (
+    Add,
+    Affine,
+    AveragePool,
+    BinaryMaxPool,
+    ChannelPad,
+    Clip,
+    Concat,
+    MaxPool,
+    Pool2d,
+    PRelu,
+    RealConv2d,
+    RealInputConv2d,
+    Scaled,
+    ScaledBinaryConv2d,
+    ScaledInputConv2d,
+    Sign,
+)
+from bnn_perception.net.windows import pads
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,27 +53,63 @@ ALIGNMENT = 64
 ITEMS_PER_THREAD = 4
 #: Pixels of a convolution in one item at most, so that its words stay in the nearest cache.
 PIXELS_PER_ITEM = 4096
-#: The same where a residual follows a pool: such a convolution keeps 32 bits a filter where others keep one.
-POOLED_RESIDUAL_PIXELS_PER_ITEM = 128
+#: The same where a signal follows a pool: such a convolution keeps 32 bits a filter where others keep one.
+POOLED_SIGNAL_PIXELS_PER_ITEM = 128
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What a layer reads and writes.
+    """What a step reads and writes.
 
     Attributes:
-        shape: of its input.
-        source: its input, with the border that it reads around it.
-        target: its output.
-        before: the residual of the layer before, None where that keeps none.
-        residual: where it keeps its own residual, None where nothing reads it.
+        fused: its layers.
+        shape: of its first input.
+        source: its first input with the border that its readers need.
+        border: rows above and columns left of that input's pixels.
+        insides: all of its inputs, without borders.
+        bits: where its bits go, None where it gives none.
+        signal: where its signal goes, None where no other step reads it.
+        addend: the signal that its ``Add`` adds.
     """
 
+    fused: Fused
     shape: Shape
     source: NDArray[Any]
-    target: NDArray[Any]
-    before: NDArray[np.int32] | None
-    residual: NDArray[np.int32] | None
+    border: tuple[int, int]
+    insides: tuple[NDArray[Any], ...]
+    bits: NDArray[np.uint32] | None
+    signal: NDArray[np.float32] | None
+    addend: NDArray[np.float32] | None
+
+    def inside(self) -> NDArray[Any]:
+        """The pixels of the first input, without the border."""
+        return self.insides[0]
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """Where the logits go, of a step that gives them."""
+        assert self.signal is not None
+        return self.signal
+
+    def padded(self, padding: tuple[int, ...]) -> NDArray[Any]:
+        """The first input from where the windows of a layer with this padding begin."""
+        top, left, _, _ = pads(padding)
+        return self.source[self.border[0] - top :, self.border[1] - left :]
+
+    @property
+    def target(self) -> NDArray[Any]:
+        """Where its bits go, of a step that gives nothing else."""
+        assert self.bits is not None
+        return self.bits
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a layer gives, in memory: with a border for those who read around it, and its inside."""
+
+    whole: NDArray[Any]
+    inside: NDArray[Any]
+    border: tuple[int, int]
 
 
 class Program:
@@ -63,10 +118,10 @@ class Program:
     Attributes:
         steps: (n,) ``native.STEP``; the addresses in it point into arrays that this object keeps.
         native: the compiled functions.
-        step_layers: for each step the name of its layer.
+        step_layers: for each step the name of its first layer.
         pixels: (height, width, channels) uint8, the input.
-        outputs: of each layer, by name: (height, width, words) uint32, the last (out_features,) float32; of a residual
-            that a shortcut reads, as ``<layer>.residual``: (height, width, channels) int32.
+        outputs: what steps keep, by the name of the layer that gives it: (height, width, words) uint32 bits, (height,
+            width, channels) float32 signals, the last (classes,) float32 logits.
         scratch_bytes: of memory that each thread needs.
     """
 
@@ -78,43 +133,83 @@ class Program:
         self.step_layers: list[str] = []
         self.outputs: dict[str, NDArray[Any]] = {}
         self.scratch_bytes = 0
-        source = self.pixels = self.zeros(model.input.shape, np.uint8)
-        before: NDArray[np.int32] | None = None
+        self.pixels = self.zeros(model.input.shape, np.uint8)
+        shapes = dict(zip((layer.name for layer in model.layers), model.shapes()[1:]))
+        readers: dict[str, list[Layer]] = {}
         for place in iter_layers(model):
-            layer, after = place.layer, place.after
-            if layer.gives == "logits":
-                target = padded = self.zeros((1, 1, self.lanes(layer.outputs)), np.float32)
-                self.outputs[layer.name] = target[0, 0, : layer.outputs]
-            else:
-                # Words outside the image stay 0, which stands for -1: the padding of the layer that follows.
-                border = (0, 0) if place.following is None else place.following.border
-                padded, target = self.padded((*after[:2], bits.words_for(after[2])), border, np.uint32)
-                self.outputs[layer.name] = target
-            residual: NDArray[np.int32] | None = None
-            if place.residual_is_read:
-                residual = self.zeros((*after[:2], self.lanes(after[2])), np.int32)
-                self.outputs[f"{layer.name}.residual"] = residual[..., : after[2]]
-            LOWER[type(layer)](self, layer, Ends(place.before, source, target, before, residual))
-            source, before = padded, residual
+            readers[place.layer.name] = list(place.readers)
+        tensors: dict[str | None, Tensor] = {None: Tensor(self.pixels, self.pixels, (0, 0))}
+        for fused in fuse(model):
+            head = fused.head
+            sources = [tensors[None if source is None else source.name] for source in head.sources]
+            if isinstance(head.layer, Add):  # the chain adds the other one
+                sources = sources[:1]
+            signs = fused.sign or (head.layer if head.layer.gives == "bits" else None)
+            target = signal = None
+            if signs is not None:
+                target = self._bits(shapes[signs.name], readers[signs.name])
+                tensors[signs.name] = target
+                self.outputs[signs.name] = target.inside
+            kept = head.layer.name if head.layer.gives == "logits" else fused.signal
+            if kept is not None:
+                signal = self._signal(shapes[kept], readers[kept])
+                tensors[kept] = signal
+                values = signal.inside[..., : shapes[kept][2]]
+                self.outputs[kept] = values if readers[kept] else values[0, 0]
+            LOWER[type(head.layer)](
+                self,
+                head.layer,
+                Ends(
+                    fused,
+                    head.before,
+                    sources[0].whole,
+                    sources[0].border,
+                    tuple(tensor.inside for tensor in sources),
+                    None if target is None else target.inside,
+                    None if signal is None else signal.inside,
+                    None if fused.addend is None else tensors[fused.addend].inside,
+                ),
+            )
         self.steps = np.zeros(len(self._records), dtype=native.STEP)
         for index, record in enumerate(self._records):
             for field, value in record.items():
                 self.steps[field][index] = value
+
+    def _bits(self, shape: Shape, readers: Sequence[Layer]) -> Tensor:
+        # Words outside the image stay 0, which stands for -1: the padding of the layers that follow.
+        return self._tensor((*shape[:2], bits.words_for(shape[2])), [r.border for r in readers], np.uint32)
+
+    def _signal(self, shape: Shape, readers: Sequence[Layer]) -> Tensor:
+        # Values outside stay 0, as convolutions want them; pools look where the image ends.
+        borders = [reader.border for reader in readers if isinstance(reader, RealConv2d)]
+        return self._tensor((*shape[:2], self.lanes(shape[2])), borders, np.float32)
+
+    def _tensor(self, shape: Shape, borders: Sequence[Pads], dtype: Any) -> Tensor:
+        top, left, bottom, right = (max((pad[side] for pad in borders), default=0) for side in range(4))
+        height, width, depth = shape
+        whole = self.zeros((top + height + bottom, left + width + right, depth), dtype)
+        return Tensor(whole, whole[top : top + height, left : left + width], (top, left))
 
     def layer_steps(self, name: str) -> NDArray[Any]:
         """The steps of one layer."""
         return self.steps[np.array([layer == name for layer in self.step_layers])]
 
     def add_step(
-        self, layer: Layer, kind: int, source: NDArray[Any], target: NDArray[Any], **fields: int
+        self, layer: Layer, kind: int, source: NDArray[Any], target: NDArray[Any] | None, **fields: int
     ) -> None:
-        """Append a step from one array of pixels to another, cut into items for the threads."""
-        out_height, out_width = target.shape[:2]
+        """Append a step from one array of pixels to another, cut into items for the threads.
+
+        Without a target ``fields`` hold where the step's signal goes, and its size.
+        """
+        if target is not None:
+            out_height, out_width = target.shape[:2]
+        else:
+            out_height, out_width = fields["out_height"], fields["out_width"]
         groups = fields.get("groups", 1)
         pool_stride, pool_size = fields.get("pool_stride", 1), fields.get("pool_size", 1)
         conv_width = fields.get("width", out_width)
-        residual, pooled = "scales" in fields, pool_size > 1 or pool_stride > 1
-        limit = POOLED_RESIDUAL_PIXELS_PER_ITEM if residual and pooled else PIXELS_PER_ITEM
+        signal, pooled = "ops" in fields, pool_size > 1 or pool_stride > 1
+        limit = POOLED_SIGNAL_PIXELS_PER_ITEM if signal and pooled else PIXELS_PER_ITEM
         chunks = min(out_height, max(-(-self._items // groups), -(-out_height * conv_width // limit)))
         rows = -(-out_height // chunks)
         self._records.append(
@@ -126,9 +221,9 @@ class Program:
                 "source": source.ctypes.data,
                 "source_row": source.strides[0],
                 "source_pixel": source.strides[1],
-                "target": target.ctypes.data,
-                "target_row": target.strides[0],
-                "target_pixel": target.strides[1],
+                "target": 0 if target is None else target.ctypes.data,
+                "target_row": 0 if target is None else target.strides[0],
+                "target_pixel": 0 if target is None else target.strides[1],
                 "out_height": out_height,
                 "out_width": out_width,
                 **fields,
@@ -136,8 +231,8 @@ class Program:
         )
         self.step_layers.append(layer.name)
         pixels = ((rows - 1) * pool_stride + pool_size) * conv_width
-        held = pixels if pooled or not residual else 0
-        self.scratch_bytes = max(self.scratch_bytes, self.native.scratch_bytes(held, residual))
+        held = pixels if pooled or not signal else 0
+        self.scratch_bytes = max(self.scratch_bytes, self.native.scratch_bytes(held, signal))
 
     def windows(
         self,
@@ -206,55 +301,47 @@ class Program:
         clipped = self.filled(np.clip(limits, low, high).astype(dtype), high)
         return {"wide": int(wide), "limits": self.keep(clipped), "flip": self.keep(bits.pack(flip))}
 
-    def residual(
-        self, layer: WithResidual, base: NDArray[np.integer], wide: bool, ends: Ends, shift: int
-    ) -> dict[str, int]:
-        """What follows the values of a layer with a residual.
+    def epilogue(self, ends: Ends, first: Sequence[NDArray[np.float32]] = ()) -> dict[str, int]:
+        """What follows the values of a step, up to its signal and its bits.
 
-        Spare filters have multipliers of 0 and at most a channel's shortcut: a residual no larger than a channel can
-        have, which never reaches ``bits.NEVER``, so that their bits are 0.
+        Spare channels have parameters of 0 and thresholds that no value reaches: their values and bits are 0.
 
         Args:
-            layer: which.
-            base, shift: of dot products, ``(value << shift) + base``; base (patterns, filters).
-            wide: whether values are int32.
-            ends: where its residual goes and where its shortcut comes from.
+            ends: with the chain and the sign.
+            first: scale and bias that go before the chain.
         """
-        arrays = (layer.multiplier, layer.negative_multiplier, layer.offset)
-        by_word = [*(self.filled(array) for array in arrays), self.filled(layer.threshold, bits.NEVER)]
+        native, rows = self.native, list(first)
+        ops = [native.AFFINE] if rows else []
+        channels = ends.fused.head.after[2]
+        for layer in ends.fused.chain:
+            ops.append(OPERATIONS[type(layer)](native))
+            rows += layer.array_values().values()
+        sign = ends.fused.sign
+        never = np.full(channels, np.inf, np.float32)
+        by_lane = [self.filled(row) for row in rows]
+        by_lane.append(self.filled(never if sign is None else sign.threshold, np.inf))
+        lanes = native.LANES
+        parameters = np.stack([row.reshape(-1, lanes) for row in by_lane], axis=1).astype(np.float32)
         fields = {
-            "wide": int(wide),
-            "limits": self.keep(self.filled(base.astype(np.int32))),
-            "shift": shift,
-            "flip": self.keep(bits.pack(layer.flip)),
-            "scales": self.keep(np.stack([a.reshape(-1, self.native.LANES) for a in by_word], axis=1)),
+            "words": bits.words_for(channels),
+            "ops": self.keep(np.array([*ops, native.END], np.int64)),
+            "parameters": self.keep(parameters),
+            "parameter_bytes": parameters[0].nbytes,
+            "flip": self.keep(bits.pack(np.zeros(channels, bool) if sign is None else sign.flip)),
+            "out_height": ends.fused.head.after[0],
+            "out_width": ends.fused.head.after[1],
         }
-        if ends.residual is not None:
-            fields.update(
-                residual=ends.residual.ctypes.data,
-                residual_row=ends.residual.strides[0],
-                residual_pixel=ends.residual.strides[1],
-            )
-        if layer.reads_residual:
-            assert ends.before is not None  # or it would be no Model
-            first = np.arange(0, self.lanes(layer.out_channels), self.native.LANES) % layer.in_channels
-            repeats = layer.out_channels > layer.in_channels
-            within_word = repeats and layer.in_channels % self.native.LANES != 0
-            fields.update(
-                shortcut=ends.before.ctypes.data,
-                shortcut_row=ends.before.strides[0],
-                shortcut_pixel=ends.before.strides[1],
-                shortcut_first=self.keep(first.astype(np.int32)),
-                shortcut_period=layer.in_channels if within_word else 0,
-                shortcut_average=int(layer.added_shortcut == "average_pool"),
-            )
+        for name, array in (("signal", ends.signal), ("addend", ends.addend)):
+            if array is not None:
+                fields[name] = array.ctypes.data
+                fields[f"{name}_row"], fields[f"{name}_pixel"] = array.strides[:2]
         return fields
 
     def lanes(self, filters: int) -> int:
         """Lanes of the vectors that hold ``filters``."""
         return bits.words_for(filters) * int(self.native.LANES)
 
-    def filled(self, values: NDArray[Any], spare: int = 0) -> NDArray[Any]:
+    def filled(self, values: NDArray[Any], spare: float = 0) -> NDArray[Any]:
         """(..., filters) -> (..., lanes)."""
         filled = np.full((*values.shape[:-1], self.lanes(values.shape[-1])), spare, dtype=values.dtype)
         filled[..., : values.shape[-1]] = values
@@ -266,13 +353,26 @@ class Program:
         return array
 
     def padded(
-        self, shape: Shape, padding: tuple[int, int], dtype: Any, value: int = 0
+        self, shape: Shape, padding: Pads, dtype: Any, value: int = 0
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """An array with a border of ``padding`` around ``shape``, full of ``value``, and the view of its inside."""
-        (height, width, depth), (pad_y, pad_x) = shape, padding
-        padded = self.zeros((height + 2 * pad_y, width + 2 * pad_x, depth), dtype)
+        (height, width, depth), (top, left, bottom, right) = shape, padding
+        padded = self.zeros((top + height + bottom, left + width + right, depth), dtype)
         padded[...] = value
-        return padded, padded[pad_y : pad_y + height, pad_x : pad_x + width]
+        return padded, padded[top : top + height, left : left + width]
+
+    def by_vector(self, by_unit: NDArray[Any]) -> dict[str, int]:
+        """(units, filters, ...) weights of a step whose groups are vectors of filters: those of one after another's."""
+        by_filter = self.filled(np.moveaxis(by_unit, 1, -1))
+        lanes = self.native.LANES
+        groups = [
+            np.moveaxis(by_filter[..., first : first + lanes], -1, -1 if by_unit.ndim == 2 else 2)
+            for first in range(0, by_filter.shape[-1], lanes)
+        ]
+        return {
+            "groups": len(groups),
+            "weights": self.keep(np.stack([np.ascontiguousarray(g) for g in groups])),
+        }
 
     def keep(self, values: NDArray[Any]) -> int:
         """The address of a copy of ``values`` that lives as long as this object."""
@@ -301,11 +401,11 @@ def _bytes_by_unit(weights: NDArray[np.uint32], channels: int) -> NDArray[np.uin
     return np.ascontiguousarray(as_bytes.reshape(len(weights), -1).T)
 
 
-def _pairs_by_unit(signs: NDArray[np.int32]) -> NDArray[np.int8]:
-    """(filters, kernel y, kernel x, channels) +-1 -> (units, filters, 2), 0 where a pair reaches beyond its row."""
-    rows = signs.reshape(*signs.shape[:2], -1)
+def _pairs_by_unit(weights: NDArray[Any]) -> NDArray[Any]:
+    """(filters, kernel y, kernel x, channels) -> (units, filters, 2), 0 where a pair reaches beyond its row."""
+    rows = weights.reshape(*weights.shape[:2], -1)
     rows = np.pad(rows, ((0, 0), (0, 0), (0, rows.shape[2] % 2)))
-    return np.moveaxis(rows.reshape(len(signs), -1, 2), 0, 1).astype(np.int8)
+    return np.moveaxis(rows.reshape(len(weights), -1, 2), 0, 1)
 
 
 def _distance_limits(
@@ -347,10 +447,8 @@ def input_conv2d(program: Program, layer: InputConv2d, ends: Ends) -> None:
     )
 
 
-def input_residual_conv2d(program: Program, layer: InputResidualConv2d, ends: Ends) -> None:
-    _add_input_conv(
-        program, layer, ends, lambda excess, wide: program.residual(layer, -excess, wide, ends, shift=0)
-    )
+def scaled_input_conv2d(program: Program, layer: ScaledInputConv2d, ends: Ends) -> None:
+    _add_input_conv(program, layer, ends, lambda excess, wide: _dots(program, layer, ends, -excess, wide, 0))
 
 
 def binary_conv2d(program: Program, layer: BinaryConv2d, ends: Ends) -> None:
@@ -364,13 +462,134 @@ def binary_conv2d(program: Program, layer: BinaryConv2d, ends: Ends) -> None:
     )
 
 
-def residual_conv2d(program: Program, layer: ResidualConv2d, ends: Ends) -> None:
+def scaled_binary_conv2d(program: Program, layer: ScaledBinaryConv2d, ends: Ends) -> None:
     _add_binary_conv(
         program,
         layer,
         ends,
-        lambda correction, wide: program.residual(layer, layer.fan_in + correction, wide, ends, shift=1),
+        lambda correction, wide: _dots(program, layer, ends, layer.fan_in + correction, wide, 1),
     )
+
+
+def real_input_conv2d(program: Program, layer: RealInputConv2d, ends: Ends) -> None:
+    native = program.native
+    levels, inside = program.padded(ends.shape, pads(layer.padding), np.uint8)
+    table = program.keep(np.arange(256, dtype=np.uint8))
+    program.add_step(layer, native.LEVELS, ends.source, inside, table=table)
+    row, column, offsets = layer.offsets(ends.shape)
+    pattern = row[:, None] * offsets.shape[1] + column
+    weights = _without_groups(layer.weights, layer.groups)
+    # value = 4096 * high + low
+    halves = np.stack([weights & 0xFFF, weights >> 12], axis=-1).astype(np.int16)
+    by_unit = np.stack([_pairs_by_unit(halves[..., plane]) for plane in (0, 1)], axis=2)
+    units = program.pairs(levels, layer.kernel)
+    program.add_step(
+        layer,
+        native.REAL_INPUT_CONV,
+        levels,
+        ends.bits,
+        **units,
+        **program.windows(levels, ends.fused.head.after, layer.stride, Pool(1, 1), pattern),
+        **program.by_vector(by_unit),
+        scale=program.keep(program.filled(layer.scale)),
+        bias=program.keep(program.filled(offsets.reshape(-1, layer.out_channels))),
+        **program.epilogue(ends),
+    )
+
+
+def real_conv2d(program: Program, layer: RealConv2d, ends: Ends) -> None:
+    native = program.native
+    source = ends.padded(layer.padding)
+    y, x = np.arange(layer.kernel[0])[:, None, None], np.arange(layer.kernel[1])[:, None]
+    taps = y * source.strides[0] + x * source.strides[1]
+    windows = program.windows(source, ends.fused.head.after, layer.stride, Pool(1, 1))
+    bias = (np.ones_like(layer.bias), layer.bias)  # a multiplication by 1 changes nothing
+    if layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1:
+        by_tap = program.filled(layer.weights.reshape(layer.out_channels, -1).T)
+        program.add_step(
+            layer,
+            native.DEPTHWISE_CONV,
+            source,
+            ends.bits,
+            **program.offsets(taps),
+            **windows,
+            weights=program.keep(by_tap),
+            groups=bits.words_for(layer.out_channels),
+            **program.epilogue(ends, bias),
+        )
+        return
+    # Weights of 0 between groups: a term of 0 changes no sum.
+    weights = _without_groups(layer.weights, layer.groups)
+    program.add_step(
+        layer,
+        native.REAL_CONV,
+        source,
+        ends.bits,
+        **program.offsets(taps + 4 * np.arange(layer.in_channels)),
+        **windows,
+        **program.by_vector(weights.reshape(layer.out_channels, -1).T),
+        **program.epilogue(ends, bias),
+    )
+
+
+def pool2d(program: Program, layer: Pool2d, ends: Ends) -> None:
+    fields = _pool_fields(layer, ends.shape)
+    kind = program.native.MAX_POOL
+    if isinstance(layer, AveragePool):
+        kind = program.native.AVERAGE_POOL
+        fields["counts"] = program.keep(layer.counts(ends.shape))
+    groups = bits.words_for(layer.channels)
+    program.add_step(layer, kind, ends.inside(), ends.bits, groups=groups, **fields, **program.epilogue(ends))
+
+
+def binary_max_pool(program: Program, layer: BinaryMaxPool, ends: Ends) -> None:
+    program.add_step(
+        layer,
+        program.native.BITS_POOL,
+        ends.padded(layer.padding),
+        ends.target,
+        words=bits.words_for(layer.channels),
+        **_pool_fields(layer, ends.shape),
+    )
+
+
+def stored_signal(program: Program, layer: Layer, ends: Ends) -> None:
+    """A step that begins with a signal as it is: a layer that may follow others in their steps, but does not."""
+    program.add_step(
+        layer,
+        program.native.SIGNAL,
+        ends.inside(),
+        ends.bits,
+        groups=bits.words_for(ends.shape[2]),
+        **program.epilogue(ends),
+    )
+
+
+def concat(program: Program, layer: Concat, ends: Ends) -> None:
+    _join(program, layer, ends, [place.outputs if place else 0 for place in ends.fused.head.sources], 0)
+
+
+def channel_pad(program: Program, layer: ChannelPad, ends: Ends) -> None:
+    _join(program, layer, ends, [ends.shape[2]], layer.before)
+
+
+def _join(program: Program, layer: Layer, ends: Ends, channels: Sequence[int], first: int) -> None:
+    """Copy the channels of the inputs, one after the other, to ``first`` and on; the others stay 0."""
+    native = program.native
+    whole = ends.signal if not ends.fused.chain else None
+    joined = whole
+    if joined is None:
+        joined = program.zeros((*ends.shape[:2], program.lanes(ends.fused.head.after[2])), np.float32)
+    for number, count in enumerate(channels):
+        target = joined[..., first : first + count]
+        program.add_step(layer, native.COPY_CHANNELS, ends.insides[number], target, units=count)
+        first += count
+    if ends.fused.chain or ends.bits is not None:
+        fields = program.epilogue(ends)
+        if whole is not None:
+            fields.pop("signal")  # it is there
+        groups = bits.words_for(ends.fused.head.after[2])
+        program.add_step(layer, native.SIGNAL, joined, ends.bits, groups=groups, **fields)
 
 
 def binary_dense(program: Program, layer: BinaryDense, ends: Ends) -> None:
@@ -382,7 +601,7 @@ def output_dense(program: Program, layer: OutputDense, ends: Ends) -> None:
         layer,
         program.native.OUTPUT,
         ends.source,
-        ends.target,
+        ends.logits,
         **_products(program, layer, ends.source),
         products=layer.fan_in,
         scale=program.keep(program.filled(layer.scale)),
@@ -398,34 +617,90 @@ def output_bits(program: Program, layer: OutputBits, ends: Ends) -> None:
         layer,
         program.native.OUTPUT_BITS,
         words,
-        ends.target,
+        ends.logits,
         words=words.shape[2],
         table=program.keep(logits.T),
     )
 
 
-#: How each kind of layer is laid out.
+#: How each kind of layer is laid out that is the first of a step.
 LOWER: dict[type[Layer], Callable[[Program, Any, Ends], None]] = {
     Thermometer: thermometer,
     InputConv2d: input_conv2d,
-    InputResidualConv2d: input_residual_conv2d,
+    ScaledInputConv2d: scaled_input_conv2d,
+    RealInputConv2d: real_input_conv2d,
     BinaryConv2d: binary_conv2d,
-    ResidualConv2d: residual_conv2d,
+    ScaledBinaryConv2d: scaled_binary_conv2d,
+    RealConv2d: real_conv2d,
+    Affine: stored_signal,
+    PRelu: stored_signal,
+    Clip: stored_signal,
+    Sign: stored_signal,
+    Add: stored_signal,
+    Concat: concat,
+    ChannelPad: channel_pad,
+    MaxPool: pool2d,
+    BinaryMaxPool: binary_max_pool,
+    AveragePool: pool2d,
     BinaryDense: binary_dense,
     OutputDense: output_dense,
     OutputBits: output_bits,
 }
+
+#: What each kind of layer is within a step, where it may follow another.
+OPERATIONS: dict[type[Layer], Callable[[ModuleType], int]] = {
+    Affine: lambda native: int(native.AFFINE),
+    PRelu: lambda native: int(native.PRELU),
+    Clip: lambda native: int(native.CLIP),
+    Add: lambda native: int(native.ADD),
+}
+
+
+def _dots(
+    program: Program, layer: Scaled, ends: Ends, base: NDArray[np.integer], wide: bool, shift: int
+) -> dict[str, int]:
+    """What follows the dot products ``(value << shift) + base``; base (patterns, filters)."""
+    return {
+        "wide": int(wide),
+        "limits": program.keep(program.filled(base.astype(np.int32))),
+        "shift": shift,
+        **program.epilogue(ends, (layer.scale, layer.bias)),
+    }
+
+
+def _without_groups(weights: NDArray[Any], groups: int) -> NDArray[Any]:
+    """(filters, kernel y, kernel x, channels of a group) -> (..., all channels), with 0 between groups."""
+    filters, channels = len(weights) // groups, weights.shape[3]
+    full = np.zeros((*weights.shape[:3], groups * channels), weights.dtype)
+    for group in range(groups):
+        own = slice(group * filters, (group + 1) * filters)
+        full[own, ..., group * channels : (group + 1) * channels] = weights[own]
+    return full
+
+
+def _pool_fields(layer: Pool2d, shape: Shape) -> dict[str, int]:
+    top, left, _, _ = pads(layer.padding)
+    return {
+        "in_height": shape[0],
+        "in_width": shape[1],
+        "kernel_y": layer.kernel[0],
+        "kernel_x": layer.kernel[1],
+        "stride_y": layer.stride[0],
+        "stride_x": layer.stride[1],
+        "top": top,
+        "left": left,
+    }
 
 
 #: What follows the values of a convolution: from an offset of them and whether they are int32 to fields of the step.
 _Epilogue = Callable[[NDArray[Any], bool], "dict[str, int]"]
 
 
-def _add_input_conv(program: Program, layer: InputConv2d, ends: Ends, epilogue: _Epilogue) -> None:
+def _add_input_conv(program: Program, layer: OfPixels, ends: Ends, epilogue: _Epilogue) -> None:
     native = program.native
     # Signed levels are moved up into uint8, padding (level 0) likewise, and the limits with them.
     moved = 128 if layer.levels.min() < 0 else 0
-    levels, inside = program.padded(ends.shape, layer.padding, np.uint8, moved)
+    levels, inside = program.padded(ends.shape, pads(layer.padding), np.uint8, moved)
     table = program.keep((layer.levels + moved).astype(np.uint8))
     program.add_step(layer, native.LEVELS, ends.source, inside, table=table)
     signs = bits.signs(layer.weights, layer.in_channels)  # (filters, kernel y, kernel x, channels)
@@ -435,29 +710,34 @@ def _add_input_conv(program: Program, layer: InputConv2d, ends: Ends, epilogue: 
         layer,
         native.INPUT_CONV,
         levels,
-        ends.target,
+        ends.bits,
         **units,
         **program.windows(levels, layer.conv_shape(ends.shape), layer.stride, layer.window),
-        **program.weights(_pairs_by_unit(signs), vectors=1),
-        **epilogue(excess, units["units"] > native.PAIRS_IN_SHORT),
+        **{
+            **program.weights(_pairs_by_unit(signs.astype(np.int8)), vectors=1),
+            **epilogue(excess, units["units"] > native.PAIRS_IN_SHORT),
+        },
     )
 
 
-def _add_binary_conv(program: Program, layer: BinaryConv2d, ends: Ends, epilogue: _Epilogue) -> None:
+def _add_binary_conv(program: Program, layer: OfBits, ends: Ends, epilogue: _Epilogue) -> None:
     native = program.native
     row, column, correction = layer.border_correction(ends.shape)
     pattern = row[:, None] * correction.shape[1] + column
     correction = correction.reshape(-1, layer.out_channels)
-    units = program.units(ends.source, layer.kernel, layer.in_channels)
+    source = ends.padded(layer.padding)
+    units = program.units(source, layer.kernel, layer.in_channels)
     program.add_step(
         layer,
         native.BINARY_CONV,
-        ends.source,
-        ends.target,
+        source,
+        ends.bits,
         **units,
-        **program.windows(ends.source, layer.conv_shape(ends.shape), layer.stride, layer.window, pattern),
-        **program.weights(_bytes_by_unit(layer.weights, layer.in_channels), vectors=2),
-        **epilogue(correction, units["units"] > native.UNITS_IN_SHORT),
+        **program.windows(source, layer.conv_shape(ends.shape), layer.stride, layer.window, pattern),
+        **{
+            **program.weights(_bytes_by_unit(layer.weights, layer.in_channels), vectors=2),
+            **epilogue(correction, units["units"] > native.UNITS_IN_SHORT),
+        },
     )
 
 
