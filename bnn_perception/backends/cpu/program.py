@@ -310,7 +310,9 @@ class Program:
             ends: with the chain and the sign.
             first: scale and bias that go before the chain.
         """
-        native, rows = self.native, list(first)
+        native = self.native
+        # 1 * x + 0 is x.
+        rows = list(first) if first and (np.any(first[0] != 1) or np.any(first[1])) else []
         ops = [native.AFFINE] if rows else []
         channels = ends.fused.head.after[2]
         for layer in ends.fused.chain:
