@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from bnn_perception.cli.inspect_ import layer_rows, print_table, totals
@@ -10,6 +12,7 @@ from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError, find_images, read_image
 from bnn_perception.importers import import_model
+from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.net.model import Model
 
 #: Most images that the parity report evaluates: the source graph is evaluated slowly, in NumPy.
@@ -26,11 +29,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--labels", type=Path, metavar="FILE", help="text file with a label a line, in order")
     parser.add_argument("--name", default="", help="name of the model (default: that of the source)")
     parser.add_argument(
-        "--pixel-maximum",
+        "--pixel-range",
         type=float,
-        metavar="NUMBER",
-        help="what the .onnx net takes for a pixel of 255, as a rule 1 or 255 (default: told from the graph)",
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="what the net takes for pixels of 0 and 255, such as 0 1, -1 1 or 0 255 (default: told from the graph)",
     )
+    parser.add_argument(
+        "--mean",
+        type=float,
+        nargs="+",
+        metavar="M",
+        help="with --std: the net takes (p / 255 - mean) / std; one number, or one a channel, as torchvision has them",
+    )
+    parser.add_argument("--std", type=float, nargs="+", metavar="S", help="see --mean")
     parser.add_argument(
         "--images", type=Path, metavar="PATH", help="images to compare the model with its QONNX source on"
     )
@@ -38,19 +50,50 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     labels = read_labels(args.labels) if args.labels else ()
-    model = import_model(args.source, args.out, labels, args.name, args.pixel_maximum)
+    model = import_model(args.source, args.out, labels, args.name, pixel_range(args))
     rows = layer_rows(model)
     print_table(rows, totals(rows))
-    source = model.info.get("source", {})
-    if "pixel_maximum" in source:
-        how = "" if args.pixel_maximum is not None else " (--pixel-maximum says it otherwise)"
-        print(f"the source takes a pixel of 255 as {source['pixel_maximum']:g}{how}")
-    if "fraction_bits" in source:
-        print(f"its residuals are in fixed point, with at least {source['fraction_bits']} fractional bits")
+    for line in stated_range(model):
+        print(line)
     if args.images is not None:
         print_parity(args.source, model, args.images)
     print(f"model folder: {args.out}")
     return 0
+
+
+def pixel_range(args: argparse.Namespace) -> PixelRange | None:
+    """What the arguments say of pixels, None where they say nothing.
+
+    Raises:
+        CommandError: where they contradict one another.
+    """
+    if (args.mean is None) != (args.std is None):
+        raise CommandError("--mean and --std go together")
+    if args.mean is not None and args.pixel_range is not None:
+        raise CommandError("--pixel-range and --mean with --std say the same in two ways; give one")
+    if args.pixel_range is not None:
+        low, high = args.pixel_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise CommandError(f"--pixel-range {low:g} {high:g}: two numbers, the lower one first")
+        return PixelRange.of(low, high)
+    if args.mean is None:
+        return None
+    if not all(math.isfinite(value) for value in args.mean + args.std) or min(args.std) <= 0:
+        raise CommandError("--mean and --std take numbers, and those of --std are above 0")
+    return PixelRange(tuple(args.mean), tuple(args.std))
+
+
+def stated_range(model: Model) -> Iterator[str]:
+    """A line about what the net takes for pixels."""
+    how = ""
+    if model.info.get("source", {}).get("pixel_range") == "assumed":
+        how = "; assumed, for neither the graph nor --pixel-range or --mean and --std say otherwise"
+    if not model.input.std:
+        yield f"pixels: the net takes p / 255, 0 to 1{how}"
+        return
+    low, high = ([(p - m) / s for m, s in zip(model.input.mean, model.input.std)] for p in (0, 1))
+    ends = sorted({(round(a, 6), round(b, 6)) for a, b in zip(low, high)})
+    yield "pixels: the net takes " + ", ".join(f"{a:g} to {b:g}" for a, b in ends) + how
 
 
 def read_labels(path: Path) -> list[str]:

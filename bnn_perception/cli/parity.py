@@ -11,6 +11,7 @@ import numpy as np
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
+from bnn_perception.importers.fold.builder import UNIT, PixelRange
 from bnn_perception.importers.onnx.read import source_logits
 from bnn_perception.net.model import Model
 
@@ -31,6 +32,11 @@ class Parity(NamedTuple):
     magnitude: float
 
 
+def pixel_range(model: Model) -> PixelRange:
+    """What the net that a model came from takes for pixels."""
+    return PixelRange(model.input.mean, model.input.std) if model.input.std else UNIT
+
+
 def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame]) -> Parity:
     """Evaluate the source graph in float32 and the model by the reference backend.
 
@@ -42,7 +48,7 @@ def compare(source: str | os.PathLike[str], model: Model, frames: Sequence[Frame
         ImporterError: where the graph cannot be evaluated.
     """
     images = [prepare_reference(frame, model.input) for frame in frames]
-    expected = source_logits(source, images, float(model.info["source"]["pixel_maximum"]))
+    expected = source_logits(source, images, pixel_range(model))
     actual = ReferenceBackend(model).logits(frames)
     same = expected.argmax(axis=1) == actual.argmax(axis=1)
     difference, magnitude = np.abs(expected - actual).max(), np.abs(expected).max()

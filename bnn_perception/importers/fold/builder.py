@@ -1,8 +1,10 @@
-"""Opens a layer at its weights and closes it at its signs, in the order in which the graph is walked."""
+"""Makes layers in the order in which the graph is walked: at its signs, and where a signal is needed as it is."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,51 +13,122 @@ from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.fold.layers import (
-    PendingResidual,
     floats,
     fold,
     negated,
     output_layer,
     plain_layer,
     pool_after_sign,
-    residual_units,
+    real_layer,
+    scaled_layer,
+    short,
 )
-from bnn_perception.importers.fold.signal import Exact, Products, Signal, constant
-from bnn_perception.importers.fold.thresholds import Quantization, Threshold, at_pixels
-from bnn_perception.net.layer import Layer, Pool
-from bnn_perception.net.layers import (
-    BinaryConv2d,
-    BinaryDense,
-    Conv2d,
-    InputConv2d,
-    OutputBits,
-    Thermometer,
+from bnn_perception.importers.fold.signal import Exact, Products, RealProducts, Signal, constant, exact
+from bnn_perception.importers.fold.thresholds import Quantization, Threshold, at_pixels, real_threshold
+from bnn_perception.net.checks import MAX_CHANNELS, MAX_KERNEL, MAX_SIGNAL
+from bnn_perception.net.layer import Layer, Pads, Pool
+from bnn_perception.net.layers import BinaryConv2d, BinaryDense, InputConv2d, OutputBits, Thermometer
+from bnn_perception.net.signals import (
+    Add,
+    Affine,
+    AveragePool,
+    BinaryMaxPool,
+    ChannelPad,
+    Clip,
+    Concat,
+    MaxPool,
+    PRelu,
+    RealConv2d,
+    Sign,
 )
 
 #: No graph that takes pixels in 0..1 needs numbers as large as this for them.
 LARGE_PIXEL = 16
+#: Stands for a limit that is none.
+MAX_LIMIT = Fraction(2) ** 120
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """What a net takes for a pixel p of 0 to 255: ``(p / 255 - mean) / std`` in each channel.
+
+    Attributes:
+        mean, std: one number a channel, or one for all.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def of(cls, low: float, high: float) -> PixelRange:
+        """The range in which 0 is ``low`` and 255 is ``high``."""
+        # The nearest float64; exactly low and high where they are 0 and 1, 0 and 255 or -1 and 1.
+        return cls((-low / (high - low) + 0.0,), (1 / (high - low),))
+
+    def scale(self, channels: int) -> Exact:
+        """(channels,) by how much the value grows from one pixel level to the next."""
+        std = self._spread(self.std, channels)
+        # A range of 0 to HIGH is stored as 1 / HIGH, which gives HIGH back.
+        return exact(1 / std) / 255 if self.is_plain else 1 / (255 * exact(std))
+
+    def offset(self, channels: int) -> Exact:
+        """(channels,) the value of a pixel of 0."""
+        mean, std = (exact(self._spread(values, channels)) for values in (self.mean, self.std))
+        return -mean / std
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a scale alone, the same for all channels."""
+        return not any(self.mean) and len(set(self.std)) == 1
+
+    @property
+    def maximum(self) -> Fraction | None:
+        """What a pixel of 255 is where 0 is 0; None for other ranges."""
+        return 255 * self.scale(1)[0] if self.is_plain else None
+
+    def stated(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std as :class:`.InputSpec` keeps them: a number a channel; none where a net takes p / 255."""
+        if self == UNIT:
+            return (), ()
+        mean, std = (tuple(self._spread(values, channels).tolist()) for values in (self.mean, self.std))
+        return mean, std
+
+    def of_image(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(height, width, channels) uint8 -> what the net takes for it, computed in float32 as its training did."""
+        channels = pixels.shape[2]
+        if self.maximum is not None:
+            return pixels.astype(np.float32) * np.float32(self.maximum) / np.float32(255)
+        mean, std = (self._spread(values, channels).astype(np.float32) for values in (self.mean, self.std))
+        return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+
+    @staticmethod
+    def _spread(values: Sequence[float], channels: int) -> NDArray[np.float64]:
+        if len(values) not in (1, channels):
+            raise ImporterError(f"{len(values)} values of mean or std for an image of {channels} channels")
+        return np.broadcast_to(np.asarray(values, np.float64), channels)
+
+
+UNIT, BYTES = PixelRange(), PixelRange.of(0.0, 255.0)
 
 
 class LayerBuilder:
     """The layers of a net that is read operator by operator.
 
     Attributes:
-        pixel_maximum: what the graph takes for a pixel of 255; where it is a guess, final after the last operator.
+        pixels: what the graph takes for pixels; where it is a guess, final after the last operator.
         layers: of the model, after :meth:`finish`.
         outputs: number of logits, after :meth:`finish`.
-        units: for each layer with a residual, how many of its integers are a value of 1 in each channel, after
-            :meth:`finish`.
     """
 
-    def __init__(self, pixel_maximum: float, is_guess: bool) -> None:
-        self.pixel_maximum = pixel_maximum
+    def __init__(self, pixels: PixelRange, is_guess: bool) -> None:
+        self.pixels = pixels
         self._is_guess = is_guess
-        # Layers that have their products, and those that have their signs too.
-        self._opened = 0
-        self._closed: list[Layer | PendingResidual] = []
+        self._layers: dict[str, Layer] = {}
+        self._stems: Counter[str] = Counter()
+        # Names of layers that another takes, as they are.
+        self._taken: set[str] = set()
         self.layers: list[Layer] = []
         self.outputs = 0
-        self.units: dict[str, Exact] = {}
 
     # -- pixels
 
@@ -65,9 +138,9 @@ class LayerBuilder:
         Raises:
             RefusalError: where numbers of this type cannot hold pixels.
         """
-        scale = constant(Fraction(self.pixel_maximum) / 255, sizes["C"])
+        scale, offset = self.pixels.scale(sizes["C"]), self.pixels.offset(sizes["C"])
         levels = np.arange(256, dtype=np.int16)
-        return Signal("pixels", axes, sizes, scale, 0 * scale, dtype=dtype, levels=levels).in_range()
+        return Signal("pixels", axes, sizes, scale, offset, dtype=dtype, levels=levels).in_range()
 
     def fix_pixel_range(self, signal: Signal, values: Exact) -> Signal:
         """Guess, unless it is known, whether the graph takes pixels in 0..1 or in 0..255.
@@ -87,9 +160,14 @@ class LayerBuilder:
         self._is_guess = False
         factors = signal.scale * 255
         if any(abs(factors) * LARGE_PIXEL <= 1) or any(abs((values - signal.offset) / factors) > LARGE_PIXEL):
-            self.pixel_maximum = 255.0
+            self.pixels = BYTES
             return replace(signal, scale=factors)
         return signal
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the pixel range was given, or the graph could only mean one."""
+        return not self._is_guess and self.pixels != UNIT
 
     def _thermometer(self, signal: Signal, strict: bool) -> Thermometer:
         assert signal.levels is not None
@@ -98,8 +176,8 @@ class LayerBuilder:
             raise RefusalError("a sign of pixels takes channels first and a positive scale")
         if np.any(np.diff(signal.levels) < 0):
             raise RefusalError("a sign of pixels whose levels do not ascend")
-        unit = Fraction(self.pixel_maximum) / 255
-        threshold = at_pixels(signal, threshold, strict, unit)
+        if self.pixels.maximum is not None:
+            threshold = at_pixels(signal, threshold, strict, self.pixels.maximum / 255)
         # The first pixel that reaches it.
         pixels = np.searchsorted(signal.levels, threshold)
         if np.any(pixels > 255):
@@ -108,69 +186,233 @@ class LayerBuilder:
         thresholds = pixels.reshape(channels, levels).astype(np.uint8)
         return Thermometer("thermometer", channels, levels, thresholds)
 
+    def quantize(self, asked: Quantization) -> Signal:
+        """The levels of the image."""
+        highest = constant(asked.high * asked.step, len(asked.signal.scale))
+        return asked.of(self.fix_pixel_range(asked.signal, highest))
+
     # -- layers
 
-    def open(self, signal: Signal, source: str) -> None:
-        """Give a signal to the next layer; no other layer may take it.
+    def _append(self, layer: Layer, *inputs: str) -> str:
+        """Add a layer that takes those of these names, or the image where there are none."""
+        for name in filter(None, inputs):
+            self._taken.add(name)
+        self._layers[layer.name] = replace(layer, inputs=tuple(filter(None, inputs)))
+        return layer.name
 
-        Args:
-            source: name of the tensor, for the message.
+    def _name(self, stem: str) -> str:
+        self._stems[stem] += 1
+        return f"{stem}{self._stems[stem]}"
+
+    def value(self, signal: Signal) -> Signal:
+        """The signal as a layer gives it: sums become layers, and what is left of scales and offsets does.
+
+        Raises:
+            RefusalError: of pixels and signs, which are no signal.
         """
-        if signal.place != self._opened:
-            raise RefusalError(
-                f"takes '{source}', which another layer takes already; only a residual can branch, into the signs for "
-                "a convolution and the shortcut around it"
-            )
-        self._opened += 1
+        products = signal.products
+        if signal.kind == "sums":
+            assert isinstance(products, Products)
+            layer = scaled_layer(self._name("conv"), products, signal.scale, signal.offset)
+            return self._clipped(self._value_of(signal, self._append(layer, products.source)), signal.limits)
+        if signal.kind == "real sums":
+            assert isinstance(products, RealProducts)
+            layer = real_layer(self._name("conv"), products, signal.scale, signal.offset)
+            return self._value_of(signal, self._append(layer, products.source))
+        if signal.kind != "values":
+            raise RefusalError(f"takes {signal.kind} where a net has real values; only signs of them go on")
+        if all(signal.scale == 1) and not any(signal.offset):
+            return signal
+        name, channels = self._name("affine"), len(signal.scale)
+        layer = Affine(name, channels, floats(signal.scale), floats(signal.offset))
+        return self._value_of(signal, self._append(layer, signal.layer))
+
+    def _value_of(self, signal: Signal, layer: str) -> Signal:
+        """A signal of the same shape, as ``layer`` gives it."""
+        one = constant(1, len(signal.scale))
+        return replace(
+            signal,
+            kind="values",
+            layer=layer,
+            scale=one,
+            offset=0 * one,
+            products=None,
+            limits=None,
+            levels=None,
+        )
+
+    def _clipped(self, signal: Signal, limits: tuple[Exact, Exact] | None) -> Signal:
+        """The values of a signal between limits."""
+        if limits is None:
+            return signal
+        channels = len(signal.scale)
+        unlimited = all(high >= MAX_SIGNAL for high in limits[1])
+        if unlimited and not any(limits[0]):
+            return self.bent(signal, constant(0, channels))
+        low, high = (
+            np.clip([float(min(max(v, -MAX_LIMIT), MAX_LIMIT)) for v in limit], -MAX_SIGNAL, MAX_SIGNAL)
+            for limit in limits
+        )
+        layer = Clip(self._name("clip"), channels, low.astype(np.float32), high.astype(np.float32))
+        return self._value_of(signal, self._append(layer, signal.layer))
+
+    def clip(self, signal: Signal, low: Exact, high: Exact) -> Signal:
+        """Values from ``low`` to ``high``."""
+        if signal.kind in ("real sums", "values"):
+            return self._clipped(self.value(signal), (low, high))
+        return signal.clipped(low, high)
+
+    def bent(self, signal: Signal, slope: Exact) -> Signal:
+        """Values below 0 times the slope of their channel."""
+        signal = self.value(signal)
+        layer = PRelu(self._name("prelu"), len(slope), floats(slope))
+        return self._value_of(signal, self._append(layer, signal.layer))
+
+    def add(self, first: Signal, second: Signal) -> Signal:
+        """The sum of two signals."""
+        first, second = self.value(first), self.value(second)
+        if first.shape != second.shape or first.axes != second.axes:
+            raise RefusalError(f"adds {list(second.shape)} to {list(first.shape)}")
+        layer = Add(self._name("add"), len(first.scale))
+        return self._value_of(first, self._append(layer, first.layer, second.layer))
+
+    def concat(self, signals: Sequence[Signal]) -> Signal:
+        """Signals side by side, along their channels."""
+        signals = [self.value(signal) for signal in signals]
+        first, channels = signals[0], sum(len(signal.scale) for signal in signals)
+        if channels > MAX_CHANNELS:
+            raise RefusalError(f"gives {channels} channels; there can be {MAX_CHANNELS}")
+        for signal in signals:
+            if {**signal.sizes, "C": 0} != {**first.sizes, "C": 0} or signal.axes != first.axes:
+                raise RefusalError(f"joins {list(first.shape)} and {list(signal.shape)}")
+        if len(signals) == 1:
+            return first
+        joined = self._resized(first, C=channels)
+        layer = Concat(self._name("concat"), channels)
+        return self._value_of(joined, self._append(layer, *(signal.layer for signal in signals)))
+
+    def pad_channels(self, signal: Signal, before: int, after: int) -> Signal:
+        """Channels of zeros before and after those of a signal."""
+        signal = self.value(signal)
+        channels = len(signal.scale) + before + after
+        layer = ChannelPad(self._name("pad"), channels, before, after)
+        return self._value_of(self._resized(signal, C=channels), self._append(layer, signal.layer))
+
+    def channels(self, signal: Signal, first: int, last: int) -> Signal:
+        """Channels ``first`` to ``last`` of a signal: a 1x1 convolution that picks them, exactly."""
+        signal = self.value(signal)
+        count = len(signal.scale)
+        pick = np.eye(count, dtype=np.float32)[first:last, None, None, :]
+        zero = np.zeros(last - first, np.float32)
+        layer = RealConv2d(
+            self._name("slice"),
+            count,
+            last - first,
+            (1, 1),
+            (1, 1),
+            (0, 0),
+            1,
+            np.ascontiguousarray(pick),
+            zero,
+        )
+        return self._value_of(self._resized(signal, C=last - first), self._append(layer, signal.layer))
+
+    def average(
+        self,
+        signal: Signal,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        pads: Pads,
+        counts_padding: bool,
+    ) -> Signal:
+        """Means of windows; a kernel of one pixel takes every ``stride``-th."""
+        signal = self.value(signal)
+        name, channels = self._name("average"), len(signal.scale)
+        layer = AveragePool(name, channels, kernel, stride, short(pads), counts_padding)
+        return self._pooled(signal, layer)
+
+    def _pooled(self, signal: Signal, layer: Any) -> Signal:
+        shape = layer.output_shape((signal.sizes["H"], signal.sizes["W"], signal.sizes["C"]))
+        return self._value_of(
+            self._resized(signal, H=shape[0], W=shape[1]), self._append(layer, signal.layer)
+        )
+
+    def _resized(self, signal: Signal, **sizes: int) -> Signal:
+        """A signal of other sizes, scaled by 1."""
+        sizes = {**signal.sizes, **sizes}
+        one = constant(1, sizes["C"])
+        return replace(signal, sizes=sizes, scale=one, offset=0 * one)
 
     def upright(self, signal: Signal) -> Signal:
         """The signal; signs of negative scale become positive ones of the negated layer."""
         falls = (signal.scale < 0).astype(bool)
-        if signal.kind != "signs" or not any(falls) or signal.place != len(self._closed):
+        if signal.kind != "signs" or not any(falls) or signal.layer in self._taken:
             return signal
-        self._closed[-1] = negated(self._closed[-1], falls)
+        self._layers[signal.layer] = negated(self._layers[signal.layer], falls)
         return replace(signal, scale=abs(signal.scale))
 
-    def pool(self, signal: Signal, pool: Pool, is_shared: bool) -> Signal:
+    def pool(
+        self, signal: Signal, kernel: tuple[int, int], stride: tuple[int, int], pads: Pads, is_shared: bool
+    ) -> Signal:
         """The signal behind a max pool.
 
         Args:
             is_shared: whether another operator takes the signal too.
         """
         signal = self.upright(signal)
-        sizes = {axis: pool.length(size) if axis in "HW" else size for axis, size in signal.sizes.items()}
-        if signal.kind == "sums" and signal.products is not None and signal.products.pool is None:
-            return signal.pooled(pool, sizes)
-        last = self._closed[-1] if self._closed else None
-        if signal.kind == "signs" and is_shared:
-            raise RefusalError("pools signs that another node takes too")
-        if signal.kind == "signs" and isinstance(last, (InputConv2d, BinaryConv2d)) and last.pool is None:
-            # Refuses a scale that is not positive: the largest value must be +1.
-            signal.one_scale()
-            self._closed[-1] = pool_after_sign(last, pool)
-            return replace(signal, sizes=sizes)
-        raise RefusalError("pools what is not the output of a convolution, or was pooled already")
-
-    def quantize(self, asked: Quantization) -> Signal:
-        """The levels of the image."""
-        highest = constant(asked.high * asked.step, len(asked.signal.scale))
-        return asked.of(self.fix_pixel_range(asked.signal, highest))
+        plain = (
+            not any(pads) and kernel[0] == kernel[1] <= MAX_KERNEL and stride[0] == stride[1] <= MAX_KERNEL
+        )
+        if plain:
+            pool = Pool(kernel[0], stride[0])
+            sizes = {axis: pool.length(size) if axis in "HW" else size for axis, size in signal.sizes.items()}
+            if (
+                signal.kind == "sums"
+                and isinstance(signal.products, Products)
+                and signal.products.pool is None
+            ):
+                return signal.pooled(pool, sizes)
+            last = self._layers.get(signal.layer)
+            if (
+                signal.kind == "signs"
+                and isinstance(last, (InputConv2d, BinaryConv2d))
+                and last.pool is None
+                and not is_shared
+                and last.name not in self._taken
+            ):
+                # Refuses a scale that is not positive: the largest value must be +1.
+                signal.one_scale()
+                self._layers[last.name] = pool_after_sign(last, pool)
+                return replace(signal, sizes=sizes)
+        if signal.kind == "signs":
+            scale = signal.one_scale()
+            layer = BinaryMaxPool(self._name("pool"), len(signal.scale), kernel, stride, short(pads))
+            pooled = self._pooled(signal, layer)
+            return replace(
+                pooled, kind="signs", scale=constant(scale, len(pooled.scale)), offset=signal.offset
+            )
+        signal = self.value(signal)
+        return self._pooled(
+            signal, MaxPool(self._name("pool"), len(signal.scale), kernel, stride, short(pads))
+        )
 
     def sign(self, asked: Threshold, source: str) -> Signal:
-        """Close the open layer at its signs.
+        """Close a layer at its signs.
 
         Args:
             source: name of the tensor that is compared, for messages.
         """
         strict = np.full(len(asked.at), asked.strict)
         signal = self.fix_pixel_range(asked.signal, asked.at).shifted(-asked.at).resolve_limits(asked.strict)
+        if signal.kind == "real sums":
+            signal = self.value(asked.signal).shifted(-asked.at)
         result = Signal(
             "signs",
             signal.axes,
             signal.sizes,
             asked.scale,
             asked.offset,
-            signal.place,
+            signal.layer,
             signal.flat,
             asked.dtype,
         )
@@ -184,39 +426,21 @@ class LayerBuilder:
                 raise RefusalError("changes activations that are signs already")
             return result
         if signal.kind == "pixels":
-            self.open(signal, source)
-            self._closed.append(self._thermometer(signal, asked.strict))
-        else:
-            self._closed.append(self._layer(signal, strict))
-        return replace(result, place=len(self._closed))
-
-    def _layer(self, signal: Signal, strict: NDArray[np.bool_]) -> Layer | PendingResidual:
-        """The layer whose signs are those of ``signal``, sums or a residual."""
-        if signal.averaged or signal.repeated:
-            raise RefusalError(
-                "takes signs of a shortcut; only those of the residual itself can be expressed"
-            )
-        # With another scale below 0 a sum on either side can reach the threshold.
-        if signal.negative is not None:
-            signal = signal.as_residual()
-        products = signal.products if signal.residual is None else signal.residual.products
-        assert products is not None
-        self._check_order(products)
-        is_matrix = products.dense and signal.residual is None
-        kind, stem = (BinaryDense, "dense") if is_matrix else ((Conv2d, PendingResidual), "conv")
-        name = f"{stem}{sum(isinstance(layer, kind) for layer in self._closed) + 1}"
-        if signal.residual is not None:
-            return PendingResidual(name, signal.residual, signal.scale, signal.offset, strict)
-        return plain_layer(name, products, *fold(signal.scale, signal.offset, strict))
-
-    def _check_order(self, products: Products) -> None:
-        if products.place != len(self._closed):
-            raise RefusalError(
-                "is a second sign of the same values; a layer of the format has one threshold a channel"
-            )
+            if self._layers:
+                raise RefusalError(f"takes '{source}', which another layer takes already")
+            return replace(result, layer=self._append(self._thermometer(signal, asked.strict)))
+        if signal.kind == "values":
+            threshold, flip = real_threshold(signal.scale, signal.offset, asked.strict)
+            layer: Layer = Sign(self._name("sign"), len(threshold), threshold, flip)
+            return replace(result, layer=self._append(layer, signal.layer))
+        products = signal.products
+        assert isinstance(products, Products)
+        name = self._name("dense" if products.dense else "conv")
+        layer = plain_layer(name, products, *fold(signal.scale, signal.offset, strict))
+        return replace(result, layer=self._append(layer, products.source))
 
     def finish(self, signal: Signal, source: str, needs_matrix: bool) -> None:
-        """Add the last layer and choose the units of the residuals.
+        """Add the last layer, and leave out the layers that no other takes.
 
         Args:
             signal: the logits.
@@ -227,34 +451,48 @@ class LayerBuilder:
             ImporterError: where the model format has no such net.
         """
         try:
-            self._close_output(signal, source, needs_matrix)
-            self.units = residual_units(self._closed)
+            last = self._close_output(signal, source, needs_matrix)
         except OverflowError:
             raise ImporterError("a scale or an offset is too large for float64") from None
         except RefusalError as error:
             raise ImporterError(f"the output '{source}' {error}") from None
         self.outputs = len(signal.scale)
+        needed = {last}
+        for layer in reversed(self._layers.values()):
+            if layer.name in needed:
+                needed.update(layer.inputs)
+        kept = [layer for layer in self._layers.values() if layer.name in needed]
+        before = ["", *(layer.name for layer in kept)]
         self.layers = [
-            layer.fixed(self.units[layer.name]) if isinstance(layer, PendingResidual) else layer
-            for layer in self._closed
+            replace(layer, inputs=()) if layer.inputs == (name,) else layer
+            for name, layer in zip(before, kept)
         ]
 
-    def _close_output(self, signal: Signal, source: str, needs_matrix: bool) -> None:
-        last = self._closed[-1] if self._closed else None
-        if signal.limits is not None:
-            raise ImporterError(f"the output '{source}' is limited by a Clip or ReLU")
-        if signal.negative is not None:
-            raise ImporterError(f"the output '{source}' is bent by a ReLU or PReLU")
+    def _close_output(self, signal: Signal, source: str, needs_matrix: bool) -> str:
+        if signal.less:
+            raise ImporterError(f"the output '{source}' is a difference of two activations")
         if needs_matrix and not signal.flat:
             raise ImporterError(f"the last axis of '{source}' is taken for that of the classes")
-        if signal.kind == "sums" and signal.products is not None and signal.products.dense:
-            self._check_order(signal.products)
-            self._closed.append(output_layer(signal.products, signal.scale, signal.offset))
-        elif signal.kind == "signs" and isinstance(last, BinaryDense) and signal.place == len(self._closed):
+        last, products = self._layers.get(signal.layer), signal.products
+        if (
+            signal.kind == "sums"
+            and isinstance(products, Products)
+            and products.dense
+            and signal.limits is None
+        ):
+            return self._append(output_layer(products, signal.scale, signal.offset), products.source)
+        if signal.kind == "signs":
+            if not isinstance(last, BinaryDense) or last.name in self._taken:
+                raise ImporterError(
+                    f"the output '{source}' does not come from a Gemm or MatMul, or from a Conv of the whole map"
+                )
             scale, bias = floats(2 * signal.scale), floats(signal.offset - signal.scale)
             shape = last.in_shape, last.out_features, last.weights, last.threshold, last.flip
-            self._closed[-1] = OutputBits("output", *shape, scale, bias)
-        else:
+            del self._layers[last.name]
+            return self._append(OutputBits("output", *shape, scale, bias), *last.inputs)
+        if any(signal.sizes[axis] != 1 for axis in "HW"):
             raise ImporterError(
-                f"the output '{source}' does not come from a Gemm or MatMul, or from a Conv of the whole map"
+                f"the output '{source}' is a map of {signal.sizes['H']}x{signal.sizes['W']}; logits are one number "
+                "a class"
             )
+        return self.value(signal).layer

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
-from bnn_perception.net.layer import Pool
+from bnn_perception.net.layer import Pads, Pool
 
 Exact = NDArray[np.object_]
 """Rational numbers (:class:`fractions.Fraction`)."""
@@ -23,21 +23,22 @@ Exact = NDArray[np.object_]
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """The sums of products of a layer that is not closed yet.
+    """The sums of products of a layer with ±1 weights that is not made yet.
 
     Attributes:
         weights: (out, height, width, in) int8, ±1.
         dense: whether each output takes all of the input, as that of a matrix does.
-        place: which layer of the model it becomes, from 0.
+        source: name of the layer whose signs it takes; empty for pixels.
+        padding: top, left, bottom, right.
         outside: the integer that a convolution's padding counts as.
         levels: (256,) int16, the integers of the pixels that are convolved; None where signs are.
     """
 
     weights: NDArray[np.int8]
     dense: bool
-    place: int
+    source: str
     stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
+    padding: Pads = (0, 0, 0, 0)
     outside: int = 0
     pool: Pool | None = None
     levels: NDArray[np.int16] | None = None
@@ -45,48 +46,48 @@ class Products:
     def reaches(self, value: int) -> bool:
         """Whether the sum can be ``value``: sums of signs have the parity of their number."""
         fan_in = math.prod(self.weights.shape[1:])
-        parity_varies = self.levels is not None or (self.padding != (0, 0) and self.outside == 0)
+        parity_varies = self.levels is not None or (any(self.padding) and self.outside == 0)
         return parity_varies or (abs(value) <= fan_in and (value - fan_in) % 2 == 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Residual:
-    """Real values that a layer hands on beside its signs: ``m * sum + offset (+ shortcut)``.
+class RealProducts:
+    """The sums of products of a layer with real weights that is not made yet.
 
     Attributes:
-        products: the sums and what makes them.
-        scale, negative, offset: (C,) rational numbers; m is ``scale`` where the sum is >= 0, otherwise ``negative``.
-        shortcut: what is added from the residual of the layer before: ``none``, ``identity`` or ``average_pool``.
+        weights: (out, height, width, in / groups) float64.
+        source: name of the layer whose signal it takes; empty for pixels.
+        padding: top, left, bottom, right.
+        outside: (in,) float64, of pixels: the level that padding counts as.
     """
 
-    products: Products
-    scale: Exact
-    negative: Exact
-    offset: Exact
-    shortcut: str = "none"
+    weights: NDArray[np.float64]
+    source: str
+    stride: tuple[int, int] = (1, 1)
+    padding: Pads = (0, 0, 0, 0)
+    groups: int = 1
+    outside: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """What the image has become: ``value = scale * integer + offset`` in each channel.
-
-    In a residual the values of the residual take the place of the integers.
+    """What the image has become: ``value = scale * x + offset`` in each channel.
 
     Attributes:
-        kind: ``pixels``, ``signs``, ``sums`` or ``residual``.
+        kind: what x is: ``pixels``; ``signs``; ``sums``, the integers of :attr:`products`; ``real sums``, the reals of
+            :attr:`products`; or ``values``, the signal of a layer.
         axes: meaning of the axes after the batch: C, H and W, behind C also L, the levels of a thermometer.
         sizes: number of elements along each axis.
         scale, offset: (C * L,) rational numbers.
-        place: how many layers it has passed.
+        layer: name of the layer that gives the signs or values; empty for others.
         flat: whether the axes were flattened, in their order, to one.
         dtype: type of its numbers in the graph.
         levels: (256,) int16, the integers that pixels stand for.
-        products: what makes the sums, where the kind is ``sums``.
-        negative: the scale of sums below 0, where another one holds there (behind ReLU or PReLU).
-        limits: lowest and highest value, (C * L,) each, that a Clip has left; only signs can be taken of such values.
-        pad: (y, x, value outside): a padding that the next convolution takes.
-        residual: the residual that this signal is a view of, where the kind is ``residual``.
-        averaged, repeated: whether a shortcut has average-pooled the residual, and repeated its channels.
+        products: what makes the sums.
+        limits: lowest and highest value, (C * L,) each, that a Clip has left of sums.
+        pad: (pads, value outside): a padding that the next convolution takes.
+        less: name of the tensor that was subtracted from it, which an addition of the same takes back: the
+            straight-through form of a sign.
     """
 
     kind: str
@@ -94,17 +95,14 @@ class Signal:
     sizes: dict[str, int]
     scale: Exact
     offset: Exact
-    place: int = 0
+    layer: str = ""
     flat: bool = False
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     levels: NDArray[np.int16] | None = None
-    products: Products | None = None
-    negative: Exact | None = None
+    products: Products | RealProducts | None = None
     limits: tuple[Exact, Exact] | None = None
-    pad: tuple[int, int, Fraction] | None = None
-    residual: Residual | None = None
-    averaged: bool = False
-    repeated: bool = False
+    pad: tuple[Pads, Fraction] | None = None
+    less: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,8 +138,7 @@ class Signal:
 
     def scaled(self, factor: Exact) -> Signal:
         """The signal with every value multiplied by the factor of its channel."""
-        negative = None if self.negative is None else self.negative * factor
-        signal = replace(self, scale=self.scale * factor, negative=negative, offset=self.offset * factor)
+        signal = replace(self, scale=self.scale * factor, offset=self.offset * factor)
         if self.limits is None:
             return signal
         one, other = (limit * factor for limit in self.limits)
@@ -156,12 +153,12 @@ class Signal:
         return replace(signal, limits=(low + by, high + by))
 
     def clipped(self, low: Exact, high: Exact) -> Signal:
-        """Values from ``low`` to ``high``: those of sums and residuals as limits, others only where nothing changes.
+        """Values from ``low`` to ``high``: of sums as limits, of pixels and signs only where nothing changes.
 
         Raises:
             RefusalError: where it changes pixels or signs.
         """
-        if self.kind in ("sums", "residual"):
+        if self.kind == "sums":
             limits = self.limits if self.limits is not None else (low, high)
             return replace(self, limits=(limits[0].clip(low, high), limits[1].clip(low, high)))
         for level in self.extremes():
@@ -192,101 +189,22 @@ class Signal:
             np.where(above | below, constants, values)
             for constants, values in ((0 * signs, self.scale), (signs, self.offset))
         )
-        negative = None if self.negative is None else np.where(above | below, 0 * signs, self.negative)
-        return replace(self, limits=None, scale=scale, offset=offset, negative=negative)
-
-    def with_slope(self, slope: Exact) -> Signal:
-        """Sums behind PReLU: values below 0 times the slope of their channel.
-
-        Raises:
-            RefusalError: where the kink lies at another sum than 0, which the format cannot express.
-        """
-        if self.kind != "sums":
-            raise RefusalError(
-                f"bends {self.kind}; only the sums of a convolution can be, before their batch norm and shortcut"
-            )
-        if any(self.offset != 0):
-            channel = int(np.argmax(self.offset != 0))
-            raise RefusalError(
-                f"bends channel {channel} where its sum is {float(-self.offset[channel] / self.scale[channel]):g}, "
-                "not 0; only scales may stand between a convolution and its activation"
-                if self.scale[channel] != 0
-                else f"bends channel {channel}, which is constant"
-            )
-        negative = self.scale if self.negative is None else self.negative
-        return replace(
-            self,
-            scale=np.where(self.scale >= 0, self.scale, self.scale * slope),
-            negative=np.where(negative <= 0, negative, negative * slope),
-        )
+        return replace(self, limits=None, scale=scale, offset=offset)
 
     def pooled(self, pool: Pool, sizes: dict[str, int]) -> Signal:
         """Sums behind a max pool of their values, written as scales of a max pool of the sums.
 
         Where the scales are negative the largest value is that of the smallest sum: weights and scales are negated.
         """
-        assert self.products is not None
-        negative = self.scale if self.negative is None else self.negative
-        if any((self.scale > 0) & (negative < 0)) or any((self.scale < 0) & (negative > 0)):
-            raise RefusalError(
-                "pools values that both rise and fall with the sum (a negative slope of PReLU)"
-            )
-        falls = (self.scale < 0) | (negative < 0)
+        assert isinstance(self.products, Products)
+        falls = self.scale < 0
         sign = np.where(falls, -1, 1)
         weights = (self.products.weights * sign[:, None, None, None]).astype(np.int8)
         return replace(
             self,
             sizes=sizes,
             products=replace(self.products, weights=weights, pool=pool),
-            scale=np.where(falls, -negative, self.scale),
-            negative=None if self.negative is None else np.where(falls, -self.scale, negative),
-        )
-
-    def as_residual(self) -> Signal:
-        """Sums that two operators take, as the values of a residual."""
-        assert self.products is not None
-        negative = self.scale if self.negative is None else self.negative
-        return self._values_of(Residual(self.products, self.scale, negative, self.offset))
-
-    def plus(self, shortcut: Signal) -> Signal:
-        """Sums plus a residual: the values of the next residual.
-
-        Raises:
-            RefusalError: where the format has no such shortcut.
-        """
-        kinds = {self.kind, shortcut.kind}
-        if kinds != {"sums", "residual"}:
-            raise RefusalError(
-                "adds two residuals"
-                if kinds == {"residual"}
-                else f"adds {' and '.join(sorted(kinds))}; what can be added are the sums of a convolution and the "
-                "residual that its signs come from"
-            )
-        if self.kind == "residual":
-            return shortcut.plus(self)
-        if not (self.is_map and shortcut.is_map) or self.shape != shortcut.shape:
-            raise RefusalError(f"adds {list(shortcut.shape)} to {list(self.shape)}")
-        assert self.products is not None
-        assert shortcut.residual is not None
-        if shortcut.residual.products.place + 1 != self.products.place:
-            raise RefusalError(
-                "its shortcut skips more than one convolution, or another one; a convolution can add the residual that "
-                "its own signs come from"
-            )
-        if any(shortcut.scale != 1):
-            raise RefusalError("its shortcut is scaled; the format adds a residual as it is")
-        if self.products.levels is not None:
-            raise RefusalError("adds a residual to a convolution of pixels")
-        negative = self.scale if self.negative is None else self.negative
-        kind = "average_pool" if shortcut.averaged else "identity"
-        offset = self.offset + shortcut.offset
-        return self._values_of(Residual(self.products, self.scale, negative, offset, kind))
-
-    def _values_of(self, residual: Residual) -> Signal:
-        """This signal as the plain values of a residual."""
-        one, zero = constant(1, len(self.scale)), constant(0, len(self.scale))
-        return replace(
-            self, kind="residual", scale=one, offset=zero, residual=residual, products=None, negative=None
+            scale=np.where(falls, -self.scale, self.scale),
         )
 
     def one_scale(self) -> Fraction:

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
-from bnn_perception.importers.fold.signal import Exact, Signal
+from bnn_perception.importers.fold.signal import Exact, Products, Signal
+
+#: The largest float32.
+MAX_FLOAT = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,42 +105,51 @@ def _is_power_of_2(value: Fraction) -> bool:
 
 def is_rectified(signal: Signal) -> bool:
     """Whether a ReLU has left 0 of what lay below."""
-    if signal.limits is not None:
-        return all(signal.limits[0] == 0)
-    return (
-        signal.negative is not None
-        and not any(signal.offset)
-        and all((signal.scale >= 0) & (signal.negative <= 0))
-    )
+    return signal.limits is not None and all(signal.limits[0] == 0)
 
 
 def can_be_zero(signal: Signal) -> bool:
-    """Whether sums or a residual can be exactly 0 in some channel.
+    """Whether sums can be exactly 0 in some channel.
 
-    A residual with a shortcut adds up numbers of many layers. It hits 0 where all of them lie on a coarse grid, as
-    without batch norm; otherwise it practically never does, nor could the source's float32 tell.
+    Real values practically never are, nor could the source's float32 tell.
     """
     if signal.limits is not None and any(0 in limit for limit in signal.limits):
         return True
-    residual = signal.residual
-    products = signal.products if residual is None else residual.products
-    if products is None:
+    if not isinstance(signal.products, Products):
         return False
-    if residual is None:
-        negative = signal.scale if signal.negative is None else signal.negative
-        scale, offset = signal.scale, signal.offset
-    else:
-        scale, negative = signal.scale * residual.scale, signal.scale * residual.negative
-        offset = signal.scale * residual.offset + signal.offset
-    if residual is not None and residual.shortcut != "none":
-        return any(max(value.denominator for value in row) <= 256 for row in zip(scale, negative, offset))
-    for above, factors in ((True, scale), (False, negative)):
-        for factor, shift in zip(factors, offset):
-            if factor == 0:
-                if shift == 0:
-                    return True
-                continue
-            zero = -shift / factor
-            if zero.denominator == 1 and (zero >= 0) == above and products.reaches(int(zero)):
+    for factor, shift in zip(signal.scale, signal.offset):
+        if factor == 0:
+            if shift == 0:
                 return True
+            continue
+        zero = -shift / factor
+        if zero.denominator == 1 and signal.products.reaches(int(zero)):
+            return True
     return False
+
+
+def real_threshold(
+    scale: Exact, offset: Exact, strict: bool
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Threshold and flip of ``scale * x + offset >= 0``, or ``> 0`` where strict, of a float32 x; exact for every x."""
+    thresholds, flips = [], []
+    for factor, shift in zip(scale, offset):
+        if factor == 0:
+            holds = shift > 0 or (shift == 0 and not strict)
+            thresholds.append(np.float32(-np.inf if holds else np.inf))
+            flips.append(False)
+            continue
+        # x >= t, x > t; of a negative factor x <= t, which is not x > t, and x < t, which is not x >= t.
+        at, falls = -shift / factor, factor < 0
+        above = strict != falls
+        threshold = np.float32(min(max(float(at), -MAX_FLOAT), MAX_FLOAT))
+        if Fraction(float(threshold)) < at or (above and Fraction(float(threshold)) == at):
+            threshold = np.nextafter(threshold, np.float32(np.inf))
+        while threshold > -MAX_FLOAT:  # float() may have rounded up, past a smaller float32 that does as well
+            lower = np.nextafter(threshold, np.float32(-np.inf))
+            if Fraction(float(lower)) < at or (above and Fraction(float(lower)) == at):
+                break
+            threshold = lower
+        thresholds.append(threshold)
+        flips.append(falls)
+    return np.array(thresholds, np.float32), np.array(flips)

@@ -22,17 +22,29 @@ def _operands(node: Node[Signal]) -> tuple[Signal, Exact]:
     return per_channel(node.signal, node.constant(1 - node.place))
 
 
-def add(node: Node[Signal]) -> Signal:
+def add(node: Node[Signal], layers: LayerBuilder) -> Signal:
     if len(node.inputs) != 2:
         raise RefusalError(f"adds {len(node.inputs)} tensors; only two can be")
     if len(node.taken) == 2:
         first, second = node.taken
-        return first.plus(second)
-    signal, other = _operands(node)
-    return signal.shifted(other)
+        # (x - y) + y, where the float32 of the graph differs from x by roundings alone.
+        for signal, other in ((first, 1), (second, 0)):
+            if signal.less:
+                if signal.less != node.inputs[other]:
+                    raise RefusalError("adds another activation than the one that was subtracted")
+                return replace(signal, less="")
+        return layers.add(first, second)
+    signal, number = _operands(node)
+    return signal.shifted(number)
 
 
-def sub(node: Node[Signal]) -> Signal:
+def sub(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    if len(node.taken) == 2:
+        first, second = node.taken
+        if first.kind == "signs" and not first.less:
+            return replace(first, less=node.inputs[1])
+        minus = constant(-1, len(second.scale))
+        return layers.add(first, second.scaled(minus))
     signal, other = _operands(node)
     if node.place == 0:
         return signal.shifted(-other)
@@ -73,7 +85,7 @@ def clip(node: Node[Signal], layers: LayerBuilder) -> Signal:
         else constant(exact(limit).item(), len(node.signal.scale))
         for limit in node.limits()
     )
-    return layers.fix_pixel_range(node.signal, highest).clipped(lowest, highest)
+    return layers.clip(layers.fix_pixel_range(node.signal, highest), lowest, highest)
 
 
 def negation(node: Node[Signal]) -> Signal:
@@ -93,22 +105,18 @@ def where(node: Node[Signal]) -> Signal:
     return replace(signal.scaled(true - false).shifted(false), dtype=node.constant(1).dtype)
 
 
-def relu(node: Node[Signal]) -> Signal:
-    """ReLU of sums that were only scaled stays addable; any other only limits the values before a sign."""
-    signal = node.signal
-    zero = constant(0, len(signal.scale))
-    if signal.kind == "sums" and signal.limits is None and not any(signal.offset):
-        return signal.with_slope(zero)
-    return signal.clipped(zero, constant(UNLIMITED, len(zero)))
+def relu(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    zero = constant(0, len(node.signal.scale))
+    return layers.clip(node.signal, zero, constant(UNLIMITED, len(zero)))
 
 
-def leaky_relu(node: Node[Signal]) -> Signal:
+def leaky_relu(node: Node[Signal], layers: LayerBuilder) -> Signal:
     slope = Fraction(node.attribute("alpha", 0.01))
-    return node.signal.with_slope(constant(slope, len(node.signal.scale)))
+    return layers.bent(node.signal, constant(slope, len(node.signal.scale)))
 
 
-def prelu(node: Node[Signal]) -> Signal:
+def prelu(node: Node[Signal], layers: LayerBuilder) -> Signal:
     if node.place != 0:
         raise RefusalError("takes the activation as its slope")
     signal, slope = _operands(node)
-    return signal.with_slope(slope)
+    return layers.bent(signal, slope)

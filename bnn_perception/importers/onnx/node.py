@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
-from bnn_perception.net.layer import Pool
+from bnn_perception.net.layer import Pads, Pool
 
 if TYPE_CHECKING:
     import onnx
@@ -43,11 +43,32 @@ class Window(NamedTuple):
             f"ceil_mode {int(self.ceil_mode)}"
         )
 
-    def max_pool(self, size: tuple[int, int]) -> Pool:
-        """This window as the pool of the model format, on a map of ``size``.
+    def whole(self, size: tuple[int, int]) -> Pads:
+        """The pads of this window as a pool on a map of ``size``, those among them that ceil_mode adds.
 
         Raises:
-            RefusalError: where the format has no such pool.
+            RefusalError: where not one window fits, or one lies outside altogether.
+        """
+        pads = list(self.pads)
+        for axis in (0, 1):
+            kernel, stride = self.kernel[axis], self.stride[axis]
+            extent = size[axis] + pads[axis] + pads[axis + 2]
+            if extent < kernel:
+                raise RefusalError(f"its window is larger than its input {list(size)}")
+            rest = (extent - kernel) % stride
+            # A window that would begin behind the input and its first padding is none.
+            if self.ceil_mode and rest and extent - rest - kernel + stride < size[axis] + pads[axis]:
+                pads[axis + 2] += stride - rest
+        top, left, bottom, right = pads
+        if any(pad >= kernel for pad, kernel in zip(pads, (*self.kernel, *self.kernel))):
+            raise RefusalError(f"{self}; pads as large as the window cannot be expressed")
+        return top, left, bottom, right
+
+    def max_pool(self, size: tuple[int, int]) -> Pool:
+        """This window as the pool of a float twin's stage, on a map of ``size``.
+
+        Raises:
+            RefusalError: where such a stage has no such pool.
         """
         if any(self.pads) or len(set(self.kernel)) != 1 or len(set(self.stride)) != 1:
             raise RefusalError(f"{self}; only square windows without padding can be expressed")
@@ -209,15 +230,14 @@ class Node(Generic[Value]):
             bool(self.attribute("ceil_mode", 0)),
         )
 
-    def convolution(self, size: tuple[int, int] | None) -> tuple[NDArray[Any], Window]:
-        """The weights (out, in, y, x) and the window of a Conv; ``size`` as :meth:`window` takes it."""
-        weights, group = self.constant(1), self.attribute("group", 1)
-        if weights.ndim != 4 or group != 1:
+    def convolution(self, size: tuple[int, int] | None) -> tuple[NDArray[Any], Window, int]:
+        """The weights (out, in / groups, y, x), the window and the groups of a Conv; ``size``: see :meth:`window`."""
+        weights, groups = self.constant(1), int(self.attribute("group", 1))
+        if weights.ndim != 4 or groups < 1:
             raise RefusalError(
-                f"group {group}, weights {list(weights.shape)}; only two-dimensional convolutions of group 1 can be "
-                "expressed"
+                f"group {groups}, weights {list(weights.shape)}; only two-dimensional convolutions can be expressed"
             )
-        return weights, self.window(size, weights.shape[2:])
+        return weights, self.window(size, weights.shape[2:]), groups
 
     def gemm(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The matrix (out, in) and the bias of a Gemm."""

@@ -4,10 +4,11 @@ To add an operator, write the function that applies it and its record below. The
 binary net; a test holds it to the records.
 
 =============================  ========================================================================================
-Conv                           weights of one magnitude in each output channel; padded by the value of -1 or 0 (signs)
-                               or by one level (pixels); of the whole map and without padding it is a matrix, also as
-                               the last layer
-Gemm, MatMul                   weights of one magnitude in each output
+Conv                           of signs with weights of one magnitude in each output channel, padded by the value of
+                               -1, 0 or +1; of pixels with any weights; of real values with any weights, padded by 0,
+                               in groups up to depthwise
+Gemm, MatMul                   of signs with weights of one magnitude in each output; of pixels and real values with
+                               any weights
 BipolarQuant, MultiThreshold   one threshold a channel
 Sign                           one threshold a channel, which no value may meet
 Quant, IntQuant                of 1 bit: one threshold a channel; of at most 8 bits on the image: a table of levels
@@ -16,27 +17,30 @@ Less, LessOrEqual
 Not                            of truth values
 Where                          of truth values that choose between two constants
 BatchNormalization             of the channels, with fixed statistics
-Add                            with one constant, or one a channel; sums and the residual that their signs come from,
-                               in either order
+Add                            with one constant, or one a channel; of two real values (a shortcut); of a sign and what
+                               was taken off it
 Sum                            as Add, of two
-Sub                            with one constant, or one a channel; on the image, with thresholds along a new axis: a
-                               thermometer code
+Sub                            with one constant, or one a channel; of two real values; of a sign and what an Add adds
+                               again; on the image, with thresholds along a new axis: a thermometer code
 Mul, Div                       with one constant, or one a channel
 Neg                            everywhere
-Relu                           of sums that were only scaled: slope 0 below 0; of other sums and of residuals: before
-                               their signs
-LeakyRelu                      of sums that were only scaled: one slope below 0
-PRelu                          of sums that were only scaled: one slope a channel below 0
-Clip                           of sums and residuals, before their signs (Hardtanh)
-MaxPool                        square and unpadded, before or after the sign, whatever the sign of gamma
-Pad                            before a Conv, in height and width alike on both sides
-AveragePool                    of a residual on its way to an Add: 2x2 with stride 2
-Concat                         of a residual with itself on its way to an Add, along the channels
-Tile                           of the channels of a residual on its way to an Add
-Unsqueeze                      of the image, by the axis of a thermometer's levels behind the channels
+Relu, LeakyRelu                of sums and real values
+PRelu                          of sums and real values: one slope a channel
+Clip                           of sums and real values (Hardtanh); of pixels and signs where it changes nothing
+MaxPool                        of sums, signs and real values, with any window, stride and padding
+Pad                            of height and width before a Conv; of channels with 0, of real values
+AveragePool                    of sums and real values, with any window, stride and padding
+GlobalAveragePool              of sums and real values
+ReduceMean                     of sums and real values, over height and width
+Slice                          of real values: every n-th pixel, channels side by side
+Concat                         of sums and real values, along the channels
+Tile                           of the channels of sums and real values
+Unsqueeze                      of (N, features) to a map of one pixel; of the image, by the axis of a thermometer's
+                               levels behind channels
 Transpose                      no arithmetic
 Flatten                        to (N, features)
-Reshape                        to (N, features); a thermometer's levels to channels
+Reshape                        to (N, features), and of one pixel back; of axes of one element; a thermometer's levels
+                               to channels
 Squeeze                        to (N, features)
 Identity                       everywhere
 Dropout                        in evaluation mode, where it changes nothing
@@ -122,7 +126,6 @@ class Operator:
         domains: where it is defined.
         activations: which inputs may depend on the image.
         numbers: what its inputs may hold; :attr:`Numbers.NONE` where only their shape counts.
-        before_sign: whether it may take values that a Clip or ReLU has limited, of which only signs can be expressed.
         takes_pad: whether it takes the padding of a Pad before it.
         tail: how it may follow the logits; None where it changes the arg max.
         stage: what it does in a float twin; None where none may hold it.
@@ -135,7 +138,6 @@ class Operator:
     domains: tuple[str, ...] = STANDARD
     activations: Activations = Activations.FIRST
     numbers: Numbers = Numbers.FLOATS
-    before_sign: bool = False
     takes_pad: bool = False
     tail: Tail | None = None
     stage: StageChange | None = None
@@ -150,17 +152,14 @@ class Operator:
         if self.numbers == Numbers.NONE:
             return
         if len(node.taken) > 1 and self.activations != Activations.SEVERAL:
-            raise RefusalError("combines two activations; only Add and Concat can")
+            raise RefusalError("combines two activations; only Add, Sub and Concat can")
         if node.place != 0 and self.activations == Activations.FIRST:
             raise RefusalError(f"takes the activation as its input {node.place + 1}")
         self._check_numbers(node.signal.dtype)
         if any(signal.pad is not None for signal in node.taken) and not self.takes_pad:
             raise RefusalError("stands between a Pad and its Conv")
-        limited = any(signal.limits is not None for signal in node.taken)
-        if limited and (len(node.taken) > 1 or not self.before_sign):
-            raise RefusalError(
-                "takes values that a Clip or ReLU has limited, of which only signs can be expressed"
-            )
+        if any(signal.less for signal in node.taken) and self.name not in ("Add", "Identity", "Cast"):
+            raise RefusalError("takes a difference of two activations; only an Add of the second may follow")
 
     def _check_numbers(self, dtype: np.dtype[Any]) -> None:
         takes_integers = bool(self.numbers & Numbers.INTEGERS)
@@ -205,28 +204,26 @@ def _branch(change: Callable[[Node[stages.Tensor]], stages.Tensor]) -> StageChan
 
 _COMPARED = "one threshold a channel, strict or not; the constant on either side"
 _CONSTANTS = "with one constant, or one a channel"
+_MATRIX = "of signs with weights of one magnitude in each output; of pixels and real values with any weights"
 _PROBABILITIES = "behind the logits, where it is left out"
 
 #: All records, in the order of the table.
 RECORDS = (
     Operator(
         "Conv",
-        "weights of one magnitude in each output channel; padded by the value of -1 or 0 (signs) or by one level "
-        "(pixels); of the whole map and without padding it is a matrix, also as the last layer",
+        "of signs with weights of one magnitude in each output channel, padded by the value of -1, 0 or +1; of pixels "
+        "with any weights; of real values with any weights, padded by 0, in groups up to depthwise",
         products.conv,
         takes_pad=True,
         stage=_chain(stages.conv),
     ),
-    Operator("Gemm", "weights of one magnitude in each output", products.gemm, stage=_chain(stages.gemm)),
-    Operator(
-        "MatMul", "weights of one magnitude in each output", products.matmul, stage=_chain(stages.matmul)
-    ),
+    Operator("Gemm", _MATRIX, products.gemm, stage=_chain(stages.gemm)),
+    Operator("MatMul", _MATRIX, products.matmul, stage=_chain(stages.matmul)),
     Operator(
         "BipolarQuant",
         "one threshold a channel",
         _sign(signs.bipolar),
         domains=QUANT_DOMAINS,
-        before_sign=True,
         run=quantizers.run_bipolar_quant,
     ),
     Operator(
@@ -234,17 +231,15 @@ RECORDS = (
         "one threshold a channel",
         _sign(signs.multi_threshold),
         domains=QUANT_DOMAINS,
-        before_sign=True,
         run=quantizers.run_multi_threshold,
     ),
-    Operator("Sign", "one threshold a channel, which no value may meet", _sign(signs.sign), before_sign=True),
+    Operator("Sign", "one threshold a channel, which no value may meet", _sign(signs.sign)),
     *(
         Operator(
             name,
             "of 1 bit: one threshold a channel; of at most 8 bits on the image: a table of levels",
             _quantizer(signs.quant),
             domains=QUANT_DOMAINS,
-            before_sign=True,
             run=quantizers.run_quant,
         )
         for name in ("Quant", "IntQuant")
@@ -256,7 +251,6 @@ RECORDS = (
             _sign(signs.comparison),
             activations=Activations.ANY_ONE,
             numbers=Numbers.EXACT,
-            before_sign=True,
         )
         for name in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
     ),
@@ -272,27 +266,25 @@ RECORDS = (
         "BatchNormalization",
         "of the channels, with fixed statistics",
         _signal(affine.batch_norm),
-        before_sign=True,
         stage=_chain(stages.batch_norm),
         run=quantizers.run_batch_norm,
     ),
     Operator(
         "Add",
-        "with one constant, or one a channel; sums and the residual that their signs come from, in either order",
-        _signal(affine.add),
+        "with one constant, or one a channel; of two real values (a shortcut); of a sign and what was taken off it",
+        affine.add,
         activations=Activations.SEVERAL,
         numbers=Numbers.EXACT,
-        before_sign=True,
         stage=_chain(stages.add),
     ),
-    Operator("Sum", "as Add, of two", _signal(affine.add), activations=Activations.SEVERAL),
+    Operator("Sum", "as Add, of two", affine.add, activations=Activations.SEVERAL),
     Operator(
         "Sub",
-        "with one constant, or one a channel; on the image, with thresholds along a new axis: a thermometer code",
-        _signal(affine.sub),
-        activations=Activations.ANY_ONE,
+        "with one constant, or one a channel; of two real values; of a sign and what an Add adds again; on the image, "
+        "with thresholds along a new axis: a thermometer code",
+        affine.sub,
+        activations=Activations.SEVERAL,
         numbers=Numbers.EXACT,
-        before_sign=True,
     ),
     Operator(
         "Mul",
@@ -300,83 +292,78 @@ RECORDS = (
         _signal(affine.mul),
         activations=Activations.ANY_ONE,
         numbers=Numbers.EXACT,
-        before_sign=True,
     ),
-    Operator("Div", _CONSTANTS, _signal(affine.div), activations=Activations.ANY_ONE, before_sign=True),
-    Operator("Neg", "everywhere", _signal(affine.negate), numbers=Numbers.EXACT, before_sign=True),
-    Operator(
-        "Relu",
-        "of sums that were only scaled: slope 0 below 0; of other sums and of residuals: before their signs",
-        _signal(affine.relu),
-        before_sign=True,
-        stage=_chain(stages.relu),
-    ),
-    Operator("LeakyRelu", "of sums that were only scaled: one slope below 0", _signal(affine.leaky_relu)),
+    Operator("Div", _CONSTANTS, _signal(affine.div), activations=Activations.ANY_ONE),
+    Operator("Neg", "everywhere", _signal(affine.negate), numbers=Numbers.EXACT),
+    Operator("Relu", "of sums and real values", affine.relu, stage=_chain(stages.relu)),
+    Operator("LeakyRelu", "of sums and real values", affine.leaky_relu),
     Operator(
         "PRelu",
-        "of sums that were only scaled: one slope a channel below 0",
-        _signal(affine.prelu),
+        "of sums and real values: one slope a channel",
+        affine.prelu,
         activations=Activations.ANY_ONE,
     ),
     Operator(
         "Clip",
-        "of sums and residuals, before their signs (Hardtanh)",
+        "of sums and real values (Hardtanh); of pixels and signs where it changes nothing",
         affine.clip,
-        before_sign=True,
         stage=_chain(stages.clip),
     ),
     Operator(
         "MaxPool",
-        "square and unpadded, before or after the sign, whatever the sign of gamma",
+        "of sums, signs and real values, with any window, stride and padding",
         products.max_pool,
-        before_sign=True,
         stage=_chain(stages.max_pool),
     ),
-    Operator("Pad", "before a Conv, in height and width alike on both sides", _signal(shapes.pad)),
     Operator(
-        "AveragePool",
-        "of a residual on its way to an Add: 2x2 with stride 2",
-        _signal(shapes.average_pool),
-        stage=_branch(stages.average_pool),
+        "Pad",
+        "of height and width before a Conv; of channels with 0, of real values",
+        shapes.pad,
     ),
     Operator(
+        "AveragePool",
+        "of sums and real values, with any window, stride and padding",
+        products.average_pool,
+        stage=_branch(stages.average_pool),
+    ),
+    Operator("GlobalAveragePool", "of sums and real values", products.global_average),
+    Operator("ReduceMean", "of sums and real values, over height and width", products.reduce_mean),
+    Operator("Slice", "of real values: every n-th pixel, channels side by side", shapes.strided),
+    Operator(
         "Concat",
-        "of a residual with itself on its way to an Add, along the channels",
-        _signal(shapes.concat),
+        "of sums and real values, along the channels",
+        shapes.concat,
         activations=Activations.SEVERAL,
         stage=_branch(stages.concat),
     ),
-    Operator("Tile", "of the channels of a residual on its way to an Add", _signal(shapes.tile)),
+    Operator("Tile", "of the channels of sums and real values", shapes.tile),
     Operator(
         "Unsqueeze",
-        "of the image, by the axis of a thermometer's levels behind the channels",
+        "of (N, features) to a map of one pixel; of the image, by the axis of a thermometer's levels behind channels",
         _signal(shapes.unsqueeze),
         numbers=Numbers.ANY,
     ),
-    Operator("Transpose", "no arithmetic", _signal(shapes.transpose), numbers=Numbers.ANY, before_sign=True),
+    Operator("Transpose", "no arithmetic", _signal(shapes.transpose), numbers=Numbers.ANY),
     Operator(
         "Flatten",
         "to (N, features)",
         _signal(shapes.flatten),
         numbers=Numbers.ANY,
-        before_sign=True,
         stage=_chain(stages.flatten),
     ),
     Operator(
         "Reshape",
-        "to (N, features); a thermometer's levels to channels",
+        "to (N, features), and of one pixel back; of axes of one element; a thermometer's levels to channels",
         _signal(shapes.reshape),
         numbers=Numbers.ANY,
-        before_sign=True,
         stage=_chain(stages.reshape),
     ),
-    Operator("Squeeze", "to (N, features)", _signal(shapes.squeeze), numbers=Numbers.ANY, before_sign=True),
+    Operator("Squeeze", "to (N, features)", _signal(shapes.squeeze), numbers=Numbers.ANY),
     Operator(
         "Identity",
         "everywhere",
         _signal(shapes.keep),
         numbers=Numbers.ANY,
-        before_sign=True,
         tail=Tail(None, None),
         stage=_chain(stages.keep),
     ),
@@ -384,7 +371,6 @@ RECORDS = (
         "Dropout",
         "in evaluation mode, where it changes nothing",
         _signal(shapes.dropout),
-        before_sign=True,
         stage=_chain(stages.keep),
     ),
     Operator(
@@ -392,7 +378,6 @@ RECORDS = (
         "to floats; to integers where these hold all values",
         _signal(shapes.cast),
         numbers=Numbers.ANY,
-        before_sign=True,
     ),
     Operator("Shape", "everywhere; it becomes a constant", _signal(shapes.shape), numbers=Numbers.NONE),
     Operator("Softmax", _PROBABILITIES, None, tail=Tail(-1, 1)),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
 from bnn_perception.importers.fold.builder import LayerBuilder
@@ -15,37 +14,73 @@ from bnn_perception.importers.onnx.node import Node
 
 
 def conv(node: Node[Signal], layers: LayerBuilder) -> Signal:
-    signal = layers.upright(node.signal)
+    signal = _taken(node, layers)
     if signal.flat or signal.axes != "CHW":
         raise RefusalError("is not a two-dimensional convolution of (N, channels, height, width)")
-    signal = layers.fix_pixel_range(signal, 0 * signal.scale)
     # A Pad before the convolution counts for auto_pad as part of the map.
-    rows, columns = signal.pad[:2] if signal.pad is not None else (0, 0)
-    weights, window = node.convolution((signal.sizes["H"] + 2 * rows, signal.sizes["W"] + 2 * columns))
+    top, left, bottom, right = signal.pad[0] if signal.pad is not None else (0, 0, 0, 0)
+    size = signal.sizes["H"] + top + bottom, signal.sizes["W"] + left + right
+    weights, window, groups = node.convolution(size)
     bias = node.option(2, np.zeros(len(weights)))
-    result = convolve(signal, weights, bias, window.stride, window.pads)
-    layers.open(signal, node.source)
-    return result
+    if window.ceil_mode:
+        raise RefusalError("has a ceil_mode, which no convolution has")
+    return convolve(signal, weights, bias, window.stride, window.pads, groups)
 
 
 def gemm(node: Node[Signal], layers: LayerBuilder) -> Signal:
-    return _matrix(node, layers, *node.gemm())
+    return multiply(_taken(node, layers), *node.gemm())
 
 
 def matmul(node: Node[Signal], layers: LayerBuilder) -> Signal:
-    return _matrix(node, layers, node.constant(1).T, np.zeros(1))
+    return multiply(_taken(node, layers), node.constant(1).T, np.zeros(1))
 
 
-def _matrix(node: Node[Signal], layers: LayerBuilder, matrix: NDArray[Any], bias: NDArray[Any]) -> Signal:
+def _taken(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    """What a layer with weights takes: pixels, upright signs, or values as a layer gives them."""
     signal = layers.upright(node.signal)
-    result = multiply(signal, matrix, bias)
-    layers.open(signal, node.source)
-    return result
+    if signal.kind in ("pixels", "signs"):
+        return layers.fix_pixel_range(signal, 0 * signal.scale)
+    return layers.value(signal)
 
 
 def max_pool(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    signal = _map(node)
+    size = signal.sizes["H"], signal.sizes["W"]
+    window = node.window(size)
+    return layers.pool(signal, window.kernel, window.stride, window.whole(size), node.is_shared)
+
+
+def average_pool(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    signal = _map(node)
+    size = signal.sizes["H"], signal.sizes["W"]
+    window = node.window(size)
+    counts, pads = bool(node.attribute("count_include_pad", 0)), window.whole(size)
+    if counts and pads != window.pads:
+        raise RefusalError("counts the padding of windows that reach over the edge (ceil_mode)")
+    return layers.average(signal, window.kernel, window.stride, pads, counts)
+
+
+def global_average(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    size = _map(node).sizes["H"], _map(node).sizes["W"]
+    return layers.average(node.signal, size, (1, 1), (0, 0, 0, 0), counts_padding=True)
+
+
+def reduce_mean(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    """The mean of all pixels, as tf2onnx and hand-written nets write it."""
+    signal = node.signal
+    rank = len(signal.shape)
+    # An input since opset 18.
+    axes = node.constant(1).reshape(-1).tolist() if len(node.inputs) > 1 else node.attribute("axes", [])
+    named = {("N" + signal.axes)[int(axis) % rank] for axis in axes} if not signal.flat else set()
+    if named != {"H", "W"}:
+        raise RefusalError("takes the mean of other axes than height and width")
+    size = signal.sizes["H"], signal.sizes["W"]
+    mean = layers.average(signal, size, (1, 1), (0, 0, 0, 0), counts_padding=True)
+    return mean if node.attribute("keepdims", 1) else replace(mean, flat=True)
+
+
+def _map(node: Node[Signal]) -> Signal:
     signal = node.signal
     if signal.flat or signal.axes != "CHW":
-        raise RefusalError("does not pool height and width")
-    size = signal.sizes["H"], signal.sizes["W"]
-    return layers.pool(signal, node.window(size).max_pool(size), node.is_shared)
+        raise RefusalError("does not pool height and width of (N, channels, height, width)")
+    return signal

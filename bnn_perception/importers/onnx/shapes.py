@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.fold.builder import LayerBuilder
 from bnn_perception.importers.fold.signal import Signal, exact, is_float
 from bnn_perception.importers.onnx.node import FLOATS, Node
-from bnn_perception.net.checks import MAX_CHANNELS
+from bnn_perception.net.checks import MAX_INPUTS
 
 
 def keep(node: Node[Signal]) -> Signal:
@@ -47,7 +48,7 @@ def dropout(node: Node[Signal]) -> Signal:
     return node.signal
 
 
-def pad(node: Node[Signal]) -> Signal:
+def pad(node: Node[Signal], layers: LayerBuilder) -> Signal:
     signal = node.signal
     if node.opset < 11:
         pads, value = list(node.attribute("pads", [])), np.asarray(node.attribute("value", 0.0))
@@ -61,13 +62,49 @@ def pad(node: Node[Signal]) -> Signal:
         raise RefusalError(f"has {len(pads)} pads for {len(axes)} axes")
     if not any(pads):
         return signal
+    if min(pads) < 0:
+        raise RefusalError("crops; only whole maps can be expressed")
     around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
-    rows, columns = around.pop(2, (0, 0)), around.pop(3, (0, 0))
-    if not signal.is_map or any(map(any, around.values())) or rows[0] != rows[1] or columns[0] != columns[1]:
-        raise RefusalError(f"pads {pads} are not symmetric in height and width alone")
-    if min(pads) < 0 or signal.kind in ("sums", "residual"):
-        raise RefusalError("crops, or pads what is not binary")
-    return replace(signal, pad=(rows[0], columns[0], exact(value).item()))
+    by_axis = {name: around.get(number + 1, (0, 0)) for number, name in enumerate(signal.axes)}
+    outside, at = exact(value).item(), by_axis.pop("C", (0, 0))
+    (top, bottom), (left, right) = by_axis.pop("H", (0, 0)), by_axis.pop("W", (0, 0))
+    if signal.flat or any(map(any, by_axis.values())) or any(around.get(0, (0, 0))):
+        raise RefusalError(f"pads {pads} are not of channels, height and width alone")
+    if any(at):
+        if outside != 0 or any((top, left, bottom, right)):
+            raise RefusalError("pads channels with other numbers than 0, or height and width with them")
+        return layers.pad_channels(signal, *at)
+    if signal.kind not in ("pixels", "signs"):
+        signal = layers.value(signal)
+    return replace(signal, pad=((top, left, bottom, right), outside))
+
+
+def strided(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    """Every n-th pixel, as shortcuts without weights take them, or a range of channels."""
+    signal = node.signal
+    rank = len(signal.shape)
+    if node.opset < 10:
+        starts, ends = node.attribute("starts", []), node.attribute("ends", [])
+        axes, steps = node.attribute("axes", list(range(len(starts)))), [1] * len(starts)
+    else:
+        starts, ends = ([int(v) for v in node.constant(i).reshape(-1)] for i in (1, 2))
+        axes = [int(v) for v in node.option(3, np.arange(len(starts))).reshape(-1)]
+        steps = [int(v) for v in node.option(4, np.ones(len(starts), np.int64)).reshape(-1)]
+    by_axis = {name: (0, size, 1) for name, size in zip("N" + signal.axes, signal.shape)}
+    if signal.flat or signal.axes != "CHW" or not len(starts) == len(ends) == len(axes) == len(steps):
+        raise RefusalError("does not slice (N, channels, height, width)")
+    for axis, start, end, step in zip(_normalized(axes, rank), starts, ends, steps):
+        name = "NCHW"[axis]
+        if step < 1:
+            raise RefusalError(f"takes steps of {step}")
+        by_axis[name] = (*slice(start, end).indices(by_axis[name][1])[:2], step)
+    rows, columns, (first, last, every) = by_axis["H"], by_axis["W"], by_axis["C"]
+    whole = [(low, high) == (0, signal.sizes[name]) for name, (low, high, _) in (("H", rows), ("W", columns))]
+    if by_axis["N"] != (0, 1, 1) or every != 1 or not all(whole) or last <= first:
+        raise RefusalError("slices other ranges than every n-th pixel, and channels side by side")
+    if (rows[2], columns[2]) != (1, 1):
+        signal = layers.average(signal, (1, 1), (rows[2], columns[2]), (0, 0, 0, 0), counts_padding=True)
+    return signal if (first, last) == (0, signal.sizes["C"]) else layers.channels(signal, first, last)
 
 
 # -- the axes
@@ -80,7 +117,8 @@ def transpose(node: Node[Signal]) -> Signal:
         raise RefusalError(f"its permutation {list(permutation)} is not one of {len(signal.shape)} axes")
     if signal.flat or permutation[0] != 0 or "L" in signal.axes:
         raise RefusalError("moves the batch axis, or transposes a matrix of activations")
-    return replace(signal, axes="".join(signal.axes[axis - 1] for axis in permutation[1:]))
+    moved = "".join(signal.axes[axis - 1] for axis in permutation[1:])
+    return replace(signal, axes=moved)
 
 
 def flatten(node: Node[Signal]) -> Signal:
@@ -114,6 +152,14 @@ def reshape(node: Node[Signal]) -> Signal:
         return signal
     if shape == (1, total):
         return _flat(signal)
+    # Axes of one element may stand anywhere.
+    if len(shape) == 4 and "L" not in signal.axes:
+        long = [name for name in signal.axes if signal.sizes[name] > 1]
+        for axes in ("CHW", "HWC"):
+            sizes = dict(zip(axes, shape[1:]))
+            kept_order = [name for name in axes if sizes[name] > 1] == long
+            if kept_order and all(sizes[name] == signal.sizes[name] for name in long):
+                return replace(signal, axes=axes, flat=False)
     if signal.axes == "CLHW" and shape == (1, signal.shape[1] * signal.shape[2], *signal.shape[3:]):
         return replace(signal, axes="CHW", sizes={"C": shape[1], "H": shape[2], "W": shape[3]})
     raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
@@ -121,6 +167,14 @@ def reshape(node: Node[Signal]) -> Signal:
 
 def unsqueeze(node: Node[Signal]) -> Signal:
     signal = node.signal
+    # A matrix of features as a map of one pixel, for a batch norm of maps.
+    if signal.flat and all(signal.sizes[axis] == 1 for axis in "HW"):
+        rank = 2 + len(node.constant(1).reshape(-1) if len(node.inputs) > 1 else node.attribute("axes", []))
+        axes = _axes(node, rank)
+        if rank in (3, 4) and sorted(axes) in ([2], [2, 3]):
+            return replace(signal, flat=False, axes="CHW" if rank == 4 else "CW")
+        if rank == 4 and sorted(axes) == [1, 2]:
+            return replace(signal, flat=False, axes="HWC")
     if signal.kind != "pixels" or signal.axes != "CHW" or _axes(node, 5) != [2]:
         raise RefusalError(
             "only the axis of a thermometer's levels, behind the channels of the image, can be added"
@@ -145,55 +199,34 @@ def _normalized(axes: Sequence[int], rank: int) -> list[int]:
 def _flat(signal: Signal) -> Signal:
     if "L" in signal.axes:
         raise RefusalError("flattens a thermometer whose levels are no channels yet")
-    return replace(signal, flat=True)
+    return replace(signal, flat=True, axes="CHW" if signal.axes == "CW" else signal.axes)
 
 
-# -- shortcuts
+# -- channels
 
 
-def average_pool(node: Node[Signal]) -> Signal:
-    signal = _residual(node)
-    size = signal.sizes["H"], signal.sizes["W"]
-    node.window(size).check_halving(size)
-    if signal.averaged:
-        raise RefusalError("averages a second time")
-    sizes = {**signal.sizes, "H": size[0] // 2, "W": size[1] // 2}
-    return replace(signal, sizes=sizes, averaged=True)
-
-
-def concat(node: Node[Signal]) -> Signal:
-    signal = _residual(node)
-    if any(other is not signal for other in node.values):
-        raise RefusalError("joins different tensors; only one tensor with itself, along its channels, can be")
-    if node.attribute("axis", None) not in (1, -3):
-        raise RefusalError("does not join channels")
-    return _repeat(signal, len(node.inputs))
-
-
-def tile(node: Node[Signal]) -> Signal:
-    signal = _residual(node)
-    repeats = [int(times) for times in node.constant(1).reshape(-1)]
-    if len(repeats) != 4 or [*repeats[:1], *repeats[2:]] != [1, 1, 1] or repeats[1] < 1:
-        raise RefusalError(f"repeats {repeats}; only channels can be repeated")
-    return _repeat(signal, repeats[1])
-
-
-def _residual(node: Node[Signal]) -> Signal:
+def concat(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    if any(value is None for value in node.values):
+        raise RefusalError("joins activations and constants")
     signal = node.signal
-    if signal.kind != "residual" or not signal.is_map:
-        raise RefusalError(
-            f"takes {signal.kind}; only a residual, (N, channels, height, width), can be averaged or repeated"
-        )
-    return signal
+    axis = node.attribute("axis", None)
+    place = axis + len(signal.shape) if axis is not None and axis < 0 else axis
+    if signal.flat or place is None or place < 1 or ("N" + signal.axes)[place : place + 1] != "C":
+        raise RefusalError("does not join channels")
+    return layers.concat(node.taken)
 
 
-def _repeat(signal: Signal, times: int) -> Signal:
-    if times * signal.sizes["C"] > MAX_CHANNELS:
-        raise RefusalError(f"gives {times * signal.sizes['C']} channels; there can be {MAX_CHANNELS}")
-    return replace(
-        signal,
-        sizes={**signal.sizes, "C": times * signal.sizes["C"]},
-        scale=np.tile(signal.scale, times),
-        offset=np.tile(signal.offset, times),
-        repeated=signal.repeated or times > 1,
-    )
+def tile(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    repeats = [int(times) for times in node.constant(1).reshape(-1)]
+    signal = node.signal
+    if (
+        signal.flat
+        or len(repeats) != 4
+        or any(times != 1 for name, times in zip("N" + signal.axes, repeats) if name != "C")
+    ):
+        raise RefusalError(f"repeats {repeats}; only channels can be repeated")
+    times = repeats[1 + signal.axes.index("C")]
+    if not 1 <= times <= MAX_INPUTS:
+        raise RefusalError(f"repeats channels {times} times; there can be 1 to {MAX_INPUTS}")
+    signal = layers.value(signal)
+    return layers.concat([signal] * times)

@@ -158,7 +158,9 @@ def _channels(value: NDArray[Any], out: int) -> NDArray[np.float64]:
 
 
 def conv(node: Node[Tensor], chain: Chain) -> None:
-    weights, window = node.convolution(None)
+    weights, window, groups = node.convolution(None)
+    if groups != 1:
+        raise RefusalError(f"group {groups}; only convolutions of group 1 can be expressed in a float twin")
     if chain.flat or weights.shape[1] != chain.shape[2]:
         raise RefusalError(f"{weights.shape[1]} input channels, but its input is {list(chain.shape)}")
     if any(pad >= kernel for pad, kernel in zip(window.pads, window.kernel * 2)):

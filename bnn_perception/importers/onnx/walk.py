@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnn_perception.importers.errors import ImporterError, RefusalError
-from bnn_perception.importers.fold.builder import LayerBuilder
-from bnn_perception.importers.fold.signal import Exact, Signal
+from bnn_perception.importers.fold.builder import BYTES, UNIT, LayerBuilder, PixelRange
+from bnn_perception.importers.fold.signal import Signal
 from bnn_perception.importers.onnx.graph import Graph
 from bnn_perception.importers.onnx.node import Node
 from bnn_perception.importers.onnx.operators import find
@@ -26,7 +26,7 @@ class Walk:
         image_axes, image_sizes: the image's axes and their sizes, after the batch.
     """
 
-    def __init__(self, model: onnx.ModelProto, pixel_maximum: float | None) -> None:
+    def __init__(self, model: onnx.ModelProto, pixels: PixelRange | None) -> None:
         self.graph = Graph(model)
         shape, integers = self.graph.image_shape, self.graph.takes_integers
         self.image_axes = "CHW" if len(shape) == 4 and shape[1] in (1, 3) else "HWC"
@@ -36,10 +36,10 @@ class Walk:
                 f"input '{self.graph.image}' has shape {shape} (0: any); expected is (N, channels, height, width) or "
                 "(N, height, width, channels) with 1 or 3 channels and a fixed height and width"
             )
-        is_guess = pixel_maximum is None and not integers
-        if pixel_maximum is None:
-            pixel_maximum = 255.0 if integers else 1.0
-        self._builder = LayerBuilder(pixel_maximum, is_guess)
+        is_guess = pixels is None and not integers
+        if pixels is None:
+            pixels = BYTES if integers else UNIT
+        self._builder = LayerBuilder(pixels, is_guess)
         try:
             image = self._builder.image(self.image_axes, self.image_sizes, self.graph.image_dtype)
         except RefusalError as error:
@@ -48,9 +48,14 @@ class Walk:
         self._signals = {self.graph.image: image}
 
     @property
-    def pixel_maximum(self) -> float:
-        """What the graph takes for a pixel of 255; where it is a guess, final after :meth:`run`."""
-        return self._builder.pixel_maximum
+    def pixels(self) -> PixelRange:
+        """What the graph takes for pixels; where it is a guess, final after :meth:`run`."""
+        return self._builder.pixels
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the graph could only mean this range; to be asked where none was given."""
+        return self._builder.is_told
 
     @property
     def layers(self) -> list[Layer]:
@@ -61,11 +66,6 @@ class Walk:
     def outputs(self) -> int:
         """The number of logits, after :meth:`run`."""
         return self._builder.outputs
-
-    @property
-    def units(self) -> dict[str, Exact]:
-        """For each layer with a residual, how many integers a value of 1 is in each channel, after :meth:`run`."""
-        return self._builder.units
 
     def run(self) -> None:
         """Walk the graph.
@@ -94,10 +94,7 @@ class Walk:
             self.graph.constants[node.outputs[0]] = result
             return
         result = result.in_range()
-        if result.kind == "sums" and result.is_map and self.graph.uses[node.outputs[0]] > 1:
-            if result.limits is not None:
-                raise RefusalError(
-                    "has limited values that two nodes take; only one sign of them can be expressed"
-                )
-            result = result.as_residual()
+        # What two operators take is made once. Signs and pixels are there already.
+        if self.graph.uses[node.outputs[0]] > 1 and result.kind not in ("pixels", "signs"):
+            result = self._builder.value(result)
         self._signals[node.outputs[0]] = result
