@@ -151,8 +151,8 @@ def state_bytes(steps: int) -> int:
 VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 
-#: Bytes of a vector of int32 or float32, and of a step's own vectors: two of zeros, one for a signal that no step reads,
-#: sums of real convolutions, sums in float64, and a value.
+#: Bytes of a vector of int32 or float32, and of a step's own vectors: two of zeros, one for a signal that no step
+#: reads, sums of real convolutions, sums in float64, and a value.
 VECTOR_BYTES = 4 * LANES
 OWN_BYTES = 3 * VECTOR_BYTES + 2 * PIXELS * VECTOR_BYTES + 2 * VECTOR_BYTES
 

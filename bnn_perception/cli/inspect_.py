@@ -25,7 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def layer_rows(model: Model) -> list[dict[str, Any]]:
     """One row a layer: kind, shapes, precision, packed and float bytes, multiply-accumulates."""
     rows = []
-    for layer, before, after, _ in iter_layers(model):
+    for place in iter_layers(model):
+        layer, before, after = place.layer, place.before, place.after
         # The float layer has a weight for each product and a bias for each output.
         floats = (layer.fan_in + 1) * layer.outputs * FLOAT_BYTES if layer.has_weights else 0
         rows.append(
@@ -38,7 +39,7 @@ def layer_rows(model: Model) -> list[dict[str, Any]]:
                 "precision": layer.precision,
                 "packed_bytes": layer.parameter_bytes,
                 "float_bytes": floats,
-                "macs": layer.macs(before),
+                "macs": layer.macs(*place.before_all),
             }
         )
     return rows

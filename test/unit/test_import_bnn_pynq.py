@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from bnn_perception.backends import make_backend, reference
 from bnn_perception.frames.frame import Frame
 from bnn_perception.importers import ImporterError, bnn_pynq, import_model, read
+from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.net import bits
 from bnn_perception.net.folder import load_model
 from bnn_perception.net.layers import OutputDense
@@ -265,7 +266,7 @@ def run_all(model, images):
         channels = layer.in_shape[2]
         inputs = bits.signs(words[-1], channels).reshape(len(images), 1, -1)
         weights = bits.signs(layer.weights.reshape(layer.out_features, -1, layer.pixel_words), channels)
-        sums = reference.convolution(inputs, weights.reshape(layer.out_features, 1, 1, -1), (1, 1), (0, 0), 0)
+        sums = reference.convolution(inputs, weights.reshape(layer.out_features, 1, 1, -1), (1, 1), (0, 0, 0, 0), 0)
         words.append(reference.threshold(layer, sums))
     return words, sums[:, 0]
 
@@ -367,9 +368,9 @@ def test_refuses_a_source_that_does_not_exist(tmp_path):
     assert "no such file or folder" in refusal(tmp_path / "nowhere")
 
 
-def test_refuses_a_pixel_maximum_and_files_of_neither_kind(tmp_path, lfc_folder):
-    with pytest.raises(ImporterError, match=r"lfc: a folder; pixel_maximum is of \.onnx files alone"):
-        import_model(lfc_folder, tmp_path / "out", pixel_maximum=255.0)
+def test_refuses_a_pixel_range_and_files_of_neither_kind(tmp_path, lfc_folder):
+    with pytest.raises(ImporterError, match=r"lfc: a folder; a pixel range is of \.onnx files alone"):
+        import_model(lfc_folder, tmp_path / "out", pixels=PixelRange.of(0.0, 255.0))
     (tmp_path / "net.txt").write_text("x")
     assert "net.txt: is neither; what can be imported is" in refusal(tmp_path / "net.txt")
 

@@ -84,7 +84,7 @@ class PixelRange:
     @property
     def maximum(self) -> Fraction | None:
         """What a pixel of 255 is where 0 is 0; None for other ranges."""
-        return 255 * self.scale(1)[0] if self.is_plain else None
+        return exact(1 / np.float64(self.std[0])).item() if self.is_plain else None
 
     def stated(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std as :class:`.InputSpec` keeps them: a number a channel; none where a net takes p / 255."""
@@ -471,6 +471,8 @@ class LayerBuilder:
     def _close_output(self, signal: Signal, source: str, needs_matrix: bool) -> str:
         if signal.less:
             raise ImporterError(f"the output '{source}' is a difference of two activations")
+        if signal.pad is not None:
+            raise ImporterError(f"the output '{source}' is padded")
         if needs_matrix and not signal.flat:
             raise ImporterError(f"the last axis of '{source}' is taken for that of the classes")
         last, products = self._layers.get(signal.layer), signal.products
