@@ -37,14 +37,13 @@ struct Binary {
 // threshold  (OUT_WORDS * 32); flip (OUT_WORDS)
 // border     turns padding by -1 into padding by 0 where BORDER_COLUMNS > 0: the table's row of each row of the
 //            convolution, the table's column of each of its columns, then the table (rows, BORDER_COLUMNS, OUT_WORDS * 32)
-// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a residual takes: residual.cuh
+// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); where a signal follows: epilogue.cuh
 extern "C" __global__ void __launch_bounds__(THREADS)
     bconv2d_popc(const unsigned* __restrict__ input, const unsigned* __restrict__ weights, const int* __restrict__ threshold,
-                 const unsigned* __restrict__ flip, const int* __restrict__ border, RESIDUAL_CONSTANTS
-                 unsigned* __restrict__ output RESIDUAL_ARRAYS) {
+                 const unsigned* __restrict__ flip, const int* __restrict__ border EPILOGUE_PARAMETERS) {
   CONV2D_SHARED;
   const Binary element{border};
-  const Residual residual RESIDUAL_VALUES;
-  conv2d(element, residual, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH * IN_WORDS),
-         weights, threshold, flip, output + static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_WORDS));
+  const Epilogue epilogue EPILOGUE_VALUES;
+  conv2d(element, epilogue, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH * IN_WORDS),
+         weights, threshold, flip, BITS_OF_FRAME);
 }

@@ -1,7 +1,7 @@
 // The part of a convolution that does not depend on what is multiplied: tiles, taps, pooling, threshold, packing.
 //
 // Layers   bit = (maxpool(conv(x)) >= threshold) ^ flip,   activations (frames, height, width, words);
-//          what residual.cuh makes of maxpool(conv(x)) where the layer has a residual.
+//          what epilogue.cuh makes of maxpool(conv(x)) where a signal follows.
 //
 // Mapping  A lane is a filter: 32 filters make a warp, and the comparisons of its lanes, gathered by a ballot, are one
 //          packed word of the output. A warp computes PATCH outputs of a row, and for them POSITIONS x COLUMNS sums of
@@ -17,7 +17,7 @@
 //     input[y * STRIDE_Y - PADDING_Y + tap_y][x * STRIDE_X - PADDING_X + tap_x * TAP_STEP][word] . weights.
 #pragma once
 #include "bits.cuh"
-#include "residual.cuh"
+#include "epilogue.cuh"
 
 #if !defined(IN_HEIGHT) || !defined(IN_WIDTH) || !defined(TAPS_Y) || !defined(TAPS_X) || !defined(TAP_STEP) || \
     !defined(STRIDE_Y) || !defined(STRIDE_X) || !defined(PADDING_Y) || !defined(PADDING_X) || !defined(POOL_SIZE) || \
@@ -28,6 +28,13 @@
 #if !defined(CHUNKS) || !defined(CHUNK_WORDS) || !defined(STAGE_CHUNKS) || !defined(STAGE_ROWS) || !defined(STEP_TAPS) || \
     !defined(POSITIONS) || !defined(PATCH) || !defined(TILE_ROWS) || !defined(TILE_PATCHES) || !defined(TILE_FILTERS)
 #error "a layer's tile is not stated; see bnn_perception/backends/cuda/specs.py"
+#endif
+
+// Where the words of this block's frame go; an epilogue knows that by itself.
+#if EPILOGUE
+#define BITS_OF_FRAME nullptr
+#else
+#define BITS_OF_FRAME output + static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_WORDS)
 #endif
 
 #define WARPS (TILE_ROWS * TILE_PATCHES * TILE_FILTERS)
@@ -113,7 +120,7 @@ __device__ __forceinline__ void accumulate_stage(const Element& element, int (&s
 //   products<N>(line, weight)           the products of N taps, added
 //   dot(sum, y, x, channel)             the value of the convolution's pixel (y, x), from all of its products
 template <class Element>
-__device__ __forceinline__ void conv2d(const Element& element, const Residual& residual, unsigned* tile, unsigned* staged_weights,
+__device__ __forceinline__ void conv2d(const Element& element, const Epilogue& epilogue, unsigned* tile, unsigned* staged_weights,
                                        const unsigned* frame, const unsigned* weights, const int* threshold,
                                        const unsigned* flip, unsigned* output) {
   constexpr int tiles_x = divide_up(OUT_WIDTH, TILE_COLUMNS);
@@ -164,11 +171,19 @@ __device__ __forceinline__ void conv2d(const Element& element, const Residual& r
   }
 
   if (!inside) return;
-#if RESIDUAL
-  const Scale scale = residual.scale(channel);
+#if EPILOGUE
+  // `threshold` holds what sums lack to be dot products.
+  const int lacking = __ldg(threshold + channel);
+  unsigned word = 0;  // lane i keeps the word of output i
 #pragma unroll
-  for (int i = 0; i < PATCH; ++i) largest[i] = residual.value(largest[i], scale, out_y, out_x + i, channel);
-#endif
+  for (int i = 0; i < PATCH; ++i) {
+    const bool exists = out_x + i < OUT_WIDTH && channel < OUT_CHANNELS;
+    const float value = __int2float_rn(largest[i] + lacking);
+    const unsigned bits = __ballot_sync(FULL_WARP, epilogue.reached(value, out_y * OUT_WIDTH + out_x + i, channel, exists));
+    if (lane == i) word = bits;
+  }
+  if (lane < PATCH && out_x + lane < OUT_WIDTH) epilogue.store(word, out_y * OUT_WIDTH + out_x + lane, filter_word);
+#else
   const int needed = __ldg(threshold + channel);
   unsigned word = 0;  // lane i keeps the word of output i
 #pragma unroll
@@ -179,4 +194,5 @@ __device__ __forceinline__ void conv2d(const Element& element, const Residual& r
   if (lane < PATCH && out_x + lane < OUT_WIDTH) {
     output[(out_y * OUT_WIDTH + out_x + lane) * OUT_WORDS + filter_word] = word ^ __ldg(flip + filter_word);
   }
+#endif
 }

@@ -3,7 +3,7 @@
 //
 // A word of the tile is four signed bytes: red, green, blue and nothing of one pixel, or four grey pixels side by side
 // (then TAP_STEP is 4). Levels in 0..255 are staged less 128 so that they fit a signed byte; 128 times the sum of a
-// filter's weights is missing from its sums and has been taken from its threshold, or is the fourth part of its Scale.
+// filter's weights is missing from its sums and has been taken from its threshold, or is added where a signal follows.
 #include "conv2d.cuh"
 
 #if !defined(CHANNELS) || !defined(LEVEL_OFFSET) || !defined(IDENTITY_LEVELS)
@@ -54,14 +54,13 @@ struct Pixels {
 // input      (frames, IN_HEIGHT, IN_WIDTH): one word a pixel, as preprocess.cu writes it
 // weights    (OUT_WORDS, TAPS_Y, TAPS_X, 32): four signed bytes each, +1, -1, or 0 where there is no tap
 // threshold  (OUT_WORDS * 32); flip (OUT_WORDS)
-// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); what a residual takes: residual.cuh
+// output     (frames, OUT_HEIGHT, OUT_WIDTH, OUT_WORDS); where a signal follows: epilogue.cuh
 extern "C" __global__ void __launch_bounds__(THREADS)
     input_conv2d(const unsigned* __restrict__ input, const unsigned* __restrict__ weights, const int* __restrict__ threshold,
-                 const unsigned* __restrict__ flip, const unsigned char* __restrict__ levels, RESIDUAL_CONSTANTS
-                 unsigned* __restrict__ output RESIDUAL_ARRAYS) {
+                 const unsigned* __restrict__ flip, const unsigned char* __restrict__ levels EPILOGUE_PARAMETERS) {
   CONV2D_SHARED;
   const Pixels element{levels};
-  const Residual residual RESIDUAL_VALUES;
-  conv2d(element, residual, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH), weights,
-         threshold, flip, output + static_cast<size_t>(blockIdx.z) * (OUT_HEIGHT * OUT_WIDTH * OUT_WORDS));
+  const Epilogue epilogue EPILOGUE_VALUES;
+  conv2d(element, epilogue, tile, staged_weights, input + static_cast<size_t>(blockIdx.z) * (IN_HEIGHT * IN_WIDTH), weights,
+         threshold, flip, BITS_OF_FRAME);
 }

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from bnn_perception.backends import Backend, reference
 from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.specs import Target
+from bnn_perception.backends.fusion import CHAINED, Fused, fuse
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
 from bnn_perception.net.layer import Layer, Pool, Shape
 from bnn_perception.net.layers import Conv2d, OutputBits
-from bnn_perception.net.model import InputSpec, Model, Place, iter_layers
+from bnn_perception.net.model import InputSpec, Model, Place
+from bnn_perception.net.signals import AveragePool, BinaryMaxPool, ChannelPad, Concat, MaxPool, Sign
 
 #: AGX Orin.
 ORIN = Target(87, 16)
@@ -43,35 +45,65 @@ def input_conv(
     return models.input_conv(RNG(2), "input", shape, filters, kernel, **options), shape
 
 
-def residual(
+def scaled(
     shape: Shape, filters: int, kernel: int | tuple[int, int] = 3, **options: Any
 ) -> tuple[Conv2d, Shape]:
-    """A residual convolution, likewise."""
+    """A binary convolution that gives a signal, likewise."""
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     options.setdefault("padding", (kernel[0] // 2, kernel[1] // 2))
-    return models.residual_conv(RNG(3), "residual", shape, filters, kernel, **options), shape
+    return models.scaled_conv(RNG(3), "scaled", shape, filters, kernel, **options), shape
 
 
 def stem(shape: Shape, filters: int, **options: Any) -> tuple[Conv2d, Shape]:
-    """An input convolution of 3x3 that gives the first residual."""
-    return models.input_residual_conv(RNG(4), "stem", shape, filters, **options), shape
+    """An input convolution of 3x3 that gives a signal."""
+    return models.scaled_input_conv(RNG(4), "stem", shape, filters, **options), shape
 
 
-RESIDUAL = {
-    "identity, 24 -> 48": residual((9, 7, 24), 48, activation="relu"),
-    "identity, 33 filters, 1x1": residual((7, 9, 33), 33, 1, activation="prelu", padding_value=0),
-    "identity, pooled, padded with 0": residual((6, 7, 33), 66, 4, pool=Pool(2, 1), padding_value=0),
-    "average of a stride, 24 -> 72": residual(
-        (9, 11, 24), 72, stride=(2, 2), padding=(0, 0), shortcut="average_pool", activation="prelu"
-    ),
-    "average of a pool, padded with 0": residual(
-        (9, 8, 40), 40, pool=Pool(2, 2), padding_value=0, shortcut="average_pool"
-    ),
-    "no shortcut, large pool, several stages": residual(
-        (12, 12, 2048), 32, pool=Pool(5, 5), shortcut="none", activation="relu"
-    ),
-    "stem": stem((11, 12, 3), 33, pool=Pool(3, 2), activation="prelu"),
-    "stem, grey, signed": stem((9, 10, 1), 24, stride=(2, 2), signed=True, activation="relu"),
+def real_stem(shape: Shape, filters: int, *args: Any, **options: Any) -> tuple[Layer, Shape]:
+    """A convolution of pixels with real weights."""
+    return models.real_input_conv(RNG(13), "real stem", shape, filters, *args, **options), shape
+
+
+def real(shape: Shape, filters: int, *args: Any, **options: Any) -> tuple[Layer, Shape]:
+    """A convolution of a signal with real weights."""
+    return models.real_conv(RNG(14), "real", shape, filters, *args, **options), shape
+
+
+SCALED = {
+    "24 -> 48": scaled((9, 7, 24), 48),
+    "33 filters, 1x1": scaled((7, 9, 33), 33, 1),
+    "pooled, padded with 0": scaled((6, 7, 33), 66, 4, pool=Pool(2, 1), padding_value=0),
+    "strided, padded with 1": scaled((9, 11, 24), 72, stride=(2, 2), padding_value=1),
+    "padded on two sides": scaled((9, 8, 40), 40, padding=(0, 0, 2, 1), padding_value=0),
+    "large pool, several stages": scaled((12, 12, 2048), 32, pool=Pool(5, 5)),
+    "of the whole map": scaled((7, 5, 64), 33, (7, 5), padding=(0, 0)),
+    "stem": stem((11, 12, 3), 33, pool=Pool(3, 2)),
+    "stem, grey, signed": stem((9, 10, 1), 24, stride=(2, 2), signed=True),
+}
+
+#: Layers that give a signal, or take one, by kernels of their own.
+SIGNALS: dict[str, tuple[Layer, Shape]] = {
+    "real stem": real_stem((11, 13, 3), 33, (7, 5), (2, 2), (3, 2)),
+    "real stem, grey": real_stem((9, 7, 1), 40),
+    "real stem, depthwise, padded on two sides": real_stem((9, 8, 3), 6, padding=(0, 2, 1, 0), groups=3),
+    "real stem, one pixel": real_stem((5, 5, 3), 3, (5, 5), padding=(0, 0)),
+    "real 1x1": real((7, 9, 40), 33),
+    "real 3x3, strided": real((9, 8, 33), 65, (3, 3), (2, 1), (1, 1)),
+    "real, padded on two sides": real((5, 6, 5), 7, (2, 3), (1, 1), (0, 2, 1, 0)),
+    "depthwise": real((7, 7, 40), 40, (3, 3), (2, 2), (1, 1), 40),
+    "grouped": real((5, 7, 6), 66, (3, 2), (1, 1), (1, 1), 3),
+    "matrix": real((4, 5, 33), 10, (4, 5)),
+    "max pool": (MaxPool("pool", 33, (3, 3), (2, 2), (1, 1)), (8, 9, 33)),
+    "max pool of all": (MaxPool("pool", 5, (6, 7), (1, 1), (0, 0)), (6, 7, 5)),
+    "average": (AveragePool("pool", 40, (2, 2), (2, 2), (0, 0, 1, 1), False), (5, 7, 40)),
+    "average with its padding": (AveragePool("pool", 8, (3, 2), (1, 2), (1, 0), True), (6, 7, 8)),
+    "every second pixel": (AveragePool("pool", 35, (1, 1), (2, 2), (0, 0), True), (7, 8, 35)),
+    "affine": (models.affine(RNG(15), "affine", 33), (3, 5, 33)),
+    "prelu": (models.prelu(RNG(16), "prelu", 32), (3, 5, 32)),
+    "clip": (models.clip(RNG(17), "clip", 7), (3, 5, 7)),
+    "sign": (models.sign(RNG(18), "sign", 70), (3, 5, 70)),
+    "bits": (BinaryMaxPool("pool", 70, (3, 2), (2, 1), (1, 1)), (7, 6, 70)),
+    "zeros": (ChannelPad("zeros", 45, 3, 9), (3, 4, 33)),
 }
 
 CONVOLUTIONS = {
@@ -101,7 +133,7 @@ CONVOLUTIONS = {
     "input, grey, strided": input_conv((14, 15, 1), 40, (3, 9), stride=(2, 3), signed=True),
     "input, signed": input_conv((9, 9, 3), 33, signed=True, pool=Pool(3, 1)),
     "input, kernel of 11": input_conv((23, 24, 3), 32, 11, stride=(4, 4)),
-    **RESIDUAL,
+    **SCALED,
 }
 
 
@@ -172,11 +204,12 @@ DENSE: dict[str, tuple[Layer, Shape]] = {
 }
 
 
-def place_of(layer: Layer, shape: Shape, stored: bool = False) -> Place:
-    """A layer that stands alone; ``stored``: it is followed by one that reads its residual."""
-    after = layer.output_shape(shape)
-    following = residual(after, after[2], 1)[0] if stored else None
-    return Place(layer, shape, after, following)
+def fused_of(layer: Layer, shape: Shape) -> Fused:
+    """A layer that stands alone, and whose signal another reads."""
+    place = Place(layer, shape, layer.output_shape(shape), (None,), (), (shape,))
+    sign = layer if isinstance(layer, Sign) else None
+    chain = (layer,) if isinstance(layer, CHAINED) else ()
+    return Fused(place, chain, None, sign, layer.name if layer.gives == "signal" else None)
 
 
 def pixel_words(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -187,40 +220,37 @@ def pixel_words(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 
 def random_input(layer: Layer, shape: Shape, frames: int, rng: np.random.Generator) -> NDArray[Any]:
-    """(frames, height, width, channels) pixels or (frames, height, width, words) activations."""
+    """(frames, height, width, channels) pixels or signals, or (frames, height, width, words) bits."""
     if layer.takes == "pixels":
         return rng.integers(0, 256, (frames, *shape), dtype=np.uint8)
+    if layer.takes == "signal":
+        return rng.normal(0, 1, (frames, *shape)).astype(np.float32)
     return bits.pack(rng.integers(0, 2, (frames, *shape), dtype=np.uint8).astype(bool))
 
 
-def random_residual(
-    layer: Layer, shape: Shape, frames: int, rng: np.random.Generator
-) -> NDArray[np.int32] | None:
-    """(frames, height, width, channels), the residual that comes with the input; None where the layer reads none."""
-    if not layer.reads_residual:
-        return None
-    return rng.integers(-(1 << 16), 1 << 16, (frames, *shape)).astype(np.int32)
-
-
-def evaluate(layer: Layer, source: NDArray[Any], before: NDArray[np.int32] | None) -> list[NDArray[Any]]:
-    """What the reference makes of several frames: the output, and the residual where the layer has one."""
-    residuals = [None] * len(source) if before is None else before
-    outputs = [reference.evaluate(layer, *pair) for pair in zip(source, residuals)]
-    return [np.stack(parts) for parts in zip(*outputs) if parts[0] is not None]
+def evaluate(layer: Layer, source: NDArray[Any]) -> NDArray[Any]:
+    """What the reference makes of several frames."""
+    return np.stack([reference.evaluate(layer, frame) for frame in source])
 
 
 def check_activations(backend: Backend, frame: Frame) -> None:
-    """Assert that a backend gives what the reference gives, and keeps the residuals that a shortcut reads."""
+    """Assert that what a backend keeps is what the reference gives: nothing of what is fused, all of all else."""
     model = backend.model
-    unread = {f"{place.layer.name}.residual" for place in iter_layers(model) if not place.residual_is_read}
-    expected = [
-        (name, value)
-        for name, value in reference.ReferenceBackend(model).activations(frame)
-        if name not in unread
-    ]
-    for (name, actual), (wanted_name, wanted) in zip(backend.activations(frame), expected, strict=True):
-        assert (name, actual.shape, actual.dtype) == (wanted_name, wanted.shape, wanted.dtype)
-        np.testing.assert_array_equal(actual, wanted, err_msg=name)
+    expected = dict(reference.ReferenceBackend(model).activations(frame))
+    actual = dict(backend.activations(frame))
+    kept = {"input"}
+    for fused in fuse(model):
+        head = fused.head.layer
+        kept.update(name for name in (fused.signal, fused.sign.name if fused.sign else None) if name)
+        if head.gives != "signal":
+            kept.add(head.name)
+        elif isinstance(head, (Concat, ChannelPad)):  # they may be made before what follows
+            actual.pop(head.name, None) if head.name not in kept else None
+    assert set(actual) == kept
+    for name, value in actual.items():
+        wanted = expected[name]
+        assert (value.shape, value.dtype) == (wanted.shape, wanted.dtype), name
+        np.testing.assert_array_equal(value, wanted, err_msg=name)
 
 
 def share_of_stages(backend: Backend, frames: list[Frame]) -> float:

@@ -26,6 +26,7 @@ from bnn_perception.net.layers import (
 )
 from bnn_perception.net.model import InputSpec, Model
 from bnn_perception.net.signals import (
+    MAX_PIXEL_WEIGHT,
     Add,
     Affine,
     AveragePool,
@@ -161,7 +162,7 @@ def real_input_conv(
 ) -> RealInputConv2d:
     """Weights of up to 24 bits; scales that take sums to about 1; means that are no whole pixels."""
     size = (filters, *kernel, shape[2] // groups)
-    weights = np.clip(np.round(rng.normal(0, 1 << 21, size)), -((1 << 23) - 1), (1 << 23) - 1)
+    weights = np.clip(np.round(rng.normal(0, 1 << 21, size)), -MAX_PIXEL_WEIGHT, MAX_PIXEL_WEIGHT)
     spread = 1 / ((1 << 21) * 100 * float(np.prod(size[1:])) ** 0.5)
     return RealInputConv2d(
         name,

@@ -15,6 +15,8 @@ from bnn_perception.net.signals import Add, Affine, Clip, PRelu, Sign
 
 #: Layers that change a value by itself, and may follow another in its step.
 CHAINED = (Affine, PRelu, Clip, Add)
+#: Layers of a chain at most: the kernels of GPUs state them in one number of 64 bits.
+MAX_CHAIN = 16
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def fuse(model: Model) -> list[Fused]:
         last, addend = place, _addend(place, None)
         chain: list[Layer] = [place.layer] if isinstance(place.layer, CHAINED) else []
         if place.layer.gives == "signal":
-            while len(last.readers) == 1 and isinstance(last.readers[0], CHAINED):
+            while len(last.readers) == 1 and isinstance(last.readers[0], CHAINED) and len(chain) < MAX_CHAIN:
                 following = by_name[last.readers[0].name][1]
                 is_add = isinstance(following.layer, Add)
                 if following.layer.name in taken or (

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from bnn_perception.net.layer import Pool, Shape
 
+#: What a stage adds of the one before it, with the side of the square window that it averages; 0 adds nothing.
+SHORTCUTS = {"none": 0, "identity": 1, "average_pool": 2}
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:

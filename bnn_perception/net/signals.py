@@ -27,8 +27,8 @@ from bnn_perception.net.windows import check_pads, inside_patterns, pads, window
 
 Bounds = Sequence[NDArray[np.float64]]
 
-#: Weights of a :class:`RealInputConv2d` have at most this magnitude: 24 bits with their sign.
-MAX_PIXEL_WEIGHT = (1 << 23) - 1
+#: Weights of a :class:`RealInputConv2d` have at most this magnitude: three signed bytes hold them, digit by digit.
+MAX_PIXEL_WEIGHT = 127 * (1 + (1 << 8) + (1 << 16))
 
 
 # -- convolutions
@@ -179,7 +179,7 @@ class RealInputConv2d(GroupedConv2d):
     roundings to float32.
 
     Attributes:
-        weights: (out_channels, kernel y, kernel x, in_channels / groups) int32, magnitudes below 2**23.
+        weights: (out_channels, kernel y, kernel x, in_channels / groups) int32, at most :data:`MAX_PIXEL_WEIGHT`.
         scale: (out_channels,) float32.
         bias: (out_channels,) float32, added to the sum over all taps.
         outside: (in_channels,) float32.

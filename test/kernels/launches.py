@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from host_module import HostModule
 from hypothesis import HealthCheck, settings
-from layer_cases import ORIN, evaluate, pixel_words, place_of, random_input, random_residual
+from layer_cases import ORIN, evaluate, fused_of, pixel_words, random_input
 from numpy.typing import NDArray
 
-from bnn_perception.backends.cuda.network import Step, layer_step
+from bnn_perception.backends.cuda.network import Step, layer_steps
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.specs import Tile, is_tiled
 from bnn_perception.backends.cuda.tiles import TileTable
@@ -26,12 +26,13 @@ def same_examples(count: int) -> settings:
     )
 
 
-def step_of(layer: Layer, shape: Shape, tile: Tile | None = None, stored: bool = False) -> Step:
-    """The step of a layer, with a tile of the caller's choice; ``stored``: it stores its residual."""
+def step_of(layer: Layer, shape: Shape, tile: Tile | None = None) -> Step:
+    """The step of a layer that stands alone, with a tile of the caller's choice."""
     table = TileTable()
     if tile is not None and is_tiled(layer):
         table.set(layer, shape, ORIN, tile)
-    return layer_step(place_of(layer, shape, stored), ORIN, table)
+    (step,) = layer_steps(fused_of(layer, shape), ORIN, table)
+    return step
 
 
 def launch_step(
@@ -42,39 +43,23 @@ def launch_step(
     seed: int = 0,
     arch: int = 870,
     change: Callable[[str], str] = str,
-    before: NDArray[np.int32] | None = None,
-) -> list[NDArray[Any]]:
-    """What a step makes of (frames, ...) inputs and of the residual ``before``: its output, and its residual where it
-    stores one. ``change`` is made to its source."""
+) -> NDArray[Any]:
+    """What a step makes of (frames, ...) inputs. ``change`` is made to its source."""
     spec = step.spec(frames)
     module = HostModule(change(kernel_source(spec.kernel)), (*spec.options, f"-D__CUDA_ARCH__={arch}"), mode)
-    written = [step.output] if step.residual is None else [step.output, step.residual]
-    results = [np.empty((frames, *array.shape), dtype=array.dtype) for array in written]
-    output, *stored = results
-    residuals = stored if before is None else [before, *stored]
-    for result in results:
-        result.fill(0xDB)
-    args = [source, *step.constants, output, *residuals]
-    module.launch(spec.kernel, spec.grid, spec.block, args, seed=seed)
-    return results
+    ((_, array),) = step.outputs
+    result = np.empty((frames, *array.shape), dtype=array.dtype)
+    result.view(np.uint8).fill(0xDB)
+    module.launch(spec.kernel, spec.grid, spec.block, [source, *step.constants, result], seed=seed)
+    return result
 
 
-def check_layer(
-    layer: Layer,
-    shape: Shape,
-    tile: Tile | None = None,
-    frames: int = 1,
-    stored: bool = True,
-    **launch: Any,
-) -> None:
-    """Assert that the kernel gives the same words as the reference, and the same residual where it stores one."""
+def check_layer(layer: Layer, shape: Shape, tile: Tile | None = None, frames: int = 1, **launch: Any) -> None:
+    """Assert that the kernel gives what the reference gives."""
     rng = np.random.default_rng(frames)
-    source, before = random_input(layer, shape, frames, rng), random_residual(layer, shape, frames, rng)
-    expected = evaluate(layer, source, before)
-    stored = stored and layer.has_residual
+    source = random_input(layer, shape, frames, rng)
+    expected = evaluate(layer, source)
     if source.dtype == np.uint8:
         source = pixel_words(source)
-    actual = launch_step(step_of(layer, shape, tile, stored), source, frames, before=before, **launch)
-    assert len(actual) == 1 + stored
-    for result, wanted in zip(actual, expected):
-        np.testing.assert_array_equal(result, wanted, err_msg=f"{layer.name} {shape} {tile}")
+    actual = launch_step(step_of(layer, shape, tile), source, frames, **launch)
+    np.testing.assert_array_equal(actual, expected, err_msg=f"{layer.name} {shape} {tile}")

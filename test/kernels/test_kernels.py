@@ -17,13 +17,14 @@ from layer_cases import (
     DENSE,
     MMA,
     ORIN,
-    RESIDUAL,
     RNG,
+    SCALED,
+    SIGNALS,
     TILED,
     conv,
     input_conv,
     levels_of,
-    residual,
+    scaled,
     tiles_to_test,
 )
 
@@ -54,19 +55,23 @@ def test_convolution_in_any_order_of_threads_and_for_several_frames(name: str, s
 
 
 @pytest.mark.parametrize("seed", [1, 7])
-@pytest.mark.parametrize("name", ["identity, 24 -> 48", "average of a pool, padded with 0", "stem"])
-def test_residuals_in_any_order_of_threads_and_of_several_frames(name: str, seed: int) -> None:
-    check_layer(*RESIDUAL[name], frames=3, seed=seed)
-
-
-@pytest.mark.parametrize("name", ["identity, 33 filters, 1x1", "stem, grey, signed"])
-def test_a_residual_that_is_not_stored(name: str) -> None:
-    check_layer(*RESIDUAL[name], stored=False)
+@pytest.mark.parametrize("name", ["24 -> 48", "pooled, padded with 0", "stem"])
+def test_scaled_convolution_in_any_order_of_threads_and_for_several_frames(name: str, seed: int) -> None:
+    check_layer(*SCALED[name], frames=3, seed=seed)
 
 
 @pytest.mark.parametrize("tile", [specs.ConvTile(patch=4, rows=2), specs.ConvTile(1, 2, 2, 2, 1, 1)], ids=str)
-def test_tiles_that_pass_the_edges_of_a_residual(tile: specs.ConvTile) -> None:
-    check_layer(*residual((9, 7, 24), 48, activation="prelu"), tile=tile, frames=2)
+def test_tiles_that_pass_the_edges_of_a_signal(tile: specs.ConvTile) -> None:
+    check_layer(*scaled((9, 7, 24), 48), tile=tile, frames=2)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_layer_of_a_signal(name: str) -> None:
+    check_layer(*SIGNALS[name], frames=2, seed=3)
+
+
+def test_real_weights_of_pixels_without_dp4a() -> None:
+    check_layer(*SIGNALS["real stem"], arch=530)
 
 
 @pytest.mark.parametrize(("name", "tile"), tiles_to_test(ORIN), ids=str)
@@ -144,8 +149,8 @@ def test_dense_without_reduction_of_a_warp() -> None:
 @same_examples(25)
 @given(models.models())
 def test_any_layer(model: Model) -> None:
-    for layer, before, *_ in iter_layers(model):
-        check_layer(layer, before)
+    for place in iter_layers(model):
+        check_layer(place.layer, place.before)
 
 
 ENCODING_NAMES = sorted(ENCODINGS)
@@ -160,10 +165,9 @@ def preprocess(world: FakeCupy, frames: list[Frame], spec: InputSpec) -> np.ndar
             bytes_, _ = upload.stage(frames)
             upload.copy(stream, bytes_)
             stream.synchronize()
-    step = Step(
-        "input", lambda count: specs.preprocess(spec, count), (), Array((spec.height, spec.width), np.uint32)
-    )
-    (words,) = launch_step(step, upload.device.host, len(frames), seed=7)
+    image = Array((spec.height, spec.width), np.uint32)
+    step = Step("input", lambda count: specs.preprocess(spec, count), None, bits=("input", image))
+    words = launch_step(step, upload.device.host, len(frames), seed=7)
     assert np.all(words >> 8 * spec.channels == 0)
     return words[..., None].view(np.uint8)[..., : spec.channels]
 
@@ -245,7 +249,11 @@ def test_preprocess_reads_rows_any_distance_apart(fake_gpu: Callable[..., FakeCu
 
 
 @pytest.mark.parametrize(
-    "kernel", ["bconv2d_b1mma", "bconv2d_popc", "dense", "input_conv2d", "preprocess", "thermometer"]
+    "kernel",
+    [
+        *("bconv2d_b1mma", "bconv2d_popc", "binary_pool2d", "copy_channels", "dense", "input_conv2d"),
+        *("pool2d", "preprocess", "real_conv2d", "real_input_conv2d", "stored_signal", "thermometer"),
+    ],
 )
 def test_kernel_without_its_geometry_is_refused(kernel: str) -> None:
 

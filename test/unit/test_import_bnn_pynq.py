@@ -266,7 +266,9 @@ def run_all(model, images):
         channels = layer.in_shape[2]
         inputs = bits.signs(words[-1], channels).reshape(len(images), 1, -1)
         weights = bits.signs(layer.weights.reshape(layer.out_features, -1, layer.pixel_words), channels)
-        sums = reference.convolution(inputs, weights.reshape(layer.out_features, 1, 1, -1), (1, 1), (0, 0, 0, 0), 0)
+        sums = reference.convolution(
+            inputs, weights.reshape(layer.out_features, 1, 1, -1), (1, 1), (0, 0, 0, 0), 0
+        )
         words.append(reference.threshold(layer, sums))
     return words, sums[:, 0]
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.backends.cuda.backend import CudaBackend, Launch
 from bnn_perception.backends.cuda.compile import Kernels
 from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.memory import SharedBuffer
-from bnn_perception.backends.cuda.network import Array, Step, network
+from bnn_perception.backends.cuda.network import IMAGE, Array, Step, network
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.backends.protocol import BackendError
 from bnn_perception.net.model import Model
@@ -62,10 +63,11 @@ class BinaryNetwork:
         def on_gpu(array: Array) -> Any:
             return zeros((self._frames, *array.shape), array.dtype)
 
-        *inner, last = self._steps
-        self.logits = SharedBuffer(self._gpu, (self._frames, *last.output.shape), last.output.dtype)
-        self._outputs = [*(on_gpu(step.output) for step in inner), self.logits.device]
-        self._residuals = [None if step.residual is None else on_gpu(step.residual) for step in self._steps]
+        arrays = dict(output for step in self._steps for output in step.outputs)
+        last, logits = self._steps[-1].outputs[-1]
+        self.logits = SharedBuffer(self._gpu, (self._frames, int(np.prod(logits.shape))), logits.dtype)
+        self._arrays = {name: on_gpu(array) for name, array in arrays.items() if name != last}
+        self._arrays[last] = self.logits.device
         return True
 
     def compile(self, frames: int) -> None:
@@ -73,27 +75,23 @@ class BinaryNetwork:
             self._kernels[step.spec(frames)]
 
     def launches(self, upload: Any, frames: int) -> Sequence[Launch]:
-        sources = [upload, *self._outputs]
         launches = []
-        for index, step in enumerate(self._steps):
+        for step, constants in zip(self._steps, self._constants):
             spec = step.spec(frames)
-            residuals = (self._residuals[index - 1] if step.reads_residual else None, self._residuals[index])
-            args = (
-                sources[index],
-                *self._constants[index],
-                self._outputs[index],
-                *(residual for residual in residuals if residual is not None),
-            )
+            written = [self._arrays[name] for name, _ in step.outputs]
+            bits = written[:1] if step.bits is not None else []
+            addend = [] if step.addend is None else [self._arrays[step.addend]]
+            source = upload if step.source is None else self._arrays[step.source]
+            args = (source, *constants, *bits, *addend, *written[len(bits) :])
             launches.append(
                 Launch(step.name, spec, partial(self._kernels[spec], spec.grid, spec.block, args))
             )
         return launches
 
     def outputs(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        for step, output, residual in zip(self._steps, self._outputs, self._residuals):
-            yield step.name, output[0].get()
-            if residual is not None:
-                yield f"{step.name}.residual", residual[0].get()
+        # What several steps fill comes once.
+        for name in dict.fromkeys(name for step in self._steps for name, _ in step.outputs):
+            yield "input" if name == IMAGE else name, self._arrays[name][0].get()
 
     def close(self) -> None:
         pass

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bnn_perception.backends.cuda.specs import KernelSpec, divide_up
-from bnn_perception.importers.onnx.float_twin import Stage
-from bnn_perception.net.layers import SHORTCUTS
+from bnn_perception.importers.stage import SHORTCUTS, Stage
 
 #: Threads of a block; the kernels keep a vector or two in registers and need no shared memory.
 THREADS = 256

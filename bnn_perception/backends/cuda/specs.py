@@ -19,19 +19,33 @@ from bnn_perception.frames.preprocess import LUMA
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.layer import Layer, Shape
 from bnn_perception.net.layers import (
-    SHORTCUTS,
     BinaryConv2d,
     BinaryDense,
     Conv2d,
     FullyConnected,
     InputConv2d,
-    InputResidualConv2d,
+    OfBits,
+    OfPixels,
     OutputBits,
     OutputDense,
-    ResidualConv2d,
     Thermometer,
 )
 from bnn_perception.net.model import InputSpec
+from bnn_perception.net.signals import (
+    Add,
+    Affine,
+    AveragePool,
+    BinaryMaxPool,
+    Clip,
+    Pool2d,
+    PRelu,
+    RealConv2d,
+    RealInputConv2d,
+    Scaled,
+    ScaledBinaryConv2d,
+    ScaledInputConv2d,
+)
+from bnn_perception.net.windows import inside_patterns
 
 WARP = 32
 #: Frames that one launch evaluates at most. A robot has 1 to 16 cameras; data sets are evaluated in larger batches.
@@ -259,19 +273,19 @@ class _Taps:
     step: int
 
 
-def _input_taps(layer: InputConv2d) -> _Taps:
+def _input_taps(layer: OfPixels) -> _Taps:
     """Four signed bytes a word: the channels of one colour pixel, or four grey pixels side by side."""
     if layer.in_channels == 3:
         return _Taps(1, layer.kernel[1], 1)
     return _Taps(1, divide_up(layer.kernel[1], 4), 4)
 
 
-def _binary_taps(layer: BinaryConv2d) -> _Taps:
+def _binary_taps(layer: OfBits) -> _Taps:
     """32 channels a word."""
     return _Taps(words_for(layer.in_channels), layer.kernel[1], 1)
 
 
-def _input_defines(layer: InputConv2d, shape: Shape) -> dict[str, int]:
+def _input_defines(layer: OfPixels, shape: Shape) -> dict[str, int]:
     return {
         "CHANNELS": layer.in_channels,
         "LEVEL_OFFSET": level_offset(layer),
@@ -279,7 +293,7 @@ def _input_defines(layer: InputConv2d, shape: Shape) -> dict[str, int]:
     }
 
 
-def _binary_defines(layer: BinaryConv2d, shape: Shape) -> dict[str, int]:
+def _binary_defines(layer: OfBits, shape: Shape) -> dict[str, int]:
     return {"FAN_IN": layer.fan_in, "BORDER_COLUMNS": border_columns(layer, shape)}
 
 
@@ -303,9 +317,9 @@ _BINARY = ConvKernel("bconv2d_popc", _binary_taps, _binary_defines)
 #: The kernel of each kind of convolution.
 CONV_KERNELS: dict[type[Layer], ConvKernel] = {
     InputConv2d: _INPUT,
-    InputResidualConv2d: _INPUT,
+    ScaledInputConv2d: _INPUT,
     BinaryConv2d: _BINARY,
-    ResidualConv2d: _BINARY,
+    ScaledBinaryConv2d: _BINARY,
 }
 #: Kinds that the kernel of tensor cores evaluates as well.
 MMA_KINDS: tuple[type[Layer], ...] = (BinaryConv2d,)
@@ -322,29 +336,55 @@ _MAX_SUMS, _MAX_LINE = 16, 48
 _MAX_STEP_TAPS = 7
 
 
-def residual(layer: Conv2d, stored: bool) -> dict[str, int]:
-    """The macros of kernels/residual.cuh. A residual is stored where the layer that follows reads it."""
-    if not layer.has_residual:
-        return {"RESIDUAL": 0}
-    defines = {
-        "RESIDUAL": 1,
-        "RESIDUAL_STORED": int(stored),
-        "OUT_CHANNELS": layer.out_channels,
-        "SHORTCUT": SHORTCUTS[layer.added_shortcut],
-    }
-    if layer.reads_residual:
-        defines["SHORTCUT_CHANNELS"] = layer.in_channels
-    return defines
+#: The operations of an epilogue, as kernels/epilogue.cuh counts them, and the rows of parameters that each takes.
+OPERATIONS: dict[type[Layer], tuple[int, int]] = {Affine: (1, 2), PRelu: (2, 1), Clip: (3, 2), Add: (4, 0)}
 
 
-def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: bool = False) -> KernelSpec:
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows the values of a step; see kernels/epilogue.cuh.
+
+    Attributes:
+        chain: kinds of the layers, in order.
+        signal: whether the signal is stored.
+        sign: whether its signs are.
+    """
+
+    chain: tuple[type[Layer], ...] = ()
+    signal: bool = True
+    sign: bool = False
+
+    def defines(self, shape: Shape) -> dict[str, int]:
+        """The macros, for an output of ``shape``."""
+        operations = [OPERATIONS[kind] for kind in self.chain]
+        return {
+            "EPILOGUE": 1,
+            "OPS": sum(code << 3 * place for place, (code, _) in enumerate(operations)),
+            "OPS_ROWS": sum(rows for _, rows in operations),
+            "ADDS": int(Add in self.chain),
+            "SIGNAL_STORED": int(self.signal),
+            "SIGNS": int(self.sign),
+            "OUT_HEIGHT": shape[0],
+            "OUT_WIDTH": shape[1],
+            "OUT_CHANNELS": shape[2],
+            "OUT_WORDS": words_for(shape[2]),
+        }
+
+
+#: What follows a convolution that gives a signal, where nothing is fused with it.
+SCALED = Epilogue((Affine,))
+
+
+def conv2d(
+    layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, epilogue: Epilogue = SCALED
+) -> KernelSpec:
     """The kernel of an input or a binary convolution.
 
     Args:
         layer, shape: the convolution and the shape of its input.
         tile: how it is cut.
         frames: of a launch.
-        stored: whether it stores its residual.
+        epilogue: what follows its dot products, of a layer that gives a signal.
 
     Raises:
         ValueError: where the tile does not fit the layer or the shared memory.
@@ -412,7 +452,8 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
         "TILE_FILTERS": tile.filters,
     }
     kernel = CONV_KERNELS[type(layer)]
-    defines |= kernel.defines(layer, shape) | residual(layer, stored)
+    defines |= kernel.defines(layer, shape)
+    defines |= epilogue.defines(layer.output_shape(shape)) if isinstance(layer, Scaled) else {"EPILOGUE": 0}
     tiles = divide_up(out_height, tile.rows) * divide_up(out_width, tile_outputs)
     return KernelSpec(
         kernel.name,
@@ -423,18 +464,16 @@ def conv2d(layer: Conv2d, shape: Shape, tile: ConvTile, frames: int, stored: boo
     )
 
 
-def level_offset(layer: InputConv2d) -> int:
+def level_offset(layer: OfPixels) -> int:
     """What is subtracted from the levels so that they fit a signed byte."""
     return 128 if layer.levels.max() > 127 else 0
 
 
-def border_columns(layer: BinaryConv2d, shape: Shape) -> int:
+def border_columns(layer: OfBits, shape: Shape) -> int:
     """Columns of the table of :meth:`BinaryConv2d.border_correction`, 0 where nothing has to be corrected."""
-    if layer.padding_value == -1 or layer.padding == (0, 0):
+    if layer.padding_value == -1 or not any(layer.padding):
         return 0
-    width = layer.conv_shape(shape)[1]
-    tap = np.arange(width)[:, None] * layer.stride[1] - layer.padding[1] + np.arange(layer.kernel[1])
-    return len(np.unique((tap >= 0) & (tap < shape[1]), axis=0))
+    return len(inside_patterns(shape, layer.kernel, layer.stride, layer.padding, axis=1)[0])
 
 
 def conv_tiles(layer: Conv2d, shape: Shape, target: Target) -> list[ConvTile]:
@@ -493,16 +532,14 @@ def _conv_cycles(spec: KernelSpec, target: Target) -> float:
 
 
 def bconv2d_b1mma(layer: Conv2d, shape: Shape, tile: MmaTile, frames: int) -> KernelSpec:
-    """The kernel of a binary convolution without a residual on tensor cores: there a lane holds up to 32 sums, and as
-    many shortcuts at once would take more registers than a kernel may have.
+    """The kernel of a binary convolution to bits on tensor cores: there a lane holds up to 32 sums, and as many signals
+    at once would take more registers than a kernel may have.
 
     Raises:
         ValueError: where the tile or the kernel does not fit the layer or the shared memory.
     """
-    if layer.has_residual:
-        raise ValueError(f"{layer.name}: tensor cores are used for layers without a residual only")
     if not isinstance(layer, BinaryConv2d):
-        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions only")
+        raise ValueError(f"{layer.name}: tensor cores are used for binary convolutions to bits only")
     out_height, out_width, out_channels = layer.output_shape(shape)
     in_words, out_words = words_for(layer.in_channels), words_for(out_channels)
     pool_size, pool_stride = layer.window.size, layer.window.stride
@@ -697,7 +734,7 @@ def tiles_of(layer: Tiled, shape: Shape, target: Target) -> Iterator[Tile]:
 
 
 def convolution(
-    layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile, frames: int, stored: bool = False
+    layer: Conv2d, shape: Shape, tile: ConvTile | MmaTile, frames: int, epilogue: Epilogue = SCALED
 ) -> KernelSpec:
     """The kernel of a convolution with either kind of tile; the arguments are those of :func:`conv2d`.
 
@@ -705,5 +742,116 @@ def convolution(
         ValueError: where the tile does not fit the layer or the shared memory.
     """
     if isinstance(tile, ConvTile):
-        return conv2d(layer, shape, tile, frames, stored)
+        return conv2d(layer, shape, tile, frames, epilogue)
     return bconv2d_b1mma(layer, shape, tile, frames)
+
+
+# ---------------------------------------------------------------------------------------------------- signals
+
+
+#: Warps of a block of the kernels on signals.
+_SIGNAL_WARPS = 4
+#: Pixels of a warp of a real convolution: so many use each weight that is loaded.
+_REAL_PATCH = 4
+
+
+def _signal_step(
+    kernel: str, defines: dict[str, int], after: Shape, epilogue: Epilogue, frames: int, patch: int = 1
+) -> KernelSpec:
+    """A kernel of kernels/signal_step.cuh."""
+    warps = words_for(after[2]) * after[0] * divide_up(after[1], patch)
+    return KernelSpec(
+        kernel,
+        {**defines, **epilogue.defines(after), "PATCH": patch, "WARPS": _SIGNAL_WARPS},
+        block=(_SIGNAL_WARPS * WARP, 1, 1),
+        grid=(divide_up(warps, _SIGNAL_WARPS), 1, frames),
+        shared_bytes=0,
+        max_registers=64,
+    )
+
+
+def _window(layer: Pool2d | RealConv2d | RealInputConv2d, shape: Shape) -> dict[str, int]:
+    return {
+        "IN_HEIGHT": shape[0],
+        "IN_WIDTH": shape[1],
+        "KERNEL_Y": layer.kernel[0],
+        "KERNEL_X": layer.kernel[1],
+        "STRIDE_Y": layer.stride[0],
+        "STRIDE_X": layer.stride[1],
+        "PADDING_Y": layer.padding[0],
+        "PADDING_X": layer.padding[1],
+    }
+
+
+def stored_signal(shape: Shape, frames: int, epilogue: Epilogue) -> KernelSpec:
+    """The kernel of a step that begins with a signal of ``shape`` as it is."""
+    return _signal_step("stored_signal", {}, shape, epilogue, frames)
+
+
+def pool2d(layer: Pool2d, shape: Shape, frames: int, epilogue: Epilogue) -> KernelSpec:
+    """The kernel of a maximum or a mean of windows."""
+    defines = {**_window(layer, shape), "AVERAGES": int(isinstance(layer, AveragePool))}
+    return _signal_step("pool2d", defines, layer.output_shape(shape), epilogue, frames)
+
+
+def real_conv2d(layer: RealConv2d, shape: Shape, frames: int, epilogue: Epilogue) -> KernelSpec:
+    """The kernel of a convolution of a signal with real weights."""
+    defines = {
+        **_window(layer, shape),
+        "IN_CHANNELS": layer.in_channels,
+        "GROUP_CHANNELS": layer.group_channels,
+        "GROUP_FILTERS": layer.out_channels // layer.groups,
+    }
+    after = layer.output_shape(shape)
+    patch = min(_REAL_PATCH, after[1])
+    return _signal_step("real_conv2d", defines, after, epilogue, frames, patch)
+
+
+def real_input_conv2d(layer: RealInputConv2d, shape: Shape, frames: int, epilogue: Epilogue) -> KernelSpec:
+    """The kernel of a convolution of pixels with real weights."""
+    columns = len(inside_patterns(shape, layer.kernel, layer.stride, layer.padding, axis=1)[0])
+    defines = {**_window(layer, shape), "OFFSET_COLUMNS": columns}
+    after = layer.output_shape(shape)
+    patch = min(_REAL_PATCH, after[1])
+    return _signal_step("real_input_conv2d", defines, after, epilogue, frames, patch)
+
+
+def binary_pool2d(layer: BinaryMaxPool, shape: Shape, frames: int) -> KernelSpec:
+    """The kernel of a maximum of windows of bits."""
+    height, width, channels = layer.output_shape(shape)
+    words = words_for(channels)
+    return KernelSpec(
+        "binary_pool2d",
+        {
+            **_window(layer, shape),
+            "OUT_HEIGHT": height,
+            "OUT_WIDTH": width,
+            "OUT_WORDS": words,
+            "WARPS": _SIGNAL_WARPS,
+        },
+        block=(_SIGNAL_WARPS * WARP, 1, 1),
+        grid=(divide_up(height * width * words, _SIGNAL_WARPS * WARP), 1, frames),
+        shared_bytes=0,
+        max_registers=64,
+    )
+
+
+def copy_channels(shape: Shape, after: Shape, first: int, zeros: bool, frames: int) -> KernelSpec:
+    """The kernel that copies a signal of ``shape`` to the channels from ``first`` on of one of shape ``after``."""
+    pixels = shape[0] * shape[1]
+    values = pixels * (after[2] if zeros else shape[2])
+    return KernelSpec(
+        "copy_channels",
+        {
+            "PIXELS": pixels,
+            "CHANNELS": shape[2],
+            "OUT_CHANNELS": after[2],
+            "FIRST": first,
+            "ZEROS": int(zeros),
+            "WARPS": _SIGNAL_WARPS,
+        },
+        block=(_SIGNAL_WARPS * WARP, 1, 1),
+        grid=(divide_up(values, _SIGNAL_WARPS * WARP), 1, frames),
+        shared_bytes=0,
+        max_registers=64,
+    )

@@ -35,6 +35,7 @@ from bnn_perception.backends.cuda.specs import (
 from bnn_perception.errors import one_line
 from bnn_perception.net.layer import Shape
 from bnn_perception.net.layers import Conv2d
+from bnn_perception.net.signals import Scaled
 from bnn_perception.resources import resource_folder
 
 #: The name of a table: of one beside the other configuration, where a robot's maker puts it, and of the user's own.
@@ -53,15 +54,10 @@ def shape_key(layer: Tiled, shape: Shape) -> str:
         return f"dense {layer.weights.shape[1]} words -> {layer.out_features}"
     kernel = CONV_KERNELS[type(layer)].name
     pool = f" pool {layer.pool.size}/{layer.pool.stride}" if layer.pool else ""
-    (ky, kx), (sy, sx), (py, px) = layer.kernel, layer.stride, layer.padding
+    (ky, kx), (sy, sx), padding = layer.kernel, layer.stride, "x".join(map(str, layer.padding))
     height, width, channels = shape
-    key = f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{py}x{px}{pool}"
-    if layer.has_residual:
-        # The word that tables of tiles had from the start.
-        key += " stream"
-    if layer.reads_residual:
-        key += f" + {layer.added_shortcut}"
-    return key
+    key = f"{kernel} {height}x{width}x{channels} -> {layer.out_channels}, {ky}x{kx}/{sy}x{sx}+{padding}{pool}"
+    return f"{key} signal" if isinstance(layer, Scaled) else key
 
 
 class TileTable:
