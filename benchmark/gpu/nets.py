@@ -58,7 +58,7 @@ def benchmark_model(topology: Topology, rng: np.random.Generator) -> Model:
         # Sums of pixels times signs scatter by 148 sqrt(fan_in) (the root mean square of 0..255), sums of signs by
         # sqrt(fan_in); the largest of a 2x2 window lies about one such deviation above the mean.
         deviation = np.sqrt(fan_in) * (148.0 if index == 0 else 1.0)
-        cls: type[Conv2d] = InputConv2d if index == 0 else BinaryConv2d
+        cls: type[SignConv2d] = InputConv2d if index == 0 else BinaryConv2d
         layer = cls(
             name=f"conv{index + 1}",
             in_channels=shape[2],

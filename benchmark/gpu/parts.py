@@ -23,7 +23,7 @@ from benchmark.gpu import pytorch
 from benchmark.gpu.nets import square_convolutions
 from benchmark.gpu.work import Work, binary_work, float_work
 from bnn_perception.backends.cuda.backend import CudaBackend, Launch
-from bnn_perception.backends.cuda.network import layer_step
+from bnn_perception.backends.cuda.network import layer_steps
 from bnn_perception.backends.cuda.specs import (
     MAX_FRAMES,
     Tile,
@@ -41,6 +41,7 @@ from bnn_perception.backends.cuda.timing import (
     time_kernels,
     time_network,
 )
+from bnn_perception.backends.fusion import Fused
 from bnn_perception.errors import CommandError, one_line
 from bnn_perception.files import replacing
 from bnn_perception.frames.frame import Frame
@@ -173,14 +174,16 @@ def _time_convolution(
     """Microseconds of one launch on random words. The GPU must be current."""
     table = TileTable()
     table.set(layer, shape, gpu.target, tile)
-    step = layer_step(Place(layer, shape, layer.output_shape(shape), None), gpu.target, table)
+    place = Place(layer, shape, layer.output_shape(shape), (None,), (), (shape,))
+    (step,) = layer_steps(Fused(place, (), None, None, None), gpu.target, table)
     spec = step.spec(CONVOLUTION_FRAMES)
     cupy = gpu.cupy
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         words = (CONVOLUTION_FRAMES, *shape[:2], words_for(shape[2]))
         source = cupy.asarray(rng.integers(0, 1 << 32, words, dtype=np.uint32))
-        output = cupy.zeros((CONVOLUTION_FRAMES, *step.output.shape), step.output.dtype)
+        ((_, array),) = step.outputs
+        output = cupy.zeros((CONVOLUTION_FRAMES, *array.shape), array.dtype)
         args = (source, *(cupy.asarray(constant) for constant in step.constants), output)
         kernel = kernels[spec]
         launch = Launch(layer.name, spec, lambda: kernel(spec.grid, spec.block, args))
@@ -208,7 +211,7 @@ def correctness(model: Model | None, save: Save) -> None:
     words = 0
     for frame in frames:
         expected = dict(reference.activations(frame))
-        for name, value in backend.activations(frame):  # residuals that no layer reads are not kept
+        for name, value in backend.activations(frame):  # what is fused is not kept
             if not np.array_equal(value, expected[name]):
                 raise CommandError(f"{model.name}, {frame.encoding}: layer {name} differs from the reference")
             words += value.size

@@ -66,10 +66,10 @@ def tensor_tiles(model: Model, board: Board) -> TileTable:
     """Tiles on tensor cores, the best guesses, for every layer and board that can use them."""
     target = Target(board.sm, board.multiprocessors)
     table = TileTable()
-    for layer, shape, *_ in iter_layers(model):
-        if isinstance(layer, Conv2d):
-            for tile in mma_tiles(layer, shape, target)[:1]:
-                table.set(layer, shape, target, tile)
+    for place in iter_layers(model):
+        if isinstance(place.layer, Conv2d):
+            for tile in mma_tiles(place.layer, place.before, target)[:1]:
+                table.set(place.layer, place.before, target, tile)
     return table
 
 

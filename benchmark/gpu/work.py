@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from bnn_perception.backends.cuda import float_specs
 from bnn_perception.backends.cuda.float_specs import aligned, columns
+from bnn_perception.backends.fusion import fuse
 from bnn_perception.importers.stage import Stage
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.layer import Shape
-from bnn_perception.net.model import Model, iter_layers
+from bnn_perception.net.model import Model
 
 #: Bytes of a frame's description and of a model input's pixel, as the preprocessing passes them.
 _DESCRIPTION, _PIXEL = 48, 4
@@ -51,22 +52,29 @@ def binary_work(model: Model, frames: int, frame_bytes: int) -> list[Work]:
     height, width, _ = model.input.shape
     pixels = height * width * _PIXEL
     work = [Work("input", frames * (frame_bytes + _DESCRIPTION + pixels))]
-    for place in iter_layers(model):
-        layer, before, after, _ = place
-        source = pixels if layer.takes == "pixels" else _activation_bytes(before)
-        target = 4 * after[2] if layer.gives == "logits" else _activation_bytes(after)
-        if layer.reads_residual:
-            source += 4 * math.prod(before)
-        if place.residual_is_read:
-            target += 4 * math.prod(after)
-        constants = sum(array.nbytes for array in layer.array_values().values())
-        macs = frames * layer.macs(before)
+    # Bytes of what each layer gives.
+    given = {
+        layer.name: _activation_bytes(after) if layer.gives == "bits" else 4 * math.prod(after)
+        for layer, after in zip(model.layers, model.shapes()[1:])
+    }
+    for fused in fuse(model):
+        place, layers = fused.head, fused.layers
+        source = sum(pixels if layer is None else given[layer.name] for layer in place.sources)
+        source += given[fused.addend] if fused.addend and len(place.sources) == 1 else 0
+        names = {fused.signal, fused.sign.name if fused.sign else None} - {None}
+        if place.layer.gives != "signal":
+            names.add(place.layer.name)
+        target = sum(given[name] for name in names if name is not None)
+        constants = sum(array.nbytes for layer in layers for array in layer.array_values().values())
+        head = place.layer
+        macs = frames * head.macs(*place.before_all)
         work.append(
             Work(
-                layer.name,
+                head.name,
                 frames * (source + target) + constants,
-                binary_macs=macs if layer.operands == "bits" else 0,
-                byte_macs=macs if layer.operands == "bytes" else 0,
+                binary_macs=macs if head.operands == "bits" else 0,
+                byte_macs=macs if head.operands == "bytes" else 0,
+                float_macs=macs if head.operands == "reals" else 0,
             )
         )
     return work

@@ -160,7 +160,8 @@ def real_input_conv2d(layer: RealInputConv2d, pixels: NDArray[np.uint8]) -> Sign
     sums = [np.tensordot(x, w, axes=([3, 4, 2], [1, 2, 3])) for x, w in zip(by_group, weights)]
     row, column, table = layer.offsets((pixels.shape[0], pixels.shape[1], layer.in_channels))
     rounded: Signal = np.concatenate(sums, axis=2).astype(np.float32)
-    return rounded * layer.scale + table[np.ix_(row, column)]
+    offsets: Signal = table[row][:, column]
+    return rounded * layer.scale + offsets
 
 
 def real_conv2d(layer: RealConv2d, x: Signal) -> Signal:

@@ -1,5 +1,8 @@
 """The kinds of layers that can be trained, in one record a kind; :data:`LAYER_SPECS` is the table of them.
 
+A kind has the name of the layer of a model folder that it becomes, or ``residual_conv2d``, the block of a sign, a
+convolution, an activation, a batch norm and a shortcut, which becomes several.
+
 A record is a layer of a configuration's network. It states the layer's fields and what they can be, the size of its
 output, its modules in the binary net and in the float twin, and its nodes in the twin's ONNX graph; nothing else in
 training distinguishes between kinds. The modules of the binary net are made three times, with other
@@ -17,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from bnn_perception.net.layers import SHORTCUTS
 from bnn_perception.training.fields import one_of, within
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
     from bnn_perception.training.float_graph import FloatGraph
     from bnn_perception.training.modules import Quantizers
+
+#: What a block adds of its input, with the side of the square window that it averages; 0 adds nothing. ``real`` takes
+#: the average through a 1x1 convolution of real weights and a batch norm, as ResNet-D does (arXiv 1812.01187).
+SHORTCUTS = {"none": 0, "identity": 1, "average_pool": 2, "real": 2}
 
 #: The highest number of channels, features or levels, and the largest side of a window.
 MAX_SIZE = 65536
@@ -225,8 +231,18 @@ class InputConvSpec(ConvSpec):
 class InputResidualConvSpec(InputConvSpec):
     """Convolution of 8-bit pixels, max pool, batch norm, no sign: its real values are a net's first residual."""
 
-    kind: ClassVar[str] = "input_stream_conv2d"
+    kind: ClassVar[str] = "scaled_input_conv2d"
     gives: ClassVar[Any] = "residual"
+
+
+@dataclass(frozen=True)
+class RealInputConvSpec(InputResidualConvSpec):
+    """The same with real weights, as the first layer of most published binary nets; 24 bits of each are kept."""
+
+    kind: ClassVar[str] = "real_input_conv2d"
+
+    def binary(self, before: Signal, classes: int, quantizers: Quantizers) -> dict[str, nn.Module]:
+        return self.twin(before, classes)
 
 
 @dataclass(frozen=True)
@@ -238,8 +254,9 @@ class ResidualConvSpec(ConvSpec):
     has ReLU in place of RSign, and no activation.
 
     Attributes:
-        shortcut: what is added: ``identity``; ``average_pool``, 2x2, where the size halves; or ``none``. A layer may
-            have a multiple of the residual's channels, which are then repeated.
+        shortcut: what is added: ``identity``; ``average_pool``, 2x2, where the size halves; ``real``, the same through
+            a 1x1 convolution and a batch norm; or ``none``. A layer may have a multiple of the residual's channels,
+            which are then repeated; behind ``real`` it may have any number.
         activation: what the sums go through: ``relu`` as in QuickNet (arXiv 2011.09398), ``prelu`` with a slope a
             channel, or ``none``.
     """
@@ -256,7 +273,7 @@ class ResidualConvSpec(ConvSpec):
         if not before.residual:
             sources = " or a ".join(kind for kind, spec in LAYER_SPECS.items() if spec.gives == "residual")
             return f"the layer before it has no residual to add; it must be an {sources}"
-        if self.channels % before.channels:
+        if self.shortcut != "real" and self.channels % before.channels:
             return f"{self.channels} channels are no multiple of the shortcut's {before.channels}"
         side = SHORTCUTS[self.shortcut]
         expected = before.height // side, before.width // side
@@ -293,14 +310,20 @@ class ResidualConvSpec(ConvSpec):
 
         from bnn_perception.training.modules import Block
 
+        through = None
+        if self.shortcut == "real":
+            through = nn.Sequential(
+                nn.Conv2d(before.channels, self.channels, 1, bias=False), nn.BatchNorm2d(self.channels)
+            )
         return Block(
-            partial(_add_shortcut, shortcut=self.shortcut, repeats=self.channels // before.channels),
+            partial(_add_shortcut, shortcut=self.shortcut, channels=self.channels),
             front=front,
             conv=conv,
             pool=nn.MaxPool2d(self.pool) if self.pool else None,
             activation=activation,
             norm=nn.BatchNorm2d(self.channels),
-            average=nn.AvgPool2d(2) if self.shortcut == "average_pool" else None,
+            average=nn.AvgPool2d(2) if SHORTCUTS[self.shortcut] == 2 else None,
+            through=through,
         )
 
     def add_twin_nodes(
@@ -315,15 +338,17 @@ class ResidualConvSpec(ConvSpec):
         if self.shortcut == "none":
             return
         result, graph.tensor = graph.tensor, residual
-        if self.shortcut == "average_pool":
+        if SHORTCUTS[self.shortcut] == 2:
             graph.add("AveragePool", f"{name}_average", kernel_shape=[2, 2], strides=[2, 2])
+        if block.through is not None:
+            graph.conv(f"{name}_through", block.through[0], block.through[1])
         repeats = self.channels // before.channels
-        if repeats > 1:
+        if repeats > 1 and block.through is None:
             graph.join("Concat", f"{name}_repeat", *[graph.tensor] * repeats, axis=1)
         graph.join("Add", f"{name}_add", result, graph.tensor)
 
 
-def _add_shortcut(block: Any, x: Tensor, shortcut: str, repeats: int) -> Tensor:
+def _add_shortcut(block: Any, x: Tensor, shortcut: str, channels: int) -> Tensor:
     import torch
 
     y = block.conv(block.front(x))
@@ -334,6 +359,9 @@ def _add_shortcut(block: Any, x: Tensor, shortcut: str, repeats: int) -> Tensor:
         return y
     if block.average is not None:
         x = block.average(x)
+    if block.through is not None:
+        return y + block.through(x)
+    repeats = channels // x.shape[1]
     return y + (torch.cat([x] * repeats, dim=1) if repeats > 1 else x)
 
 
@@ -418,6 +446,7 @@ LAYER_SPECS: dict[str, type[LayerSpec]] = {
         InputConvSpec,
         ConvSpec,
         InputResidualConvSpec,
+        RealInputConvSpec,
         ResidualConvSpec,
         DenseSpec,
         OutputSpec,

@@ -38,7 +38,7 @@ HEIGHT, WIDTH = 14, 12
 
 NETS: dict[str, list[dict[str, Any]]] = {
     "every shortcut and activation": [
-        {"kind": "input_stream_conv2d", "channels": 5, "pool": 2},
+        {"kind": "scaled_input_conv2d", "channels": 5, "pool": 2},
         {"kind": "residual_conv2d", "channels": 5, "activation": "prelu"},
         # 7x6: the average pool leaves out a row, the convolution has to as well
         {
@@ -57,7 +57,7 @@ NETS: dict[str, list[dict[str, Any]]] = {
         {"kind": "output_dense"},
     ],
     "a pool in the block, plain layers behind": [
-        {"kind": "input_stream_conv2d", "channels": 33},
+        {"kind": "scaled_input_conv2d", "channels": 33},
         {"kind": "residual_conv2d", "channels": 66, "pool": 2, "shortcut": "average_pool"},
         {"kind": "binary_conv2d", "channels": 6, "pool": 2},
         {"kind": "output_dense"},
@@ -205,7 +205,7 @@ def test_train_command_makes_a_residual_model_folder(tmp_path: Path) -> None:
         "name": "tiny_residual",
         "input": {"height": 8, "width": 8},
         "network": [
-            {"kind": "input_stream_conv2d", "channels": 16},
+            {"kind": "scaled_input_conv2d", "channels": 16},
             {"kind": "residual_conv2d", "channels": 16, "activation": "prelu"},
             {"kind": "residual_conv2d", "channels": 32, "stride": 2, "shortcut": "average_pool"},
             {"kind": "output_dense"},

@@ -138,7 +138,7 @@ def test_a_kind_needs_nothing_but_its_record(monkeypatch: pytest.MonkeyPatch) ->
     """It is read, checked, named, built and exported; no other file of training knows of it."""
     monkeypatch.setitem(LAYER_SPECS, "average", Average)
     layers = [
-        {"kind": "input_stream_conv2d", "channels": 5},
+        {"kind": "scaled_input_conv2d", "channels": 5},
         {"kind": "average"},
         {"kind": "residual_conv2d", "channels": 5},
         {"kind": "average", "size": 3},
