@@ -24,7 +24,7 @@ from bnn_perception.net.layers import (
     OutputDense,
     Thermometer,
 )
-from bnn_perception.net.model import InputSpec, Model
+from bnn_perception.net.model import InputSpec, Model, iter_layers
 from bnn_perception.net.signals import (
     MAX_PIXEL_WEIGHT,
     Add,
@@ -42,6 +42,7 @@ from bnn_perception.net.signals import (
     ScaledInputConv2d,
     Sign,
 )
+from bnn_perception.net.windows import pads
 
 #: Around multiples of a byte, a word and a vector of filters.
 CHANNEL_COUNTS = (1, 3, 16, 31, 32, 33, 63, 64, 65, 96, 128)
@@ -341,14 +342,16 @@ def scaled_stem_model(
     layers.append(affine(rng, "norm1", channels))
     layers.append(Add("add1", channels, inputs=("norm1", "stem")))
     layers.append(sign(rng, "sign2", channels))
-    layers.append(scaled_conv(rng, "conv2", shape, 2 * channels, stride=(2, 2), inputs=("sign2",)))
+    even = 1 - shape[0] % 2  # as many outputs as whole windows of 2x2
+    layers.append(
+        scaled_conv(rng, "conv2", shape, 2 * channels, stride=(2, 2), padding=(even, even), inputs=("sign2",))
+    )
     layers.append(AveragePool("mean2", channels, (2, 2), (2, 2), (0, 0), True, inputs=("add1",)))
     layers.append(Concat("repeat2", 2 * channels, inputs=("mean2", "mean2")))
     layers.append(Add("add2", 2 * channels, inputs=("conv2", "repeat2")))
     layers.append(sign(rng, "sign3", 2 * channels))
-    layers.append(output_dense(rng, "output", layers[-4].output_shape(shape), classes))
-    last = (-(-shape[0] // 2), -(-shape[1] // 2), 2 * channels)
-    layers[-1] = output_dense(rng, "output", last, classes)
+    last = (shape[0] // 2, shape[1] // 2, 2 * channels)
+    layers.append(output_dense(rng, "output", last, classes))
     return make_model(InputSpec(side, side), layers)
 
 
@@ -546,14 +549,14 @@ def random_frame(rng: np.random.Generator, height: int, width: int, encoding: st
 
 
 def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
-    """ONNX bytes of a float net with the topology of ``model``: convolution, ReLU, max pool, or ReLU, convolution, max
-    pool, shortcut; skips without ``onnx``."""
+    """ONNX bytes of a float net with the topology of ``model``, which is a chain or one of :func:`scaled_stem_model`:
+    convolution, ReLU, max pool, or ReLU, convolution, max pool, shortcut; skips without ``onnx``."""
     pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[Any] = []
     constants: list[Any] = []
-    tensor = "image"
+    tensor = before = result = "image"
 
     def add(
         op: str, name: str, weight_shape: tuple[int, ...] = (), others: Sequence[str] = (), **attributes: Any
@@ -570,12 +573,12 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
         tensor = f"{name}_out"
         nodes.append(helper.make_node(op, inputs, [tensor], name, **attributes))
 
-    flat = after_residual = False
-    for layer, shape in zip(model.layers, model.shapes()):
-        before = tensor
-        if after_residual:
+    flat = after_sum = False
+    for place in iter_layers(model):
+        layer, shape = place.layer, place.before
+        if isinstance(layer, (Conv2d, FullyConnected)) and after_sum:
+            before = tensor
             add("Relu", f"{layer.name}_relu_before")
-        after_residual = layer.has_residual
         if isinstance(layer, Conv2d):
             add(
                 "Conv",
@@ -583,26 +586,32 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
                 (layer.out_channels, layer.in_channels, *layer.kernel),
                 kernel_shape=layer.kernel,
                 strides=layer.stride,
-                pads=[*layer.padding, *layer.padding],
+                pads=pads(layer.padding),
             )
-            if not after_residual:
+            if layer.gives == "bits":
                 add("Relu", f"{layer.name}_relu")
+            after_sum = layer.gives == "signal"
             if layer.pool is not None:
                 pool = layer.pool
                 add("MaxPool", f"{layer.name}_pool", kernel_shape=[pool.size] * 2, strides=[pool.stride] * 2)
-            if layer.reads_residual:
-                result, tensor = tensor, before
-                if layer.added_shortcut == "average_pool":
-                    add("AveragePool", f"{layer.name}_average", kernel_shape=[2, 2], strides=[2, 2])
-                copies = [tensor] * (layer.out_channels // layer.in_channels - 1)
-                if copies:
-                    add("Concat", f"{layer.name}_repeat", others=copies, axis=1)
-                add("Add", f"{layer.name}_add", others=[result])
+            result = tensor
+        elif isinstance(layer, AveragePool):  # of the signal before the last convolution's
+            tensor = before
+            add("AveragePool", layer.name, kernel_shape=layer.kernel, strides=layer.stride)
+            before = tensor
+        elif isinstance(layer, Concat):
+            tensor = before
+            add("Concat", layer.name, others=[tensor] * (len(place.sources) - 1), axis=1)
+            before = tensor
+        elif isinstance(layer, Add):
+            tensor = before
+            add("Add", layer.name, others=[result])
         elif isinstance(layer, FullyConnected):
             if not flat:
                 add("Flatten", "flatten")
                 flat = True
             add("Gemm", layer.name, (layer.out_features, int(np.prod(shape))), transB=1)
+            after_sum = False
             if layer.gives == "bits":
                 add("Relu", f"{layer.name}_relu")
     nodes[-1].output[0] = "logits"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bnn_perception.net import bits
 from bnn_perception.net.folder import save_model
 from bnn_perception.net.layer import Layer, Pool, Shape
-from bnn_perception.net.layers import BinaryConv2d, BinaryDense, Conv2d, InputConv2d, OutputDense
+from bnn_perception.net.layers import BinaryConv2d, BinaryDense, Conv2d, InputConv2d, OutputDense, SignConv2d
 from bnn_perception.net.model import InputSpec, Model
 
 

@@ -157,7 +157,9 @@ def real_input_conv2d(layer: RealInputConv2d, pixels: NDArray[np.uint8]) -> Sign
     windows = windows_of(pixels.astype(np.float64), layer.kernel, layer.stride, pads(layer.padding), 0)
     by_group = np.split(windows, layer.groups, axis=2)
     weights = np.split(layer.weights.astype(np.float64), layer.groups)
-    sums = [np.tensordot(x, w, axes=([3, 4, 2], [1, 2, 3])) for x, w in zip(by_group, weights)]
+    sums: list[NDArray[np.float64]] = [
+        np.tensordot(x, w, axes=([3, 4, 2], [1, 2, 3])) for x, w in zip(by_group, weights)
+    ]
     row, column, table = layer.offsets((pixels.shape[0], pixels.shape[1], layer.in_channels))
     rounded: Signal = np.concatenate(sums, axis=2).astype(np.float32)
     offsets: Signal = table[row][:, column]

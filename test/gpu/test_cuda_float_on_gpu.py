@@ -28,7 +28,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if topology is not None:
         return random_net(topology, tmp_path_factory.mktemp(topology.name))
     rng = np.random.default_rng(7)
-    net = models.residual_model(rng, side=33, channels=20)
+    net = models.scaled_stem_model(rng, side=33, channels=20)
     return save_model(net, tmp_path_factory.mktemp("residual"), models.random_float_twin(rng, net))
 
 

@@ -14,16 +14,18 @@ from layer_cases import (
     MMA,
     ORIN,
     RNG,
+    SIGNALS,
     TILED,
     conv,
     evaluate,
+    fused_of,
     input_conv,
     levels_of,
     pixel_words,
-    place_of,
     random_input,
-    random_residual,
-    residual,
+    real,
+    real_stem,
+    scaled,
     tiles_to_test,
 )
 from numpy.typing import NDArray
@@ -31,7 +33,7 @@ from numpy.typing import NDArray
 from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.compile import Kernels
 from bnn_perception.backends.cuda.device import Gpu
-from bnn_perception.backends.cuda.network import Array, Step, layer_step
+from bnn_perception.backends.cuda.network import Array, Step, layer_steps
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.backends.cuda.upload import FrameUpload
 from bnn_perception.frames.frame import ENCODINGS, Frame
@@ -47,23 +49,16 @@ class Runner:
         self.gpu = Gpu()
         self.kernels = Kernels(self.gpu)
 
-    def launch(
-        self, step: Step, source: Any, frames: int, times: int = 1, before: NDArray[np.int32] | None = None
-    ) -> list[NDArray[Any]]:
-        """What a step makes of (frames, ...) inputs and of the residual ``before``, launched ``times`` times: its
-        output, and its residual where it stores one."""
+    def launch(self, step: Step, source: Any, frames: int, times: int = 1) -> NDArray[Any]:
+        """What a step makes of (frames, ...) inputs, launched ``times`` times."""
         cupy = self.gpu.cupy
         spec = step.spec(frames)
         constants = [cupy.asarray(constant) for constant in step.constants]
-        written = [step.output] if step.residual is None else [step.output, step.residual]
-        output, *stored = results = [
-            cupy.asarray(np.full((frames, *array.shape), 0xDB, dtype=array.dtype)) for array in written
-        ]
-        residuals = stored if before is None else [cupy.asarray(before), *stored]
+        ((_, array),) = step.outputs
+        result = cupy.asarray(np.full((frames, *array.shape), 0x5B, dtype=array.dtype))
         for _ in range(times):
-            args = (cupy.asarray(source), *constants, output, *residuals)
-            self.kernels[spec](spec.grid, spec.block, args)
-        return [result.get() for result in results]
+            self.kernels[spec](spec.grid, spec.block, (cupy.asarray(source), *constants, result))
+        return np.asarray(result.get())
 
     def check_layer(
         self, layer: Layer, shape: Shape, tile: specs.Tile | None = None, frames: int = 1, times: int = 1
@@ -71,16 +66,13 @@ class Runner:
         table = TileTable()
         if tile is not None and specs.is_tiled(layer):
             table.set(layer, shape, self.gpu.target, tile)
-        rng = RNG(frames)
-        source, before = random_input(layer, shape, frames, rng), random_residual(layer, shape, frames, rng)
-        expected = evaluate(layer, source, before)
-        stored = layer.has_residual
+        source = random_input(layer, shape, frames, RNG(frames))
+        expected = evaluate(layer, source)
         if source.dtype == np.uint8:
             source = pixel_words(source)
-        step = layer_step(place_of(layer, shape, stored), self.gpu.target, table)
-        actual = self.launch(step, source, frames, times, before)
-        for result, wanted in zip(actual, expected, strict=True):
-            np.testing.assert_array_equal(result, wanted, err_msg=f"{layer.name} {shape} {tile}")
+        (step,) = layer_steps(fused_of(layer, shape), self.gpu.target, table)
+        actual = self.launch(step, source, frames, times)
+        np.testing.assert_array_equal(actual, expected, err_msg=f"{layer.name} {shape} {tile}")
 
 
 @pytest.fixture
@@ -100,8 +92,16 @@ LARGE = {
     "binary": conv((56, 56, 256), 256, pool=Pool(2, 2)),
     "binary, padded with 0": conv((57, 55, 96), 96, 5, padding_value=0),
     "input": input_conv((224, 224, 3), 64, 7, stride=(2, 2), pool=Pool(3, 2)),
-    "residual": residual((57, 55, 96), 192, stride=(2, 2), padding=(0, 0), shortcut="average_pool"),
+    "scaled": scaled((57, 55, 96), 192, stride=(2, 2)),
+    "real stem": real_stem((224, 224, 3), 64, (7, 7), (2, 2), (3, 3)),
+    "real 1x1": real((28, 28, 128), 256),
+    "depthwise": real((56, 56, 96), 96, (3, 3), (2, 2), (1, 1), 96),
 }
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_layer_of_a_signal(runner: Runner, name: str) -> None:
+    runner.check_layer(*SIGNALS[name], frames=3)
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -163,7 +163,8 @@ def test_preprocess(runner: Runner, height: int, width: int, encoding: str, chan
     with stream:
         upload.copy(stream, bytes_)
         stream.synchronize()
-    step = Step("input", lambda count: specs.preprocess(spec, count), (), Array((32, 48), np.uint32))
-    (words,) = runner.launch(step, upload.device, len(frames))
+    image = Array((32, 48), np.uint32)
+    step = Step("input", lambda count: specs.preprocess(spec, count), None, bits=("input", image))
+    words = runner.launch(step, upload.device, len(frames))
     for source, pixels in zip(frames, words[..., None].view(np.uint8)):
         np.testing.assert_array_equal(pixels[..., :channels], prepare_reference(source, spec))

@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def residual_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Every kind of shortcut, from odd sides too, growing channels; 20 of them fill no vector of halves."""
     rng = np.random.default_rng(7)
-    model = models.residual_model(rng, channels=request.param)
+    model = models.scaled_stem_model(rng, channels=request.param)
     return save_model(model, tmp_path_factory.mktemp("residual"), models.random_float_twin(rng, model))
 
 

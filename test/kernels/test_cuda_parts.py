@@ -14,7 +14,7 @@ import models
 import numpy as np
 import pytest
 from fake_cupy import CUDARuntimeError, FakeCupy
-from layer_cases import RESIDUAL, RNG, conv, frames_of, input_conv, residual, stem
+from layer_cases import RNG, SCALED, conv, frames_of, input_conv, scaled, stem
 
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda import backend as cuda_backend
@@ -339,11 +339,11 @@ def test_a_shape_names_all_that_the_time_of_a_layer_depends_on() -> None:
     assert shape_key(layer, shape) == "bconv2d_popc 8x9x33 -> 40, 3x5/1x2+1x2 pool 3/2"
     layer, shape = input_conv((8, 9, 3), 40, 3)
     assert shape_key(layer, shape) == "input_conv2d 8x9x3 -> 40, 3x3/1x1+1x1"
-    assert shape_key(*stem((11, 12, 3), 33)) == "input_conv2d 11x12x3 -> 33, 3x3/1x1+1x1 stream"
-    layer, shape = residual((9, 7, 24), 48)
-    assert shape_key(layer, shape) == "bconv2d_popc 9x7x24 -> 48, 3x3/1x1+1x1 stream + identity"
-    layer, shape = residual((9, 7, 24), 48, shortcut="none")
-    assert shape_key(layer, shape) == "bconv2d_popc 9x7x24 -> 48, 3x3/1x1+1x1 stream"
+    assert shape_key(*stem((11, 12, 3), 33)) == "input_conv2d 11x12x3 -> 33, 3x3/1x1+1x1 signal"
+    layer, shape = scaled((9, 7, 24), 48)
+    assert shape_key(layer, shape) == "bconv2d_popc 9x7x24 -> 48, 3x3/1x1+1x1 signal"
+    layer, shape = scaled((9, 7, 24), 48, padding=(0, 1, 2, 1))
+    assert shape_key(layer, shape) == "bconv2d_popc 9x7x24 -> 48, 3x3/1x1+0x1x2x1 signal"
     dense: Any = models.output_dense(RNG(0), "dense", (3, 5, 33), 7)
     assert shape_key(dense, (3, 5, 33)) == "dense 30 words -> 7"
 
@@ -357,16 +357,16 @@ def test_a_tile_of_another_kind_of_layer_is_named(dense: bool) -> None:
         table.tile(layer, (8, 8, 32), target)
 
 
-def test_residuals_take_no_tensor_cores() -> None:
-    """A tile on tensor cores for the same layer without a stream says nothing of one with it."""
-    layer, shape = RESIDUAL["identity, 24 -> 48"]
+def test_signals_take_no_tensor_cores() -> None:
+    """A tile on tensor cores for the same layer to bits says nothing of one that gives a signal."""
+    layer, shape = SCALED["24 -> 48"]
     target, table, tile = specs.Target(87, 16), TileTable(), specs.MmaTile(8, 1, 1, 1)
     assert all(isinstance(tile, specs.ConvTile) for tile in specs.tiles_of(layer, shape, target))
     table.set(*conv(shape, 48), target, tile)
     assert isinstance(table.tile(layer, shape, target), specs.ConvTile)
     table.set(layer, shape, target, tile)
     with pytest.raises(
-        ValueError, match="residual: tensor cores are used for layers without a residual only"
+        ValueError, match="scaled: tensor cores are used for binary convolutions to bits only"
     ):
         table.tile(layer, shape, target)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from host_module import LaunchError
 from launches import check_layer
-from layer_cases import DENSE, MMA, RESIDUAL, conv
+from layer_cases import DENSE, MMA, SCALED, SIGNALS, conv
 
 from bnn_perception.backends.cuda import specs
 from bnn_perception.net.layer import Layer, Pool, Shape
@@ -79,31 +79,53 @@ MUTANTS = {
         {"asan": "insufficient space"},
     ),
     "no flip": Mutant(*POOLED, "word ^ __ldg(flip + filter_word)", "word", WRONG),
-    "a multiplier whatever the sign": Mutant(
-        *RESIDUAL["identity, 33 filters, 1x1"], "dot >= 0 ? scale.x : scale.y", "scale.x", {"apart": None}
-    ),
-    "a mean that is rounded towards 0": Mutant(
-        *RESIDUAL["average of a pool, padded with 0"], "sum >> 2 : sum", "sum / 4 : sum", {"apart": None}
-    ),
-    "channels of a shortcut that are not repeated": Mutant(
-        *RESIDUAL["identity, 24 -> 48"],
-        "channel % SHORTCUT_CHANNELS",
-        "channel",
-        {"apart": None},
-    ),
-    "a residual of filters that do not exist": Mutant(
-        *RESIDUAL["identity, 24 -> 48"],
-        "|| channel >= OUT_CHANNELS",
-        "",
+    "a signal of filters that do not exist": Mutant(
+        *SCALED["24 -> 48"],
+        "out_x + i < OUT_WIDTH && channel < OUT_CHANNELS",
+        "out_x + i < OUT_WIDTH",
         {"apart": None, "asan": "heap-buffer-overflow"},
     ),
-    "sums that lack what their levels do": Mutant(*RESIDUAL["stem"], "sum + scale.w", "sum", {"apart": None}),
-    "the residual of the first frame alone": Mutant(
-        *RESIDUAL["identity, 24 -> 48"],
-        "before + static_cast<size_t>(blockIdx.z)",
-        "before + 0 * static_cast<size_t>(blockIdx.z)",
+    "sums that lack what their levels do": Mutant(
+        *SCALED["stem"], "largest[i] + lacking", "largest[i]", {"apart": None}
+    ),
+    "the signal of the first frame alone": Mutant(
+        *SCALED["24 -> 48"],
+        "(static_cast<size_t>(blockIdx.z) * OUT_PIXELS + pixel) * OUT_CHANNELS",
+        "(0 * static_cast<size_t>(blockIdx.z) + pixel) * OUT_CHANNELS",
         {"apart": None},
         {"frames": 2},
+    ),
+    "a scale that is fused with its bias": Mutant(
+        *SIGNALS["affine"],
+        "__fadd_rn(__fmul_rn(__ldg(row), x), __ldg(row + LANES))",
+        "static_cast<float>(static_cast<double>(__ldg(row)) * x + __ldg(row + LANES))",
+        {"apart": None},
+    ),
+    "a digit of another weight": Mutant(
+        *SIGNALS["real stem"], "256ll * sums[1][i]", "255ll * sums[1][i]", {"apart": None}
+    ),
+    "a pixel outside that counts": Mutant(
+        *SIGNALS["real stem"], ": 0u) ^ 0x80808080u", ": 1u) ^ 0x80808080u", {"apart": None}
+    ),
+    "a slope at 0 and above": Mutant(*SIGNALS["prelu"], "x >= 0.0f ? x", "x < 0.0f ? x", {"apart": None}),
+    "channels of another group": Mutant(
+        *SIGNALS["grouped"],
+        "channel / GROUP_FILTERS",
+        "channel % GROUP_FILTERS / GROUP_FILTERS",
+        {"apart": None},
+    ),
+    "a window past the edge": Mutant(
+        *SIGNALS["average"],
+        "min(left + KERNEL_X, IN_WIDTH)",
+        "left + KERNEL_X",
+        {"apart": None},
+    ),
+    "words of another row": Mutant(*SIGNALS["bits"], "max(top, 0)", "max(top, 1)", {"apart": None}),
+    "zeros that are not written": Mutant(
+        *SIGNALS["zeros"],
+        "number % WRITTEN + (ZEROS ? 0 : FIRST)",
+        "number % WRITTEN + FIRST",
+        {"apart": None},
     ),
     "a row that does not exist": Mutant(
         *DENSE["wide logits"],

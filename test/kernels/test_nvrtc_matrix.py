@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import models
 import numpy as np
 import pytest
-from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, paper_model, residual, thermometer_model
+from layer_cases import CONVOLUTIONS, DENSE, MMA, paper_model, scaled, thermometer_model
 
 from benchmark.gpu import nvrtc
 from bnn_perception.backends.cuda import network, specs
@@ -20,6 +20,7 @@ from bnn_perception.backends.cuda.specs import KernelSpec, Target
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.net.layer import Layer, Pool, Shape
 from bnn_perception.net.layers import Conv2d
+from bnn_perception.net.signals import Add, Affine, PRelu
 
 #: Every SM with the oldest CUDA that compiles for it, Orin and H100 with the newest as well.
 CASES = [(sm.cuda[0], number) for number, sm in specs.SMS.items()] + [(13, 87), (13, 90)]
@@ -62,6 +63,8 @@ def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
         "paper": paper_model(),
         "road signs": models.road_sign_model(np.random.default_rng(1)),
         "thermometer": thermometer_model(),
+        "signals": models.residual_model(np.random.default_rng(2)),
+        "residual": models.scaled_stem_model(np.random.default_rng(3)),
     }
     for net, model in nets.items():
         for step in network.network(model, target, TileTable()):
@@ -75,13 +78,13 @@ def kernels(target: Target) -> list[tuple[str, KernelSpec]]:
         "large pool, several stages",
         "input, grey, strided",
         "input, signed",
-        "identity, pooled, padded with 0",
-        "average of a stride, 24 -> 72",
+        "pooled, padded with 0",
+        "padded on two sides",
         "stem",
     ):
         layer, shape = CONVOLUTIONS[name]
         tile = specs.conv_tiles(layer, shape, target)[0]
-        found.append((name, specs.conv2d(layer, shape, tile, 1, stored=name in RESIDUAL)))
+        found.append((name, specs.conv2d(layer, shape, tile, 1)))
     if target.sm in specs.MMA_SMS:
         found += [
             (f"{name}, tensor cores", specs.convolution(*case, frames=1))  # layer, shape, tile
@@ -118,14 +121,15 @@ def test_extreme_tiles_keep_within_their_registers() -> None:
     cases: list[tuple[Conv2d, Shape]] = [
         CONVOLUTIONS[name] for name in ("paper", "CNV", "road signs 3", "input, paper")
     ]
-    cases.append(residual((32, 32, 64), 64, pool=Pool(2, 2), shortcut="average_pool", activation="prelu"))
+    cases.append(scaled((32, 32, 64), 64, pool=Pool(2, 2)))
+    whole = specs.Epilogue((Affine, PRelu, Affine, Add, Affine, PRelu, Affine), signal=True, sign=True)
     for layer, shape in cases:
         tiles = specs.conv_tiles(layer, shape, target)
         for tile in {
             max(tiles, key=lambda t: (t.patch * t.positions, t.chunk_words)),
             max(tiles, key=lambda t: (t.chunk_words, t.patch)),
         }:
-            spec = specs.conv2d(layer, shape, tile, 1, stored=layer.has_residual)
+            spec = specs.conv2d(layer, shape, tile, 1, whole)
             usage = usage_of(12, spec, 87)
             assert usage.spill_bytes == 0, tile
             assert usage.registers <= spec.max_registers, (tile, usage)

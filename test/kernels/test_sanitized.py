@@ -6,7 +6,7 @@ import models
 import numpy as np
 import pytest
 from launches import check_layer, launch_step
-from layer_cases import CONVOLUTIONS, DENSE, MMA, RESIDUAL, conv, input_conv
+from layer_cases import CONVOLUTIONS, DENSE, MMA, SCALED, SIGNALS, conv, input_conv
 
 from bnn_perception.backends.cuda import specs
 from bnn_perception.backends.cuda.network import Array, Step
@@ -25,9 +25,10 @@ SMALL = {
     "several stages of rows": conv((34, 33, 20), 32, (32, 33), padding=(0, 0)),
     "colour": input_conv((7, 9, 3), 40, 5, pool=Pool(2, 2)),
     "grey, signed": input_conv((7, 9, 1), 33, 3, signed=True),
-    "residual, growing channels": RESIDUAL["identity, 24 -> 48"],
-    "residual, average, odd sides": RESIDUAL["average of a pool, padded with 0"],
-    "residual of pixels": RESIDUAL["stem"],
+    "scaled, growing channels": SCALED["24 -> 48"],
+    "scaled, pooled": SCALED["pooled, padded with 0"],
+    "scaled, of pixels": SCALED["stem"],
+    **SIGNALS,
 }
 
 

@@ -31,7 +31,7 @@ def test_the_module_is_a_residual_twin(tmp_path: Path) -> None:
     """Every kind of shortcut; and one around a convolution that is as large as its input, which becomes a matrix."""
     rng = np.random.default_rng(7)
     path = tmp_path / "float.onnx"
-    model = models.residual_model(rng)
+    model = models.scaled_stem_model(rng)
     path.write_bytes(models.random_float_twin(rng, model))
     stages = list(read_float_twin(path, model.input, len(model.labels)))
     pixels = rng.integers(0, 256, (3, *model.input.shape), dtype=np.uint8)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from models import residual_model
+from models import scaled_stem_model
 
 from bnn_perception.__main__ import main
 from bnn_perception.evaluation import pictures as drawing
@@ -361,7 +361,7 @@ def test_inspect_sums_up(colours, capsys):
 @pytest.fixture(scope="module")
 def residual(tmp_path_factory):
     """A net with shortcuts; what it answers is random."""
-    model = residual_model(np.random.default_rng(3), side=16, classes=3)
+    model = scaled_stem_model(np.random.default_rng(3), side=16, classes=3)
     folder = tmp_path_factory.mktemp("models") / "residual"
     save_model(replace(model, name="residual", labels=tuple(PURE)), folder)
     return folder
