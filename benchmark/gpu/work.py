@@ -17,6 +17,7 @@ from bnn_perception.importers.stage import Stage
 from bnn_perception.net.bits import words_for
 from bnn_perception.net.layer import Shape
 from bnn_perception.net.model import Model
+from bnn_perception.net.signals import ChannelPad, Concat
 
 #: Bytes of a frame's description and of a model input's pixel, as the preprocessing passes them.
 _DESCRIPTION, _PIXEL = 48, 4
@@ -60,17 +61,25 @@ def binary_work(model: Model, frames: int, frame_bytes: int) -> list[Work]:
     for fused in fuse(model):
         place, layers = fused.head, fused.layers
         source = sum(pixels if layer is None else given[layer.name] for layer in place.sources)
+        if isinstance(place.layer, (Concat, ChannelPad)):  # a copy of each input, and then what follows
+            copied = [given[layer.name] for layer in place.sources if layer is not None]
+            work += [Work(place.layer.name, frames * 2 * count) for count in copied]
+            if len(layers) == 1:
+                continue
+            source = given[place.layer.name]
+            layers = layers[1:]
         source += given[fused.addend] if fused.addend and len(place.sources) == 1 else 0
         names = {fused.signal, fused.sign.name if fused.sign else None} - {None}
         if place.layer.gives != "signal":
             names.add(place.layer.name)
+        names.discard(place.layer.name if layers[0] is not place.layer and fused.has_head else None)
         target = sum(given[name] for name in names if name is not None)
         constants = sum(array.nbytes for layer in layers for array in layer.array_values().values())
-        head = place.layer
-        macs = frames * head.macs(*place.before_all)
+        head = layers[0]
+        macs = frames * head.macs(*place.before_all) if head is place.layer else 0
         work.append(
             Work(
-                head.name,
+                layers[0].name,
                 frames * (source + target) + constants,
                 binary_macs=macs if head.operands == "bits" else 0,
                 byte_macs=macs if head.operands == "bytes" else 0,

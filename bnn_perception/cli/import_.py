@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-from bnn_perception.cli.inspect_ import layer_rows, print_table, totals
+from bnn_perception.cli.inspect_ import layer_rows, print_table, stated_range, totals
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError, find_images, read_image
@@ -81,19 +80,6 @@ def pixel_range(args: argparse.Namespace) -> PixelRange | None:
     if not all(math.isfinite(value) for value in args.mean + args.std) or min(args.std) <= 0:
         raise CommandError("--mean and --std take numbers, and those of --std are above 0")
     return PixelRange(tuple(args.mean), tuple(args.std))
-
-
-def stated_range(model: Model) -> Iterator[str]:
-    """A line about what the net takes for pixels."""
-    how = ""
-    if model.info.get("source", {}).get("pixel_range") == "assumed":
-        how = "; assumed, for neither the graph nor --pixel-range or --mean and --std say otherwise"
-    if not model.input.std:
-        yield f"pixels: the net takes p / 255, 0 to 1{how}"
-        return
-    low, high = ([(p - m) / s for m, s in zip(model.input.mean, model.input.std)] for p in (0, 1))
-    ends = sorted({(round(a, 6), round(b, 6)) for a, b in zip(low, high)})
-    yield "pixels: the net takes " + ", ".join(f"{a:g} to {b:g}" for a, b in ends) + how
 
 
 def read_labels(path: Path) -> list[str]:

@@ -68,8 +68,8 @@ MUTANTS = {
     ),
     "a store past the row": Mutant(
         *POOLED,
-        "lane < PATCH && out_x + lane < OUT_WIDTH",
-        "lane < WARP",
+        "lane < PATCH && out_x + lane < OUT_WIDTH) {",
+        "lane < WARP) {",
         {"apart": None, "asan": "heap-buffer-overflow", "tsan": "data race"},
     ),
     "a tile past its end": Mutant(
@@ -86,7 +86,7 @@ MUTANTS = {
         {"apart": None, "asan": "heap-buffer-overflow"},
     ),
     "sums that lack what their levels do": Mutant(
-        *SCALED["stem"], "largest[i] + lacking", "largest[i]", {"apart": None}
+        *SCALED["stem"], "largest[i] + lacking", "largest[i] + 0 * lacking", {"apart": None}
     ),
     "the signal of the first frame alone": Mutant(
         *SCALED["24 -> 48"],

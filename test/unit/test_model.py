@@ -22,26 +22,27 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
-    input_residual_conv,
     make_model,
     models,
     output_bits,
     output_dense,
     random_model,
-    residual_conv,
+    real_conv,
     residual_model,
     residual_models,
+    scaled_input_conv,
     thermometer,
 )
 from numpy.typing import NDArray
 
-from bnn_perception.backends.reference import convolution, input_residual_conv2d
+from bnn_perception.backends.reference import convolution
 from bnn_perception.net import bits
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model, save_model, update_info
 from bnn_perception.net.layer import Layer, Pool
-from bnn_perception.net.layers import BinaryConv2d, InputConv2d, InputResidualConv2d
+from bnn_perception.net.layers import BinaryConv2d, InputConv2d
 from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, InputSpec, Model
+from bnn_perception.net.signals import Add, AveragePool, Concat
 from bnn_perception.resources import find_model
 
 Description = dict[str, Any]
@@ -311,7 +312,7 @@ def at(path: str, value: object) -> Callable[[Description], None]:
 
 
 REFUSALS: list[tuple[str, object, str]] = [
-    ("format", 2, "update bnn_perception"),
+    ("format", 3, "update bnn_perception"),
     ("format", 0, "format is 0"),
     ("format", "1", "format is '1'"),
     ("format", True, "format is True"),
@@ -381,7 +382,7 @@ REFUSALS: list[tuple[str, object, str]] = [
     ("layers.1.stride", [0, 1], "conv2.stride is 0"),
     ("layers.1.stride", [65, 1], "conv2.stride is 65"),
     ("layers.1.padding", [3, 1], "conv2.padding is 3; it must be a whole number from 0 to 2"),
-    ("layers.1.padding_value", 1, "conv2.padding_value is 1"),
+    ("layers.1.padding_value", 2, "conv2.padding_value is 2"),
     ("layers.1.padding_value", [0], "conv2.padding_value is [0]"),
     ("layers.0.pool", 2, "conv1.pool: is not a mapping"),
     ("layers.0.pool", {"size": 2}, "conv1.pool: the field 'stride' is missing"),
@@ -484,163 +485,181 @@ def test_what_lies_at_its_limits_is_taken(rng: np.random.Generator) -> None:
             InputSpec(8, 8),
             [input_conv(rng, "a" * 65, (8, 8, 3), 8), output_dense(rng, "last", (8, 8, 8), 2)],
         )
-    middle = [binary_conv(rng, f"c{index}", (1, 1, 1), 1) for index in range(254)]
+    middle = [binary_conv(rng, f"c{index}", (1, 1, 1), 1) for index in range(2046)]
     first, last = input_conv(rng, "first", (1, 1, 3), 1), output_dense(rng, "last", (1, 1, 1), 2)
     make_model(InputSpec(1, 1), [first, *middle, last])
-    with pytest.raises(ModelError, match="layers: 257 of them; a model has 1 to 256"):
+    with pytest.raises(ModelError, match="layers: 2049 of them; a model has 1 to 2048"):
         make_model(InputSpec(1, 1), [first, *middle, replace(middle[0], name="more"), last])
-    with pytest.raises(ModelError, match="layers: 0 of them; a model has 1 to 256"):
+    with pytest.raises(ModelError, match="layers: 0 of them; a model has 1 to 2048"):
         replace(model, layers=())
 
 
 def test_too_many_layers(folder: Path) -> None:
     description = read(folder)
-    description["layers"] = [description["layers"][1]] * 257
+    description["layers"] = [description["layers"][1]] * 2049
     write(folder, description)
-    assert_refused(folder, "layers: 257 of them; a model has 1 to 256")
+    assert_refused(folder, "layers: 2049 of them; a model has 1 to 2048")
 
 
-RESIDUAL_REFUSALS: list[tuple[str, object, str]] = [
-    ("layers.1.shortcut", ..., "identity: the field 'shortcut' is missing"),
+SIGNAL_REFUSALS: list[tuple[str, object, str]] = [
+    ("identity.inputs", ["nothing"], "identity.inputs: no layer before it has the name 'nothing'"),
+    ("identity.inputs", ["identity"], "identity.inputs: no layer before it has the name 'identity'"),
+    ("identity.inputs", ["identity_add"], "identity.inputs: no layer before it has the name 'identity_add'"),
     (
-        "layers.1.shortcut",
-        "max_pool",
-        "identity.shortcut is 'max_pool'; it can be none, identity, average_pool",
+        "identity.inputs",
+        ["stem_pool"],
+        "identity: a scaled_binary_conv2d takes bits, but stem_pool gives signal",
     ),
-    ("layers.1.shortcut", None, "identity.shortcut is None"),
-    ("layers.1.shortcut", ["identity"], "identity.shortcut is ['identity']"),
+    ("identity.inputs", "stem", "identity.inputs is 'stem'; it must be a list of names of layers"),
+    ("identity.inputs", [1], "identity.inputs is [1]; it must be a list of names of layers"),
+    ("identity_add.inputs", ["identity"], "identity_add.inputs: 1 of them; a add takes 2"),
+    ("identity_add.inputs", ["stem_pool"] * 3, "identity_add.inputs: 3 of them; a add takes 2"),
+    ("identity_add.inputs", ["stem_pool", "stem_pool"], "identity: no layer takes its output"),
+    ("down_add.inputs", ["down_shortcut", "stem_pool"], "down_clip: no layer takes its output"),
+    ("wide.channels", 7, "wide: channels is 7, but its input has 112"),
+    ("wide.inputs", ["wide_a"], "wide.inputs: 1 of them; a concat takes 2 to 64"),
+    ("stem_pool.padding", [3, 0], "stem_pool.padding is 3; it must be a whole number from 0 to 2"),
+    ("stem_pool.padding", [0, 0, 0, 3], "stem_pool.padding is 3; it must be a whole number from 0 to 2"),
     (
-        "layers.1.shortcut",
-        "average_pool",
-        "identity: shortcut average_pool is [8, 8], but the convolution gives [17, 17]",
+        "stem_pool.padding",
+        [1, 1, 1],
+        "stem_pool.padding is [1, 1, 1]; it must be 2 whole numbers (y, x) or 4",
     ),
-    (
-        "layers.2.shortcut",
-        "identity",
-        "down: shortcut identity is [17, 17], but the convolution gives [8, 8]",
-    ),
-    ("layers.5.shortcut", "identity", "alone: out_channels 40 is not a multiple of in_channels 48"),
-    ("layers.1.kind", "binary_conv2d", "identity: unknown field 'shortcut'"),
-    ("layers.0.shortcut", "none", "stem: unknown field 'shortcut'"),
-    ("layers.0.multiplier", [1], "stem: unknown field 'multiplier'"),
-    ("layers.0.kind", "input_conv2d", "'stem.multiplier.npy' belongs to no layer"),
-    ("layers.0.kind", "residual_conv2d", "stem"),
-    ("layers.1.kind", "input_stream_conv2d", "identity"),
+    ("down.padding_value", 2, "down.padding_value is 2; it can be -1, 0, 1"),
+    ("blur.groups", 5, "blur.weights is float32 [117, 3, 3, 1], not float32 [117, 3, 3, 23]"),
+    ("down_mean.counts_padding", 1, "down_mean.counts_padding is 1; it must be true or false"),
+    ("pad_zeros.before", -1, "pad_zeros.before is -1; it must be a whole number from 0"),
+    ("pad_zeros.before", 3, "pad_zeros: channels is 117, but its input has 118"),
+    ("stem.kind", "input_conv2d", "stem"),
+    ("down.kind", "binary_conv2d", "down"),
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "reason"), RESIDUAL_REFUSALS)
-def test_a_wrong_field_of_a_residual_net(
+@pytest.mark.parametrize(("path", "value", "reason"), SIGNAL_REFUSALS)
+def test_a_wrong_field_of_a_net_with_signals(
     tmp_path: Path, rng: np.random.Generator, path: str, value: object, reason: str
 ) -> None:
     save_model(residual_model(rng), tmp_path)
     description = read(tmp_path)
-    at(path, value)(description)
+    name, field = path.split(".")
+    (layer,) = [layer for layer in description["layers"] if layer["name"] == name]
+    layer[field] = value
     write(tmp_path, description)
     assert_refused(tmp_path, reason)
 
 
-@pytest.mark.parametrize("array", ["multiplier", "negative_multiplier", "offset"])
-def test_a_wrong_array_of_a_residual_net(tmp_path: Path, rng: np.random.Generator, array: str) -> None:
-    save_model(residual_model(rng), tmp_path)
-    name, values = f"identity.{array}", arrays(tmp_path)
-    write_arrays(tmp_path, {**values, name: values[name].astype(np.int64)})
-    assert_refused(tmp_path, f"{name} is int64 [24], not int32 [24]")
-    write_arrays(tmp_path, {**values, name: values[name][1:]})
-    assert_refused(tmp_path, f"{name} is int32 [23], not int32 [24]")
-    del values[name]
-    write_arrays(tmp_path, values)
-    assert_refused(tmp_path, f"the array {name} is missing")
+def spoilt(name: str, change: Callable[[NDArray[Any]], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda values: {**values, name: change(values[name])}
 
 
-def test_a_shortcut_needs_a_residual(rng: np.random.Generator) -> None:
-    shape = (8, 8, 32)
-    first, stem = input_conv(rng, "a", (8, 8, 3), 32), input_residual_conv(rng, "a", (8, 8, 3), 32)
-    last, block = output_dense(rng, "last", shape, 2), residual_conv(rng, "block", shape, 32)
-    make_model(InputSpec(8, 8), [stem, block, last])
-    make_model(InputSpec(8, 8), [first, replace(block, shortcut="none"), last])
-    with pytest.raises(ModelError, match="block: shortcut identity needs a residual"):
-        make_model(InputSpec(8, 8), [first, block, last])
-    plain = binary_conv(rng, "plain", shape, 32)
-    with pytest.raises(ModelError, match="block: shortcut identity needs a residual"):
-        make_model(InputSpec(8, 8), [stem, plain, block, last])
+def with_value(value: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    def change(array: NDArray[Any]) -> NDArray[Any]:
+        changed = array.copy()
+        changed.reshape(-1)[0] = value
+        return changed
+
+    return change
 
 
-#: The largest integer of a residual: 2**31 - 1, the most that int32 holds, is the threshold that none may reach.
-LARGEST = 2**31 - 2
-
-
-def bounded_net(
-    rng: np.random.Generator, stem: int, block: int, shortcut: str = "identity", signed: bool = False
-) -> Model:
-    """A net whose residuals can reach just ``stem``, and ``block`` beside its shortcut, in channels 1 and 4."""
-    shape = (4, 4, 3)
-    first = input_residual_conv(rng, "stem", (4, 4, 3), 3, kernel=(1, 1), padding=(0, 0), signed=signed)
-    most = 3 * 128 if signed else 3 * 255  # three channels of levels -128 to 127, or 0 to 255
-    size = {"stride": (2, 2)} if shortcut == "average_pool" else {}
-    second = residual_conv(
-        rng, "block", shape, 6, (1, 1), padding=(0, 0), shortcut=shortcut, **size
-    )  # |dot| <= 3
-    zeros = np.zeros(6, np.int32)
-
-    def bounds(count: int, dot: int, channel: int, bound: int) -> dict[str, NDArray[np.int32]]:
-        arrays = {name: np.zeros(count, np.int32) for name in ("multiplier", "negative_multiplier", "offset")}
-        arrays["multiplier"][channel], arrays["negative_multiplier"][channel] = -(bound // dot), bound // dot
-        arrays["offset"][channel] = -(bound % dot)
-        return arrays
-
-    return make_model(
-        InputSpec(4, 4),
-        [
-            replace(first, **bounds(3, most, 1, stem)),
-            replace(second, **bounds(6, 3, 4, block), threshold=zeros),
-            output_dense(rng, "last", second.output_shape(shape), 2),
-        ],
-    )
-
-
-def test_residuals_that_leave_int32(rng: np.random.Generator) -> None:
-    """The limits are exact; channel 4 of the block gets channel 1 of the stem."""
-    bounded_net(rng, LARGEST, 0)
-    with pytest.raises(
-        ModelError, match=f"stem: channel 1 of its residual can reach {LARGEST + 1}, but int32"
-    ):
-        bounded_net(rng, LARGEST + 1, 0)
-    bounded_net(rng, 1 << 30, LARGEST - (1 << 30))
-    with pytest.raises(
-        ModelError, match=f"block: channel 4 of its residual can reach {LARGEST + 1}, but int32"
-    ):
-        bounded_net(rng, 1 << 30, LARGEST - (1 << 30) + 1)
-    bounded_net(rng, LARGEST // 4, LARGEST - LARGEST // 4, "average_pool")
-    with pytest.raises(
-        ModelError, match=r"block: channel 1 of the residual that its shortcut averages.* can reach"
-    ):
-        bounded_net(rng, LARGEST // 4 + 1, 0, "average_pool")
-
-
-@pytest.mark.parametrize("signed", [False, True])
-def test_the_bound_of_a_residual_is_what_the_worst_pixels_give(
-    rng: np.random.Generator, signed: bool
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("down.scale", with_value(np.inf), "down.scale holds a value that is not finite"),
+        ("down.bias", with_value(np.nan), "down.bias holds a value that is not finite"),
+        ("down_sign.threshold", with_value(np.nan), "down_sign.threshold holds a value that is not a number"),
+        ("stem_relu.slope", with_value(np.inf), "stem_relu.slope holds a value that is not finite"),
+        ("down_clip.low", with_value(1e3), "down_clip: low 1000 is above high"),
+        ("blur.weights", with_value(np.nan), "blur.weights holds a value that is not finite"),
+        ("stem.weights", with_value(1 << 23), "stem.weights lie in"),
+        ("stem.outside", with_value(np.inf), "stem.outside holds a value that is not finite"),
+        ("stem.scale", with_value(1e30), "stem: channel 0 of its signal can reach"),
+        ("identity_shift.scale", with_value(3e37), "identity_shift: channel 0 of its signal can reach"),
+        ("blur.weights", with_value(1e37), "blur: channel 0 of its signal can reach"),
+        ("stem.weights", lambda a: a.astype(np.int16), "stem.weights is int16"),
+        ("down.scale", lambda a: a[1:], "down.scale is float32 [47], not float32 [48]"),
+    ],
+)
+def test_a_wrong_array_of_a_net_with_signals(
+    tmp_path: Path, rng: np.random.Generator, name: str, change: Callable[[NDArray[Any]], Any], reason: str
 ) -> None:
-    """Of levels from -128 to 127 the lowest is the worst."""
-    stem = bounded_net(rng, LARGEST, 0, signed=signed).layers[0]
-    assert isinstance(stem, InputResidualConv2d)
-    positive = replace(stem, weights=np.full_like(stem.weights, 0b111))
-    worst = np.full((4, 4, 3), 0 if signed else 255, np.uint8)
-    assert (input_residual_conv2d(positive, worst).residual[..., 1] == -LARGEST).all()
-    with pytest.raises(ModelError, match=f"stem: channel 1 of its residual can reach {LARGEST + 1}, but"):
-        bounded_net(rng, LARGEST + 1, 0, signed=signed)
+    save_model(residual_model(rng), tmp_path)
+    write_arrays(tmp_path, spoilt(name, change)(arrays(tmp_path)))
+    assert_refused(tmp_path, reason)
 
 
-def test_multipliers_of_any_size_are_weighed_without_overflow(rng: np.random.Generator) -> None:
-    shape = (64, 64, 3)
-    lowest = np.full(4, np.iinfo(np.int32).min, np.int32)
-    stem = input_residual_conv(rng, "stem", shape, 4, kernel=(64, 64), padding=(0, 0))
-    for name in ("multiplier", "negative_multiplier", "offset"):
-        with pytest.raises(ModelError, match=r"stem: channel \d of its residual can reach"):
-            make_model(
-                InputSpec(*shape), [replace(stem, **{name: lowest}), output_dense(rng, "last", (1, 1, 4), 2)]
-            )
+def test_signals_that_do_not_fit_together(rng: np.random.Generator) -> None:
+    spec, last = InputSpec(8, 8), real_conv(rng, "last", (1, 1, 32), 2)
+    stem, half = (
+        scaled_input_conv(rng, "stem", (8, 8, 3), 32),
+        AveragePool("half", 32, (2, 2), (2, 2), (0, 0), True),
+    )
+    mean = AveragePool("mean", 32, (4, 4), (4, 4), (0, 0), True)
+    make_model(spec, [stem, half, mean, last])
+    with pytest.raises(ModelError, match=r"sum: adds \[4, 4, 32\] to \[8, 8, 32\]"):
+        make_model(spec, [stem, half, Add("sum", 32, inputs=("stem", "half")), last])
+    with pytest.raises(ModelError, match=r"both: puts \[4, 4, 32\] beside \[8, 8, 32\]"):
+        make_model(spec, [stem, half, Concat("both", 64, inputs=("stem", "half")), last])
+    with pytest.raises(
+        ModelError, match=r"last: the last layer gives \[4, 4, 2\]; logits are a signal of one pixel"
+    ):
+        make_model(spec, [stem, half, last])
+    with pytest.raises(ModelError, match="grouped.groups is 5, which does not divide in_channels 32"):
+        replace(real_conv(rng, "grouped", (8, 8, 32), 40), groups=5)
+
+
+def test_a_sign_may_never_or_always_be_reached(tmp_path: Path, rng: np.random.Generator) -> None:
+    save_model(residual_model(rng), tmp_path)
+    for value in (np.inf, -np.inf):
+        write_arrays(tmp_path, spoilt("down_sign.threshold", with_value(value))(arrays(tmp_path)))
+        load_model(tmp_path)
+
+
+def test_format_1_is_read_but_for_its_fixed_point(folder: Path) -> None:
+    model = load_model(folder)
+    description = read(folder)
+    assert description["format"] == 2
+    description["format"] = 1
+    write(folder, description)
+    assert_equal(load_model(folder), model)
+    for kind in ("input_stream_conv2d", "residual_conv2d"):
+        description["layers"][1]["kind"] = kind
+        write(folder, description)
+        assert_refused(
+            folder, f"conv2: a {kind} is of format 1, whose residuals were in fixed point; import or train"
+        )
+
+
+def test_inputs_are_written_where_they_are_not_the_layer_before(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    save_model(residual_model(rng), tmp_path)
+    written = {layer["name"]: layer.get("inputs") for layer in read(tmp_path)["layers"]}
+    assert written["stem_relu"] is None
+    assert written["identity_add"] == ["identity", "stem_pool"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [
+        ({"mean": [0.5]}, "input: 1 values of mean and 0 of std"),
+        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, "both have one for each of 3 channels, or none"),
+        ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0]}, "input.std holds a 0"),
+        ({"mean": ["a"] * 3, "std": [0.5] * 3}, "input.mean is ['a', 'a', 'a']; it must be numbers"),
+        ({"mean": [float("nan")] * 3, "std": [0.5] * 3}, "input.mean is"),
+    ],
+)
+def test_a_pixel_range_that_makes_no_sense(folder: Path, stated: dict[str, Any], reason: str) -> None:
+    description = read(folder)
+    description["input"].update(stated)
+    write(folder, description)
+    assert_refused(folder, reason)
+
+
+def test_a_pixel_range_is_kept(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    ranged = replace(model, input=replace(model.input, mean=(0.4, 0.5, 0.6), std=(0.25, 0.5, 0.125)))
+    saved = save_model(ranged, tmp_path / "ranged")
+    assert (saved.input.mean, saved.input.std) == ((0.4, 0.5, 0.6), (0.25, 0.5, 0.125))
 
 
 def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:
@@ -648,10 +667,12 @@ def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:
     middle = binary_conv(rng, "middle", (8, 8, 32), 32)
     last = output_dense(rng, "last", (8, 8, 32), 2)
     spec = InputSpec(8, 8)
-    with pytest.raises(ModelError, match="first: the last layer must be"):
+    with pytest.raises(ModelError, match="first: the last layer must give a signal or be"):
         make_model(spec, [first])
     hidden = binary_dense(rng, "hidden", (8, 8, 32), 2)
-    with pytest.raises(ModelError, match="hidden: the last layer must be an output_dense or output_bits"):
+    with pytest.raises(
+        ModelError, match="hidden: the last layer must give a signal or be an output_dense or output_bits"
+    ):
         Model("hidden last", ("a", "b"), spec, (first, hidden))
     with pytest.raises(ModelError, match="middle: a binary_conv2d cannot stand at place 1"):
         make_model(spec, [middle, last])
@@ -973,13 +994,14 @@ def test_a_window_that_is_one_too_large_for_its_input(rng: np.random.Generator, 
 @given(st.integers(0, 1 << 32), st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 5, 33]), st.data())
 @settings(max_examples=60, deadline=None)
 def test_border_correction(seed: int, height: int, width: int, channels: int, data: st.DataObject) -> None:
-    """Padding by -1 plus the correction is padding by 0."""
+    """Padding by -1 plus the correction is padding by 0, or by 1."""
     rng = np.random.default_rng(seed)
     kernel = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
-    padding = (data.draw(st.integers(0, kernel[0] - 1)), data.draw(st.integers(0, kernel[1] - 1)))
+    padding = tuple(data.draw(st.integers(0, kernel[side % 2] - 1)) for side in range(4))
+    value = data.draw(st.sampled_from([0, 1]))
     stride = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     shape = (height, width, channels)
-    layer = binary_conv(rng, "a", shape, 3, kernel, stride, padding, padding_value=0)
+    layer = binary_conv(rng, "a", shape, 3, kernel, stride, padding, padding_value=value)
     try:
         conv_shape = layer.conv_shape(shape)
     except ModelError:
@@ -989,7 +1011,7 @@ def test_border_correction(seed: int, height: int, width: int, channels: int, da
     row, column, table = layer.border_correction(shape)
     corrected = convolution(values, weights, stride, padding, -1) + table[row][:, column]
     assert corrected.shape == conv_shape
-    np.testing.assert_array_equal(corrected, convolution(values, weights, stride, padding, 0))
+    np.testing.assert_array_equal(corrected, convolution(values, weights, stride, padding, value))
 
 
 def test_levels_are_the_identity_unless_stated(rng: np.random.Generator) -> None:

@@ -19,6 +19,7 @@ from bnn_perception.backends.cuda.specs import KernelSpec, Target
 from bnn_perception.backends.cuda.tiles import TileTable
 from bnn_perception.errors import CommandError
 from bnn_perception.net.model import InputSpec
+from bnn_perception.net.signals import Add
 
 #: One SM at 1 MHz: a cycle is a microsecond. Memory of 1 MB/s: a byte is one too.
 SIMPLE = Board("simple", 87, 1, 1e6, 1e6, 16, 16384, 0.0, 0.0)
@@ -81,16 +82,23 @@ def test_work_of_a_convolution_by_hand() -> None:
     assert four.bytes - constants == 4 * (one.bytes - constants)
 
 
-def test_bytes_of_streams_by_hand() -> None:
-    """Of 24 channels: the stem's is read by the next layer, which sums four pixels of it and is itself read by none."""
+def test_bytes_of_signals_by_hand() -> None:
+    """The stem's signal is kept for the shortcut; a convolution, batch norm, shortcut and sign are one kernel."""
     rng = np.random.default_rng(0)
-    stem = models.input_residual_conv(rng, "stem", (8, 8, 3), 24)
-    half = models.residual_conv(rng, "half", (8, 8, 24), 48, stride=(2, 2), shortcut="average_pool")
-    model = models.make_model(InputSpec(8, 8), [stem, half, models.output_dense(rng, "out", (4, 4, 48), 2)])
-    _, first, second, _ = binary_work(model, 1, 0)
-    scales = 3 * 4  # bytes of a filter's multipliers and offset
-    assert first.bytes == 8 * 8 * (4 + 4 + 24 * 4) + 24 * (9 * 4 + 4 + 1 + scales) + 256 * 2
-    assert second.bytes == 8 * 8 * (4 + 24 * 4) + 4 * 4 * 8 + 48 * (9 * 4 + 4 + 1 + scales)
+    layers = [
+        models.scaled_input_conv(rng, "stem", (8, 8, 3), 24),
+        models.sign(rng, "sign1", 24),
+        models.scaled_conv(rng, "conv", (8, 8, 24), 24, inputs=("sign1",)),
+        models.affine(rng, "norm", 24),
+        Add("add", 24, inputs=("norm", "stem")),
+        models.sign(rng, "sign2", 24),
+        models.output_dense(rng, "out", (8, 8, 24), 2),
+    ]
+    _, first, second, _ = binary_work(models.make_model(InputSpec(8, 8), layers), 1, 0)
+    # Pixels in, words and the signal out; weights, scale and bias, levels; thresholds and flips.
+    assert first.bytes == 8 * 8 * (4 + 4 + 24 * 4) + 24 * (9 * 4 + 8) + 256 * 2 + 24 * 5
+    # Words and the shortcut in, words out; weights, scale and bias; batch norm; thresholds and flips.
+    assert second.bytes == 8 * 8 * (4 + 24 * 4 + 4) + 24 * (9 * 4 + 8) + 24 * 8 + 24 * 5
 
 
 def test_work_has_an_entry_for_every_kernel() -> None:

@@ -11,15 +11,17 @@ from models import (
     binary_conv,
     binary_dense,
     input_conv,
-    input_residual_conv,
     make_model,
     output_bits,
     output_dense,
     random_frame,
     random_model,
     random_words,
-    residual_conv,
+    real_conv,
+    real_input_conv,
     residual_model,
+    scaled_conv,
+    scaled_input_conv,
     thermometer,
 )
 from numpy.typing import NDArray
@@ -30,8 +32,21 @@ from bnn_perception.classifier import Classifier
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net import bits
 from bnn_perception.net.layer import Pool
-from bnn_perception.net.layers import Conv2d, ResidualConv2d
+from bnn_perception.net.layers import Conv2d
 from bnn_perception.net.model import InputSpec
+from bnn_perception.net.signals import (
+    Add,
+    Affine,
+    AveragePool,
+    BinaryMaxPool,
+    ChannelPad,
+    Clip,
+    Concat,
+    MaxPool,
+    PRelu,
+    RealConv2d,
+    Sign,
+)
 
 
 @pytest.fixture
@@ -93,130 +108,166 @@ def test_thermometer(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(reference.thermometer(layer, pixels), bits.pack(expected))
 
 
-def one_tap(weights: list[list[int]], **arrays: list[int] | str) -> ResidualConv2d:
-    """A 1x1 convolution of the given signs, (out_channels, in_channels); its residual is the dot product by default."""
-    signs = np.array(weights)
-    out = len(signs)
-    fields = {"multiplier": [1] * out, "offset": [0] * out, "threshold": [0] * out, **arrays}
-    fields.setdefault("negative_multiplier", fields["multiplier"])
-    names = ("multiplier", "negative_multiplier", "offset", "threshold")
-    return ResidualConv2d(
-        name="a",
-        in_channels=signs.shape[1],
-        out_channels=out,
-        kernel=(1, 1),
-        stride=(1, 1),
-        padding=(0, 0),
-        pool=None,
-        weights=bits.pack(signs > 0)[:, None, None],
-        flip=np.zeros(out, dtype=bool),
-        shortcut=str(arrays.get("shortcut", "none")),
-        **{name: np.array(fields[name], dtype=np.int32) for name in names},
-    )
+@pytest.mark.parametrize("padding_value", [-1, 0, 1])
+def test_pads_of_each_side(rng: np.random.Generator, padding_value: int) -> None:
+    """Two rows below and a column on the right, as TensorFlow pads strided windows."""
+    layer = binary_conv(rng, "a", (6, 5, 35), 5, (3, 2), (2, 1), (0, 0, 2, 1), None, padding_value)
+    words = random_words(rng, (6, 5, 35))
+    whole = np.pad(bits.signs(words, 35), ((0, 2), (0, 1), (0, 0)), constant_values=padding_value)
+    expected = looped(replace(layer, padding=(0, 0)), whole.astype(np.int64), 0)
+    np.testing.assert_array_equal(reference.binary_conv2d(layer, words), bits.pack(expected))
 
 
-def plane(rows: list[list[int]]) -> NDArray[np.int32]:
-    """A residual of one channel."""
-    return np.array(rows, dtype=np.int32)[:, :, None]
+# Signals. One operation after the other, each rounded to float32: what float64 gives for one, rounded, is the same.
+
+F32 = np.float32
 
 
-def test_multipliers_by_the_sign_of_the_dot_product() -> None:
-    """Channels: plain, ReLU, PReLU, and a negative batch norm after PReLU. Dot products of the two pixels: 2 and -2."""
-    layer = one_tap(
-        [[1, 1]] * 4, multiplier=[3, 3, 3, -3], negative_multiplier=[3, 0, 1, -1], offset=[10, 10, -1, 0]
-    )
-    words, residual = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 1], [0, 0]]])), None)
-    assert residual.tolist() == [[[16, 16, 5, -6], [4, 10, -3, 2]]]
-    assert words.tolist() == [[[0b0111], [0b1011]]]
+def mul(a: float, b: float) -> float:
+    return float(F32(float(a) * float(b)))  # the product of two float32 is exact in float64
 
 
-def test_a_dot_product_of_zero_leaves_the_offset() -> None:
-    layer = one_tap([[1, 1]], multiplier=[7], negative_multiplier=[-9], offset=[5], threshold=[5])
-    words, residual = reference.residual_conv2d(layer, bits.pack(np.array([[[1, 0]]])), None)
-    assert (residual.item(), words.item()) == (5, 1)
+def add(a: float, b: float) -> float:
+    return float(
+        F32(float(a) + float(b))
+    )  # rounding to float64 first changes no sum of two: 53 >= 2 * 24 + 2
 
 
-def test_thresholds_are_in_units_of_the_stream() -> None:
-    """(y >= threshold) ^ flip of the sum, not of the dot product."""
-    layer = one_tap(
-        [[1]] * 3, multiplier=[4] * 3, offset=[1] * 3, threshold=[104, 105, 106], shortcut="identity"
-    )
-    words, residual = reference.residual_conv2d(layer, np.ones((1, 1, 1), np.uint32), plane([[100]]))
-    assert residual.tolist() == [[[105, 105, 105]]]
-    assert words.item() == 0b011
-
-
-def test_the_identity_shortcut_repeats_channels() -> None:
-    """Of a residual of 2 channels, 4 of the layer get 0, 1, 0, 1. The dot product is 2 everywhere."""
-    layer = one_tap([[1, 1]] * 4, multiplier=[1, 2, 3, 4], shortcut="identity")
-    before = np.array([[[100, -100]]], dtype=np.int32)
-    _, residual = reference.residual_conv2d(layer, bits.pack(np.ones((1, 1, 2))), before)
-    assert residual.tolist() == [[[102, -96, 106, -92]]]
-
-
-def test_the_average_is_rounded_down() -> None:
-    before = plane(
-        [[1, 2, -1, -2, 9], [3, 1, -3, -1, 9], [0, 0, -1, 0, 9], [0, -1, 0, 0, 9], [9, 9, 9, 9, 9]]
-    )
-    # Sums 7, -7, -1, -1; the last row and column of five belong to no window.
-    assert reference.average_pool(before)[..., 0].tolist() == [[1, -2], [-1, -1]]
-    layer = one_tap([[1]], multiplier=[10], shortcut="average_pool", threshold=[9])
-    half = ResidualConv2d(
-        **{**vars(layer), "stride": (2, 2), "kernel": (2, 2), "weights": np.ones((1, 2, 2, 1), np.uint32)}
-    )
-    words, residual = reference.residual_conv2d(half, np.zeros((5, 5, 1), np.uint32), before)
-    assert half.output_shape((5, 5, 1)) == (2, 2, 1)
-    assert residual[..., 0].tolist() == [[-39, -42], [-41, -41]]
-    assert not words.any()
-
-
-@pytest.mark.parametrize(("pool", "padding_value"), list(itertools.product(POOLS, [-1, 0])))
-def test_residual_conv2d(rng: np.random.Generator, pool: Pool | None, padding_value: int) -> None:
-    """Pool and padding act on the dot products; the rest follows."""
+@pytest.mark.parametrize(("pool", "padding_value"), list(itertools.product(POOLS, [-1, 0, 1])))
+def test_scaled_binary_conv2d(rng: np.random.Generator, pool: Pool | None, padding_value: int) -> None:
     shape = (7, 6, 35)
-    layer = residual_conv(
-        rng, "a", shape, 5, (3, 2), (2, 1), (2, 1), pool, padding_value, shortcut="none", activation="prelu"
-    )
+    layer = scaled_conv(rng, "a", shape, 5, (3, 2), (2, 1), (2, 1), pool, padding_value=padding_value)
     words = random_words(rng, shape)
     sums = looped_sums(layer, bits.signs(words, 35).astype(np.int64), padding_value)
-    expected = np.where(sums < 0, layer.negative_multiplier, layer.multiplier) * sums + layer.offset
-    result = reference.residual_conv2d(layer, words, None)
-    assert result.residual.dtype == np.int32
-    np.testing.assert_array_equal(result.residual, expected)
-    np.testing.assert_array_equal(result.value, bits.pack((expected >= layer.threshold) != layer.flip))
+    result = reference.scaled_binary_conv2d(layer, words)
+    assert (result.dtype, result.shape) == (np.float32, sums.shape)
+    for place, value in np.ndenumerate(result):
+        assert value == add(mul(layer.scale[place[2]], sums[place]), layer.bias[place[2]])
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_input_stream_conv2d(rng: np.random.Generator, pool: Pool | None) -> None:
-    layer = input_residual_conv(rng, "a", (7, 6, 3), 5, kernel=(3, 2), pool=pool, activation="prelu")
+def test_scaled_input_conv2d(rng: np.random.Generator, pool: Pool | None) -> None:
+    layer = scaled_input_conv(rng, "a", (7, 6, 3), 5, kernel=(3, 2), pool=pool)
     pixels = rng.integers(0, 256, (7, 6, 3), dtype=np.uint8)
     sums = looped_sums(layer, pixels.astype(np.int64), 0)
-    expected = np.where(sums < 0, layer.negative_multiplier, layer.multiplier) * sums + layer.offset
-    result = reference.input_residual_conv2d(layer, pixels)
-    assert result.residual.dtype == np.int32
-    np.testing.assert_array_equal(result.residual, expected)
-    np.testing.assert_array_equal(result.value, bits.pack((expected >= layer.threshold) != layer.flip))
+    for place, value in np.ndenumerate(reference.scaled_input_conv2d(layer, pixels)):
+        assert value == add(mul(layer.scale[place[2]], sums[place]), layer.bias[place[2]])
+
+
+def test_a_scale_and_a_bias_are_rounded_one_after_the_other() -> None:
+    """A fused multiply-add would give 2**-24 + 2**-47 less."""
+    one_third = F32(1 / 3)
+    layer = Affine("a", 1, np.array([one_third]), np.array([F32(-1)]))
+    x = np.full((1, 1, 1), 3, np.float32)
+    fused = float(one_third) * 3 - 1
+    assert reference.affine(layer, x).item() == 0 != fused
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_real_conv2d_adds_tap_by_tap(rng: np.random.Generator, groups: int) -> None:
+    layer = real_conv(rng, "a", (5, 6, 6), 9, (3, 2), (2, 1), (1, 0, 2, 1), groups)
+    x = rng.normal(0, 1, (5, 6, 6)).astype(np.float32)
+    result = reference.real_conv2d(layer, x)
+    assert result.shape == layer.output_shape((5, 6, 6))
+    differs = 0
+    for y, column, out in np.ndindex(result.shape):
+        total, exact = 0.0, float(layer.bias[out])
+        for ky, kx, c in np.ndindex(3, 2, 6 // groups):
+            row, at = 2 * y - 1 + ky, column + kx
+            channel = out // (9 // groups) * (6 // groups) + c
+            inside = 0 <= row < 5 and 0 <= at < 6
+            term = float(x[row, at, channel]) if inside else 0.0
+            total = add(total, mul(term, layer.weights[out, ky, kx, c]))
+            exact += term * float(layer.weights[out, ky, kx, c])
+        assert result[y, column, out] == add(total, layer.bias[out])
+        differs += result[y, column, out] != F32(exact)
+    assert differs > 0  # or another order of the sum would not be noticed
+
+
+def test_the_order_of_a_sum_is_that_of_its_taps() -> None:
+    weights = np.array([1e8, 1, -1e8, 1], np.float32).reshape(1, 1, 1, 4)
+    layer = RealConv2d("a", 4, 1, (1, 1), (1, 1), (0, 0), 1, weights, np.zeros(1, np.float32))
+    # ((1e8 + 1) - 1e8) + 1: the first 1 is lost.
+    assert reference.real_conv2d(layer, np.ones((1, 1, 4), np.float32)).item() == 1
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_real_weights_of_pixels_are_those_of_normalized_ones(rng: np.random.Generator, groups: int) -> None:
+    """Against a convolution in float64 of pixels less their mean, padded with 0."""
+    layer = real_input_conv(rng, "a", (7, 6, 3), 6, (3, 4), (2, 1), (1, 0, 2, 3), groups)
+    pixels = rng.integers(0, 256, (7, 6, 3), dtype=np.uint8)
+    result = reference.real_input_conv2d(layer, pixels)
+    normalized = pixels.astype(np.float64) - layer.outside
+    padded = np.pad(normalized, ((1, 2), (0, 3), (0, 0)))
+    outside = np.repeat(layer.outside.astype(np.float64).reshape(groups, -1), 6 // groups, axis=0)
+    all_taps = layer.scale.astype(np.float64) * (layer.weights * outside[:, None, None]).sum(axis=(1, 2, 3))
+    for y, x, out in np.ndindex(result.shape):
+        group = slice(out // (6 // groups) * (3 // groups), None)
+        window = padded[2 * y : 2 * y + 3, x : x + 4, group][..., : 3 // groups]
+        exact = (
+            float(layer.scale[out]) * (window * layer.weights[out]).sum() + all_taps[out] + layer.bias[out]
+        )
+        # Three roundings to float32, of numbers of at most a few units.
+        assert result[y, x, out] == pytest.approx(exact, abs=2e-6)
+
+
+def test_values_one_by_one() -> None:
+    x = np.array([[[-2.0, -0.5, 0.0, 0.5, 2.0]]], np.float32)
+    slope = np.array([0.25, 0, 7, 7, 7], np.float32)
+    assert reference.prelu(PRelu("a", 5, slope), x).tolist() == [[[-0.5, 0, 0, 0.5, 2]]]
+    low, high = np.full(5, -1, np.float32), np.full(5, 1, np.float32)
+    assert reference.clip(Clip("a", 5, low, high), x).tolist() == [[[-1, -0.5, 0, 0.5, 1]]]
+    threshold = np.array([-2, -0.4, -0.0, np.inf, -np.inf], np.float32)
+    for flip in (False, True):
+        words = reference.sign(Sign("a", 5, threshold, np.full(5, flip)), x)
+        assert words.item() == (0b01010 if flip else 0b10101)  # the value itself reaches it, and 0 reaches -0
+
+
+def test_channels() -> None:
+    x, y = (np.array([[values]], np.float32) for values in ([1, 2], [3]))
+    assert reference.concat(Concat("a", 5), x, y, x).tolist() == [[[1, 2, 3, 1, 2]]]
+    assert reference.channel_pad(ChannelPad("a", 5, 1, 2), x).tolist() == [[[0, 1, 2, 0, 0]]]
+    assert reference.add(Add("a", 2), x, x).tolist() == [[[2, 4]]]
+
+
+def plane(*rows: list[float]) -> NDArray[np.float32]:
+    """A signal of one channel."""
+    return np.array(rows, np.float32)[:, :, None]
+
+
+def test_pools_look_inside_alone() -> None:
+    x = plane([-1, -2, -3], [-4, -5, -6])
+    layer = MaxPool("a", 1, (2, 2), (1, 2), (1, 0, 0, 1))
+    assert reference.signal_max_pool(layer, x)[..., 0].tolist() == [[-1, -3], [-1, -3]]
+    for counts, expected in ((False, [[-1.5, -3], [-3, -4.5]]), (True, [[-0.75, -0.75], [-3, -2.25]])):
+        average = AveragePool("a", 1, (2, 2), (1, 2), (1, 0, 0, 1), counts)
+        assert reference.average_pool(average, x)[..., 0].tolist() == expected
+    words = bits.pack(np.array([[[0], [1], [0]], [[0], [0], [0]]]))
+    pooled = reference.binary_max_pool(BinaryMaxPool("a", 1, (2, 2), (1, 2), (1, 0, 0, 1)), words)
+    assert pooled[..., 0].tolist() == [[1, 0], [1, 0]]
+
+
+def test_a_mean_is_a_sum_row_by_row_and_one_division() -> None:
+    x = plane([1e8, 1], [-1e8, 1])
+    assert reference.average_pool(AveragePool("a", 1, (2, 2), (2, 2), (0, 0), True), x).item() == 0.25
+    third = reference.average_pool(AveragePool("a", 1, (1, 3), (1, 3), (0, 0), True), plane([1, 0, 0])).item()
+    assert third == F32(1 / 3)
 
 
 @pytest.mark.parametrize("side", [16, 17])
-def test_streams_follow_the_words_of_their_layer(rng: np.random.Generator, side: int) -> None:
+def test_activations_are_those_of_each_layer(rng: np.random.Generator, side: int) -> None:
     model = residual_model(rng, side)
-    backend = ReferenceBackend(model)
-    frame = random_frame(rng, 30, 20)
+    backend, frame = ReferenceBackend(model), random_frame(rng, 30, 20)
     outputs = list(backend.activations(frame))
-    names = ["stem", "identity", "down", "point", "zero", "alone", "pooled"]
-    both = [name for layer in names for name in (layer, f"{layer}.residual")]
-    assert [name for name, _ in outputs] == ["input", *both, "dense", "output"]
+    assert [name for name, _ in outputs] == ["input", *(layer.name for layer in model.layers)]
     np.testing.assert_array_equal(outputs[-1][1], backend.logits([frame])[0])
     values = dict(outputs)
-    for layer, shape in zip(model.layers[: len(names)], model.shapes()[1:]):
-        residual = values[f"{layer.name}.residual"]
-        assert (residual.dtype, residual.shape) == (np.int32, shape)
-        fires = (residual >= layer.threshold) ^ layer.flip
-        np.testing.assert_array_equal(values[layer.name], bits.pack(fires), err_msg=layer.name)
-        assert 0.2 < fires.mean() < 0.8, layer.name
-    for name, before in (("identity", "stem"), ("zero", "point")):
-        assert 0 < np.abs(values[f"{name}.residual"] - values[f"{before}.residual"]).mean() < 1e5
+    for layer in model.layers:
+        if layer.kind == "sign":
+            share = bits.unpack(values[layer.name], layer.outputs).mean()
+            assert 0.2 < share < 0.8, layer.name
+        elif layer.gives == "signal":
+            assert 0.01 < values[layer.name].std() < 100, layer.name
 
 
 def test_dense_layers(rng: np.random.Generator) -> None:

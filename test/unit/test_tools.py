@@ -369,24 +369,20 @@ def residual(tmp_path_factory):
 
 def test_inspect_shows_shortcuts(residual, capsys):
     assert main(["inspect", str(residual)]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    details = {row[0]: " ".join(row[2 : row.index("x") - 2]) for row in rows if "x" in row}
-    assert details == {
-        "stem": "k3 p1",
-        "identity": "k3 p1 + identity",
-        "down": "k3 s2 p1 + average_pool",
-        "point": "k1 + identity",
-        "zero": "k3 p1 + identity",
-        "alone": "k3 s2x1 p1",
-        "pooled": "k3 p1 pool2 + average_pool",
-        "dense": "",
-        "output": "",
-    }
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: " ".join(line.split()[2:]) for line in printed.splitlines() if "->" in line}
+    assert rows["stem"].startswith("k3 p1 pool2 8x8x32 8 x 1 -> 32")
+    assert rows["add1"].startswith("norm1 + stem 8x8x32 32 -> 32")
+    assert rows["repeat2"].startswith("mean2 x2 4x4x64 32 -> 32")
+    assert rows["sign1"].startswith("8x8x32 32 -> 1 0.2 kB")
+    # Of 16*16*27*32, 8*8*9*32*32, 4*4*9*32*64 and 4*4*64*3 the first are of pixels.
+    assert "binary: 80.1% of the multiply-accumulates" in printed
     assert main(["inspect", str(residual), "--json"]) == 0
-    layer = json.loads(capsys.readouterr().out)["layers"][1]
-    # For each of 24 filters 9 words, threshold, flip, two multipliers and an offset.
-    assert layer["packed_bytes"] == 24 * (9 * 4 + 4 + 1 + 3 * 4)
-    assert layer["precision"] == "1 x 1 -> 1, 32"
+    layers = {layer["name"]: layer for layer in json.loads(capsys.readouterr().out)["layers"]}
+    assert (layers["conv1"]["bit_bytes"], layers["conv1"]["real_bytes"]) == (32 * 9 * 4, 32 * 2 * 4)
+    assert layers["conv1"]["precision"] == "1 x 1 -> 32"
+    assert layers["mean2"]["inputs"] == ["add1"]
+    assert layers["sign1"]["inputs"] == []
 
 
 def test_residual_nets_answer_alike_on_both_backends(residual, pictures, capsys):
