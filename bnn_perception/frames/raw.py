@@ -5,6 +5,7 @@ OpenCV converts them. The names are those of sensor_msgs/image_encodings, and ``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 #: Other names of encodings that are taken as they are. Of 8UC3 OpenCV's own order, blue first, is assumed.
 ALIASES = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
+
+#: Names of OpenCV's types: with :data:`ALIASES` taken out, images of them are measurements and no pictures.
+HOLDS_NO_COLOURS = re.compile(r"(?!8UC[134]$)(8U|8S|16U|16S|32S|32F|64F)C[0-9]+")
 
 
 class RawError(ValueError):

@@ -6,7 +6,6 @@ A message is untrusted: what disagrees with itself is refused with a reason and 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,7 +16,7 @@ from bnn_perception.errors import one_line
 from bnn_perception.frames.encoded import TRANSPORTED, EncodedError, check_size
 from bnn_perception.frames.encoded import decode as decode_bytes
 from bnn_perception.frames.frame import ENCODINGS, WHOLE, Frame
-from bnn_perception.frames.raw import ALIASES, RAW, RawError, to_rgb
+from bnn_perception.frames.raw import ALIASES, HOLDS_NO_COLOURS, RAW, RawError, to_rgb
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -31,9 +30,6 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 #: Characters of a message's text that are shown.
 MAX_TEXT = 80
-
-#: Names of OpenCV's types: of the 8-bit ones those with 1, 3 and 4 channels are pictures, the others are measurements.
-HOLDS_NO_COLOURS = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)C[0-9]+")
 
 
 class RefusedFrame(ValueError):  # noqa: N818 - what it is, not an error of the program
