@@ -25,9 +25,9 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 class Recording(Source):
     """Images of one topic of an MCAP file, a SQLite file or a rosbag2 folder, as they were recorded.
 
-    Without a topic the one with the most images is played, depth images aside. Stamps are those of the recorder. Messages that were
-    compressed one by one (zstd) are read whether or not the metadata says so. ``decode`` turns compressed images
-    into raw ones.
+    Without a topic the one with the most images is played, depth images aside. Stamps are those of the recorder.
+    Messages that were compressed one by one (zstd) are read whether or not the metadata says so. ``decode`` turns
+    compressed images into raw ones.
     """
 
     def __init__(

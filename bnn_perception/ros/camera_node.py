@@ -33,7 +33,10 @@ PARAMETERS = (
     Parameter("topic", "", "of a recording with several; empty takes the one with the most images", read_only=True),
     Parameter("decode", False, "publish the images of a compressed recording raw", read_only=True),
     Parameter("rate", 0.0, "frames a second; 0 keeps the pace of the source", bounds=(0.0, 1000.0)),
-    Parameter("longest_pause", 10.0, "seconds between two frames of a source at most", bounds=(0.0, 86400.0), read_only=True),
+    Parameter(
+        "longest_pause", 10.0, "seconds between two frames of a source at most",
+        bounds=(0.0, 86400.0), read_only=True,
+    ),
     Parameter(
         "patience", 2.0, "seconds that the first frame waits for a subscriber; a webcam's does not wait",
         bounds=(0.0, 3600.0), read_only=True,
