@@ -53,10 +53,15 @@ class Classifier:
             top_k: most classes to return.
 
         Raises:
+            TypeError: for what is no array, a path among them; :func:`bnn_perception.read_image` reads files.
             ValueError: for an array that is no such image.
             BackendError: where the device fails.
         """
         if not isinstance(image, Frame):
+            if not isinstance(image, np.ndarray):
+                raise TypeError(
+                    f"an image is an array, not a {type(image).__name__}; bnn_perception.read_image reads a file"
+                )
             image = Frame(image[..., None], "mono8") if image.ndim == 2 else Frame(image)
         (predictions,) = self.classify([image], top_k)
         return predictions

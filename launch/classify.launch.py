@@ -6,16 +6,35 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from bnn_perception.resources import resource_folder
-
-# Arguments that replace a parameter of params_file unless they are empty.
+# Arguments that set a parameter unless they are empty: what is not given is left to params_file, to the launch file
+# that includes this one (SetParameter, SetParametersFromFile), and to the defaults of the node.
 OVERRIDES = {
     "model": "model folder, or the name of a model that comes with the package",
     "backend": "binary or float",
     "device": "auto, cpu or cuda",
     "image_transport": "raw or compressed",
     "region": "part of the image that is classified: [x, y, width, height] as fractions of it",
+    "use_sim_time": "take the time from /clock: true or false",
 }
+
+
+def as_region(text):
+    """The four numbers of a region, as ROS wants them."""
+    try:
+        numbers = [float(number) for number in yaml.safe_load(text)]
+    except (TypeError, ValueError, yaml.YAMLError):
+        numbers = []
+    if len(numbers) != 4:
+        raise ValueError(f"region:={text} must be four numbers in brackets, [x, y, width, height]")
+    return numbers
+
+
+def as_truth(text):
+    """A truth value as people write it on a command line."""
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise ValueError(f"use_sim_time:={text} must be true or false")
+    return values[text.lower()]
 
 
 def classifier(context):
@@ -23,16 +42,17 @@ def classifier(context):
     image_topic = LaunchConfiguration("image_topic").perform(context)
     overrides = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
     parameters = {name: value for name, value in overrides.items() if value}
-    if "region" in parameters:
-        parameters["region"] = [float(value) for value in yaml.safe_load(parameters["region"])]
-    parameters["use_sim_time"] = LaunchConfiguration("use_sim_time").perform(context).lower() in ("true", "1")
+    for name, read in (("region", as_region), ("use_sim_time", as_truth)):
+        if name in parameters:
+            parameters[name] = read(parameters[name])
+    file = LaunchConfiguration("params_file").perform(context)
     return [
         Node(
             package="bnn_perception",
             executable="classifier_node",
             name="classifier",
             namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), parameters],
+            parameters=[source for source in (file, parameters) if source],
             remappings=[("image", image_topic), ("image/compressed", f"{image_topic}/compressed")],
             output="screen",
         )
@@ -41,20 +61,18 @@ def classifier(context):
 
 def generate_launch_description():
     """Called by `ros2 launch`."""
-    params_file = str(resource_folder("config") / "classify.yaml")
     return LaunchDescription(
         [
             DeclareLaunchArgument("image_topic", default_value="image", description="topic of the images"),
             DeclareLaunchArgument("namespace", default_value="bnn", description="of the node and its topics"),
-            DeclareLaunchArgument("params_file", default_value=params_file, description="YAML of parameters"),
-            *(
-                DeclareLaunchArgument(
-                    name, default_value="", description=f"{text}; empty takes params_file's"
-                )
-                for name, text in OVERRIDES.items()
-            ),
             DeclareLaunchArgument(
-                "use_sim_time", default_value="false", description="take the time from /clock"
+                "params_file",
+                default_value="",
+                description="YAML of parameters; config/classify.yaml lists them with the values that hold without one",
+            ),
+            *(
+                DeclareLaunchArgument(name, default_value="", description=f"{text}; empty leaves it as it is")
+                for name, text in OVERRIDES.items()
             ),
             OpaqueFunction(function=classifier),
         ]

@@ -96,7 +96,15 @@ def check_bare_machine() -> None:
 
 
 def create(target: Path, system_site_packages: bool) -> None:
-    """Make the environment anew."""
+    """Make the environment anew.
+
+    Raises:
+        SetupError: where the folder holds something else, which would be deleted.
+    """
+    if target.exists() and (
+        not target.is_dir() or (any(target.iterdir()) and not (target / "pyvenv.cfg").exists())
+    ):
+        raise SetupError(f"{target} exists and is no virtual environment; name another folder, VENV=...")
     print(f"make_venv: making {target} with Python {platform.python_version()}", flush=True)
     venv.create(target, system_site_packages=system_site_packages, with_pip=True, clear=True)
 

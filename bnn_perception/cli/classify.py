@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--region: {error}") from None
     model = load_model(find_model(args.model))
     paths = [file for path in args.paths for file in find_images(path)]
-    classifier = Classifier(model, make_backend(model, args.backend, args.device, args.threads))
+    backend = make_backend(model, args.backend, args.device, args.threads)
+    print(f"{model.name}, {backend.name} on {backend.device_name}", file=sys.stderr)
+    classifier = Classifier(model, backend)
     failures = 0
     for path in paths:
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bnn_perception.errors import one_line
+from bnn_perception.frames.raw import HOLDS_NO_COLOURS
 from bnn_perception.frames.source import CompressedImage, RawImage, Source, SourceError, SourceFrame
 
 #: Extensions of the files that are recordings.
@@ -23,9 +25,9 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 class Recording(Source):
     """Images of one topic of an MCAP file, a SQLite file or a rosbag2 folder, as they were recorded.
 
-    Without a topic the one with the most images is played. Stamps are those of the recorder. Messages that were
-    compressed one by one (zstd) are read whether or not the metadata says so. ``decode`` turns compressed images
-    into raw ones.
+    Without a topic the one with the most images is played, depth images aside. Stamps are those of the recorder.
+    Messages that were compressed one by one (zstd) are read whether or not the metadata says so. ``decode`` turns
+    compressed images into raw ones.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Recording(Source):
         self._path = path
         self._decode = decode
         with contextlib.closing(self._open()) as reader:
-            self._topic, self._type = self._choose(reader.connections, topic)
+            self._topic, self._type = self._choose(reader, topic)
         self.compressed = self._type.endswith("CompressedImage") and not decode
 
     def _open(self) -> Any:
@@ -58,13 +60,13 @@ class Recording(Source):
         # A reader of arbitrary bytes raises whatever they provoke.
         except Exception as error:
             raise SourceError(
-                f"{self._path}: cannot be opened as a recording: {one_line(error)}; "
-                "'mcap recover' or 'ros2 bag reindex' mends one that was cut short"
+                f"{self._path}: cannot be opened as a recording: {one_line(error)}; {_remedy(self._path, error)}"
             ) from None
         return reader
 
-    def _choose(self, connections: list[Any], topic: str | None) -> tuple[str, str]:
+    def _choose(self, reader: Any, topic: str | None) -> tuple[str, str]:
         """The topic to play and the type of its messages."""
+        connections: list[Any] = reader.connections
         counts: dict[tuple[str, str], int] = {}
         for connection in connections:
             if (message_type := _message_type(connection)) is not None:
@@ -78,7 +80,14 @@ class Recording(Source):
         topics = sorted({name for name, _ in counts})
         if topic and topic not in topics:
             raise SourceError(f"{self._path}: holds no images on '{topic}'; it holds {', '.join(topics)}")
-        chosen = max((key for key in counts if not topic or key[0] == topic), key=lambda key: counts[key])
+        candidates = [key for key in counts if not topic or key[0] == topic]
+        if not any(counts[key] for key in candidates):
+            raise SourceError(
+                f"{self._path}: no image was recorded on {topic or 'any of ' + ', '.join(topics)}; was the camera on?"
+            )
+        if not topic and len(candidates) > 1:
+            candidates = [key for key in candidates if _shows_colours(reader, *key)] or candidates
+        chosen = max(candidates, key=lambda key: counts[key])
         if not topic and len(topics) > 1:
             others = ", ".join(name for name in topics if name != chosen[0])
             self._warn(f"{self._path}: plays {chosen[0]}; name a topic for another: {others}")
@@ -115,6 +124,31 @@ class Recording(Source):
                     self._refuse(f"{name}: {one_line(error)}")
                     continue
                 yield SourceFrame(name, stamp, image, frame_id=frame_id)
+
+
+def _remedy(path: Path, error: Exception) -> str:
+    """What can be done about a recording that cannot be opened."""
+    text = str(error)
+    if "rofile" in text and "ros2" in text:
+        return "it was not recorded by ROS 2; one of ROS 1 is converted by 'rosbags-convert --src FILE --dst OUT'"
+    files = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES) if path.is_dir() else []
+    if files and re.search("metadata|storage", text, re.IGNORECASE):
+        return f"where only metadata.yaml is damaged, name the file itself: {files[0]}"
+    return "'mcap recover' or 'ros2 bag reindex' mends one that was cut short"
+
+
+def _shows_colours(reader: Any, topic: str, message_type: str) -> bool:
+    """Whether the first image of a topic is one of colours or grey: depth cameras record measurements as images."""
+    from rosbags.typesys import Stores, get_typestore
+
+    wanted = [c for c in reader.connections if (c.topic, _message_type(c)) == (topic, message_type)]
+    try:
+        _, _, data = next(reader.messages(wanted))
+        message: Any = get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr(_uncompressed(data), message_type)
+    except Exception:  # nothing there, or nothing that can be read: what is played will say so
+        return False
+    stored = message.format.partition(";")[0] if hasattr(message, "format") else message.encoding
+    return not HOLDS_NO_COLOURS.fullmatch(stored.strip())
 
 
 def _message_type(connection: Any) -> str | None:

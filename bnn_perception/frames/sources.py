@@ -199,6 +199,14 @@ def open_source(
             if (path / "metadata.yaml").exists():
                 return recordings.Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
             bags = sorted(entry for entry in path.iterdir() if entry.suffix in recordings.SUFFIXES)
+            packed = sorted(
+                entry for entry in path.iterdir() if re.search(r"\.(mcap|db3)\.zstd?$", entry.name)
+            )
+            if packed:
+                raise SourceError(
+                    f"{path}: has recordings that are compressed as a whole, and no metadata.yaml; "
+                    f"unpack one, such as 'unzstd {packed[0].name}', and name the file itself"
+                )
             if bags:
                 raise SourceError(
                     f"{path}: has recordings but no metadata.yaml; name the file itself, such as {bags[0]}, "
@@ -210,6 +218,8 @@ def open_source(
     suffix = path.suffix.lower()
     if suffix in recordings.SUFFIXES:
         return recordings.Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
+    if suffix in (".zst", ".zstd"):
+        raise SourceError(f"{path}: is compressed as a whole; unpack it: unzstd {path.name}")
     if suffix == ".bag":
         raise SourceError(
             f"{path}: is a recording of ROS 1; convert it: rosbags-convert --src {path.name} --dst out"

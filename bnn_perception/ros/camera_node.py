@@ -10,7 +10,7 @@ from typing import Any
 
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -33,6 +33,14 @@ PARAMETERS = (
     Parameter("topic", "", "of a recording with several; empty takes the one with the most images", read_only=True),
     Parameter("decode", False, "publish the images of a compressed recording raw", read_only=True),
     Parameter("rate", 0.0, "frames a second; 0 keeps the pace of the source", bounds=(0.0, 1000.0)),
+    Parameter(
+        "longest_pause", 10.0, "seconds between two frames of a source at most",
+        bounds=(0.0, 86400.0), read_only=True,
+    ),
+    Parameter(
+        "patience", 2.0, "seconds that the first frame waits for a subscriber; a webcam's does not wait",
+        bounds=(0.0, 3600.0), read_only=True,
+    ),
     Parameter("loop", False, "start again at the end of the source", read_only=True),
     Parameter("frames", 0, "end after so many; 0 goes on", bounds=(0, 2**62), read_only=True),
     Parameter(
@@ -61,6 +69,8 @@ class CameraNode(Node):
         values = {parameter.name: declare(self, parameter) for parameter in PARAMETERS}
         self._frame_id = values["frame_id"]
         self._limit = values["frames"]
+        self._longest_pause = values["longest_pause"]
+        self._patience = values["patience"]
         self._source = open_source(
             values["source"],
             topic=values["topic"] or None,
@@ -72,7 +82,8 @@ class CameraNode(Node):
         self._images = self.create_publisher(
             CompressedImage if compressed else Image,
             "image_raw/compressed" if compressed else "image_raw",
-            qos_profile_sensor_data,
+            # Reliable, as REP-2003 asks of what publishes sensor data: who subscribes best effort gets that.
+            QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         # Small, and looked up by stamp later: it must not get lost.
@@ -88,22 +99,46 @@ class CameraNode(Node):
             SourceError: where the source goes on no longer.
         """
         self.get_logger().info(f"publishing {self._source.uri} on {self._images.topic_name}")
-        count = 0
+        count = unheard = 0
+        if not self._source.live:
+            self._wait_for_subscriber(executor)
         due = time.monotonic()
         previous: int | None = None
         for frame in self._source:
             rate = self.get_parameter("rate").value
             if previous is not None and not self._source.live:
-                due += 1 / rate if rate else (frame.stamp - previous) * 1e-9
+                due += 1 / rate if rate else self._pause(frame, previous)
             previous = frame.stamp
             due = max(due, time.monotonic())  # late frames are not caught up with
             self._work_until(executor, due)
+            unheard += self._images.get_subscription_count() == 0
             self.publish(frame)
             count += 1
             if count == self._limit:
                 break
         self._work_until(executor, time.monotonic() + LINGER)
         self.get_logger().info(f"the source ended: {count} frames published, {self._source.refused} refused")
+        if unheard:
+            self.get_logger().warning(
+                f"{unheard} of {count} frames were published while nobody subscribed {self._images.topic_name}"
+            )
+
+    def _pause(self, frame: SourceFrame, previous: int) -> float:
+        """Seconds from the frame before to this one, as recorded; no longer than the parameter says."""
+        seconds = (frame.stamp - previous) * 1e-9
+        if seconds <= self._longest_pause:
+            return seconds
+        self._warn(
+            f"{frame.name}: comes {seconds:.0f} s after the frame before it; "
+            f"waiting {self._longest_pause:g} s (longest_pause)"
+        )
+        return self._longest_pause
+
+    def _wait_for_subscriber(self, executor: SingleThreadedExecutor) -> None:
+        """What is published before anybody has found this node is lost."""
+        until = time.monotonic() + self._patience
+        while self._images.get_subscription_count() == 0 and time.monotonic() < until:
+            self._work_until(executor, min(until, time.monotonic() + 0.02))
 
     def publish(self, frame: SourceFrame) -> None:
         """Publish a frame, and the truth about it where it is known, with the same header."""

@@ -30,7 +30,7 @@ except ImportError:  # where they are until ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 from bnn_perception.backends import BackendError, check_choice
-from bnn_perception.backends.cuda.device import why_unusable
+from bnn_perception.backends.cuda.device import why_not_installed, why_unusable
 from bnn_perception.classifier import Prediction
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model
@@ -43,10 +43,14 @@ from bnn_perception.ros.image_msg import RefusedFrame
 from bnn_perception.ros.parameters import ENGINE_PARAMETERS, ParameterError, Settings, declare_parameters
 from bnn_perception.ros.pipeline import Arrival, Pipeline
 from bnn_perception.ros.refusals import Refusals
+from bnn_perception.ros.silence import why_silent
 from bnn_perception.ros.worker import with_place
 
 #: Seconds between two warnings of the same kind.
 THROTTLE = 5.0
+
+#: Seconds between two lines about silent cameras or lost frames, which diagnostics tell once a second.
+NEWS_THROTTLE = 30.0
 
 #: A stamp further from the clock than this (milliseconds) belongs to another time: a recording, or simulated time.
 CLOCK_TOLERANCE = 60_000.0
@@ -92,7 +96,7 @@ class ClassifierNode(Node):
             self._loader.worker,
             self._refusals,
             len(self._settings.image_topics),
-            self.count_publishers,
+            lambda topic: why_silent(self, next(c for c in self._cameras if c.topic_name == topic)),
         )
         self._judge = self.create_guard_condition(self._on_rejection)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -110,6 +114,12 @@ class ClassifierNode(Node):
         self.pipeline.start()
         self._loader.start()
         self._loader.request(self._spec)
+        for camera in self._cameras:
+            profile = camera.qos_profile
+            self.get_logger().info(
+                f"images from {camera.topic_name} ({profile.reliability.short_key}, depth {profile.depth}); "
+                f"labels on {self._labels.topic_name}"
+            )
 
     def destroy_node(self) -> None:
         """End the threads and give back the engines, then what every node holds.
@@ -168,6 +178,8 @@ class ClassifierNode(Node):
             settings = self._settings.with_values(changes)
             if any(name in changes for name in ENGINE_PARAMETERS):
                 # The same model set again is read again: it may have been trained further.
+                if settings.device == "cuda" and (missing := why_not_installed()):
+                    raise BackendError(f"device cuda cannot be used: {missing}")
                 spec = make_spec(settings, None if "model" in changes else self._spec)
                 self._spec = spec
                 self._loader.request(spec)
@@ -232,7 +244,9 @@ class ClassifierNode(Node):
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
         topic = arrival.settings.image_topics[arrival.camera]
         self._health.last_refusal = f"{topic}: {error}"
-        self.get_logger().warning(f"frame refused: {topic}: {error}", throttle_duration_sec=THROTTLE)
+        self.get_logger().warning(
+            sendable(f"frame refused: {topic}: {error}"), throttle_duration_sec=THROTTLE
+        )
 
     def engine_started(self, engine: Engine) -> None:
         why_cpu = engine.why_not_gpu
@@ -281,6 +295,10 @@ class ClassifierNode(Node):
         self._health.topics = [camera.topic_name for camera in self._cameras]
         report = self._health.report(self.get_fully_qualified_name(), self._loader.current or self._spec)
         self._publish(self._diagnostics, report.message(self.get_clock().now().to_msg()))
+        if self._health.news:
+            self.get_logger().warning(
+                sendable("; ".join(self._health.news)), throttle_duration_sec=NEWS_THROTTLE
+            )
 
 
 def make_spec(settings: Settings, loaded: EngineSpec | None = None) -> EngineSpec:

@@ -159,9 +159,26 @@ class Report:
         return array
 
 
+#: Characters of a text in logs and diagnostics at most: what messages and files hold can be megabytes long.
+MAX_TEXT = 2000
+
+
 def sendable(text: str) -> str:
-    """A text with "?" for what a ROS string cannot hold: halves of characters (lone surrogates) and NUL."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+    """A text as logs, terminals and ROS strings take it, cut at :data:`MAX_TEXT` characters.
+
+    Half of a character (a lone surrogate) and NUL become "?", control characters are escaped: a terminal obeys them.
+    """
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}... ({len(text)} characters)"
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def shown(text: str, limit: int = 80) -> str:
+    """A foreign text within a sentence: :func:`sendable`, and short."""
+    return sendable(text if len(text) <= limit else f"{text[:limit]}...")
 
 
 def as_mapping(key_values: Iterable[Any]) -> dict[str, str]:

@@ -16,6 +16,9 @@ from bnn_perception.ros.worker import Unforeseen, Worker
 #: Seconds without a frame, while a camera publishes, after which diagnostics ask where they are.
 SILENCE = 2.0
 
+#: Seconds without a frame after which the log says so too.
+LOG_SILENCE = 5.0
+
 #: What to do where frames are lost between the camera and this node.
 TRANSPORT_REMEDY = f"start the camera's process with FASTRTPS_DEFAULT_PROFILES_FILE={profile_path()}"
 
@@ -28,7 +31,8 @@ class Health:
         loading: the loading thread.
         refusals: requests that could not be met.
         cameras: how many there are.
-        count_publishers: how many publishers a topic has.
+        why_silent: given a topic of a camera, what keeps its frames away as far as the graph tells, and how many
+            publishers it has.
 
     Attributes:
         topics: of the cameras, in full.
@@ -39,6 +43,7 @@ class Health:
         last_refusal: topic and reason of the frame that was refused last.
         why_not_gpu: why ``auto`` took the CPU, empty where it did not.
         unforeseen: exceptions that nobody foresaw.
+        news: what the log should say too, since the last report: a camera that is silent, many frames lost or stale.
     """
 
     def __init__(
@@ -47,7 +52,7 @@ class Health:
         loading: Worker,
         refusals: Refusals,
         cameras: int,
-        count_publishers: Callable[[str], int],
+        why_silent: Callable[[str], tuple[str, int]],
     ) -> None:
         now = time.monotonic()
         self.topics: list[str] = []
@@ -58,10 +63,11 @@ class Health:
         self.last_refusal = ""
         self.why_not_gpu = ""
         self.unforeseen = Unforeseen()
+        self.news: list[str] = []
         self._pipeline = pipeline
         self._workers = (pipeline.worker, loading)
         self._refusals = refusals
-        self._count_publishers = count_publishers
+        self._why_silent = why_silent
         self._unforeseen_before = 0
         self._totals: dict[str, int] = {}
         self._totals_at = now
@@ -118,6 +124,7 @@ class Health:
             new: what became of frames since the last report.
         """
         now = time.monotonic()
+        self.news = []
         if self._pipeline.is_loading:
             report.find(WARN, f"loading {spec.asked} for {now - self.started_at:.0f} s")
         elif engine is None:
@@ -135,6 +142,12 @@ class Health:
             report.find(WARN, f"{new[diagnostics.REFUSED]} frames refused, the last on {self.last_refusal}")
         if new[diagnostics.LOST]:
             report.find(WARN, f"{new[diagnostics.LOST]} frames lost in transport: {TRANSPORT_REMEDY}")
+        missed = new[diagnostics.LOST] + new[diagnostics.STALE]
+        if missed * 10 > new[diagnostics.RECEIVED] + new[diagnostics.LOST]:
+            self.news.append(
+                f"{new[diagnostics.LOST]} frames lost in transport and {new[diagnostics.STALE]} dropped as stale, "
+                f"{new[diagnostics.RECEIVED]} received"
+            )
         for topic, at in zip(self.topics, self.last_frame):
             self._find_silence(report, topic, now - at)
         if self.foreign_stamps:
@@ -158,12 +171,12 @@ class Health:
     def _find_silence(self, report: Report, topic: str, seconds: float) -> None:
         if seconds < SILENCE:
             return
-        publishers = self._count_publishers(topic)
-        if publishers == 0:
-            report.find(WARN, f"nobody publishes {topic}")
-        else:
-            report.find(
-                WARN,
+        why, publishers = self._why_silent(topic)
+        if not why:
+            why = (
                 f"no frame on {topic} for {seconds:.0f} s, though it has {publishers} publisher(s); "
-                f"if it should have sent some, {TRANSPORT_REMEDY}",
+                f"if it should have sent some, {TRANSPORT_REMEDY}"
             )
+        report.find(WARN, why)
+        if seconds > LOG_SILENCE:
+            self.news.append(why)

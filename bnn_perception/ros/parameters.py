@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,15 @@ from bnn_perception.backends import BACKENDS, DEVICES
 from bnn_perception.errors import Error
 from bnn_perception.frames.frame import check_region
 from bnn_perception.net.checks import is_text
+from bnn_perception.ros.diagnostics import shown
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor
     from rclpy.node import Node
+
+
+#: A topic as ROS 2 takes it, in full, relative, or private (``~/image``).
+TOPIC = re.compile(r"(/|~/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
 
 
 class ParameterError(Error, ValueError):
@@ -156,10 +162,10 @@ def check(parameter: Parameter, value: Any) -> Any:
     for text in [value] if isinstance(value, str) else value if name == "image_topics" else []:
         if not is_text(text):
             raise ParameterError(
-                f"{name} {text!a} holds a character that is none (NUL, half of a surrogate pair)"
+                f"{name} {shown(ascii(text))} holds a character that is none (NUL, half of a surrogate pair)"
             )
     if parameter.choices and value not in parameter.choices:
-        raise ParameterError(f"{name} '{value}' is not one of {', '.join(parameter.choices)}")
+        raise ParameterError(f"{name} '{shown(value)}' is not one of {', '.join(parameter.choices)}")
     if name == "region":
         try:
             return check_region(value)
@@ -169,6 +175,11 @@ def check(parameter: Parameter, value: Any) -> Any:
         topics = tuple(value)
         if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ParameterError(f"{name} {list(topics)} must be one or more different topics")
+        for topic in topics:
+            if not TOPIC.fullmatch(topic):
+                raise ParameterError(
+                    f"{name}: '{shown(topic)}' is not a topic; words of letters, digits and _ with / between them are"
+                )
         return topics
     if name == "model" and not value:
         raise ParameterError("model is empty; it must be a model folder or the name of a model")

@@ -73,7 +73,7 @@ def host(peer, monkeypatch):
 
     def start(script, **parameters):
         monkeypatch.setattr(camera_node, "open_source", lambda uri, **options: script)
-        return peer.host(CameraNode, **parameters)
+        return peer.host(CameraNode, **{"patience": 0.0, **parameters})
 
     return start
 
@@ -119,6 +119,45 @@ def run(host, monkeypatch):
 def test_frames_come_at_the_distances_of_their_stamps(run):
     # The first at once, whatever its stamp; the clock of a source has its own zero.
     assert run([5000, 5100, 5250, 5300, 6300])() == [0, 0.1, 0.25, 0.3, 1.3]
+
+
+def test_the_first_frame_waits_for_a_subscriber_and_no_longer_than_the_patience_lasts(run):
+    camera = run([0, 100], patience=1.5)
+    assert camera() == [1.5, 1.6]
+
+
+def test_frames_begin_when_somebody_subscribes(run, peer):
+    camera = run([0, 100], patience=1000.0)
+    subscription = []
+
+    def subscribe():
+        if camera.executor.calls == 3:
+            subscription.append(peer.node.create_subscription(Image, "/image_raw", lambda _: None, 1))
+            peer.until(lambda: camera.node._images.get_subscription_count() > 0)
+
+    camera.executor.on_call = subscribe
+    first, second = camera().expected
+    assert first < 1
+    assert second - first == pytest.approx(0.1, abs=ROUNDING)
+
+
+def test_a_webcam_does_not_wait(run):
+    assert run([0], live=True, patience=5.0)() == [0]
+
+
+def test_frames_that_nobody_could_get_are_counted(run, capfd):
+    run([0, 100, 200])()
+    assert "3 of 3 frames were published while nobody subscribed /image_raw" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("gap", [11_000, 1.7e12], ids=["hours", "from a stamp of 0 to today"])
+def test_a_gap_is_not_slept_through(run, capfd, gap):
+    assert run([0, 100, gap, gap + 100])() == [0, 0.1, 10.1, 10.2]
+    assert "s after the frame before it; waiting 10 s (longest_pause)" in capfd.readouterr().err
+
+
+def test_the_longest_pause_can_be_set(run):
+    assert run([0, 30_000], longest_pause=60.0)() == [0, 30]
 
 
 def test_a_rate_replaces_the_distances(run):
@@ -234,7 +273,7 @@ def test_topics_have_the_quality_that_cameras_offer(peer, host):
     host(Script([]))
     peer.until(lambda: peer.node.count_publishers("/truth") and peer.node.count_publishers("/image_raw"))
     (images,) = peer.node.get_publishers_info_by_topic("/image_raw")
-    assert images.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert images.qos_profile.reliability == ReliabilityPolicy.RELIABLE  # as REP-2003 asks
     (truth,) = peer.node.get_publishers_info_by_topic("/truth")
     assert truth.qos_profile.reliability == ReliabilityPolicy.RELIABLE
 

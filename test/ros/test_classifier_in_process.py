@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +17,12 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from nodes import FRAME, Diagnostics, image, labels_of, picture, send_and_wait, stamp
+from rclpy.context import Context
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scripted import PATIENCE, Machine, Processor
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 from vision_msgs.msg import Classification, LabelInfo
 
 from bnn_perception.backends import BackendError
@@ -46,6 +49,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(
         classifier_node, "why_unusable", lambda: None if machine.gpu_works else "the driver has left"
     )
+    monkeypatch.setattr(classifier_node, "why_not_installed", lambda: None)
     return machine
 
 
@@ -503,17 +507,88 @@ def test_a_silent_camera_is_named_whichever_it_is(peer, host, monkeypatch, loud,
 
         def heard(status, values):
             peer.send(camera, image(picture("red", 4, 4)))
-            alone = f"/bnn/{silent}" in status.message and f"/bnn/{loud}" not in status.message
-            return alone and text in status.message and status.level == DiagnosticStatus.WARN
+            named = f" /bnn/{silent}" in status.message and f"on /bnn/{loud} for" not in status.message
+            return named and text in status.message and status.level == DiagnosticStatus.WARN
 
         hosted.diagnostics.until(heard)
         return hosted.diagnostics.status.message
 
-    assert says_of_the_silent_one_alone("nobody") == f"nobody publishes /bnn/{silent}"
+    nobody = says_of_the_silent_one_alone("nobody")
+    assert nobody.startswith(f"nobody publishes /bnn/{silent}")
     hosted.unanswered(f"/bnn/{silent}")
     message = says_of_the_silent_one_alone("publisher(s)")
     assert message.startswith(f"no frame on /bnn/{silent} for ")
     assert "though it has 1 publisher(s); if it should have sent some, start" in message
+
+
+@pytest.fixture
+def stranger():
+    """A node of another participant: one participant knows one type for a topic."""
+    context = Context()
+    rclpy.init(context=context)
+    yield rclpy.create_node("stranger", context=context)
+    context.try_shutdown()
+
+
+def test_a_topic_of_another_type_is_named_with_the_remedy(host, stranger, monkeypatch):
+    monkeypatch.setattr(health, "SILENCE", 0.2)
+    hosted = host(image_topics=["left", "right", "front"])
+    stranger.create_publisher(String, "/bnn/left", 1)
+    stranger.create_publisher(CompressedImage, "/bnn/right/compressed", 1)
+    stranger.create_publisher(Image, "/bnn/fronr", 1)
+    hosted.says(
+        "/bnn/left is of type std_msgs/msg/String, not sensor_msgs/msg/Image; start with image_topic:="
+    )
+    hosted.says(
+        "nobody publishes /bnn/right, but /bnn/right/compressed is: start with image_transport:=compressed"
+    )
+    hosted.says("nobody publishes /bnn/front; images are on /bnn/fronr")
+
+
+def test_the_other_transport_is_named_with_the_remedy(host, stranger, monkeypatch):
+    monkeypatch.setattr(health, "SILENCE", 0.2)
+    hosted = host(image_topics=["left", "right"], image_transport="compressed")
+    stranger.create_publisher(Image, "/bnn/left", 1)
+    stranger.create_publisher(Image, "/bnn/right/compressed", 1)
+    hosted.says("nobody publishes /bnn/left/compressed, but /bnn/left is: start with image_transport:=raw")
+    hosted.says(
+        "/bnn/right/compressed is of type sensor_msgs/msg/Image, not sensor_msgs/msg/CompressedImage; "
+        "start with image_transport:=raw and the topic without /compressed"
+    )
+
+
+def test_a_qos_that_cannot_meet_is_named(peer, host, monkeypatch):
+    """A node told to want more than its camera offers hears nothing, which the camera's fault it is not."""
+    monkeypatch.setattr(health, "SILENCE", 0.2)
+    wanted = {"qos_overrides./bnn/image.subscription.reliability": "reliable"}
+    hosted = host(**wanted)
+    hosted.unanswered()  # best effort
+    hosted.says("/bnn/image: the QoS of its publisher peer cannot serve this node's")
+    hosted.says("change qos_overrides./bnn/image.subscription of this node")
+
+
+def test_the_log_tells_of_a_silent_camera_once(peer, host, monkeypatch):
+    lines = []
+    monkeypatch.setattr(health, "SILENCE", 0.2)
+    monkeypatch.setattr(health, "LOG_SILENCE", 0.2)
+    hosted = host()
+    monkeypatch.setattr(
+        hosted.node.get_logger(), "warning", lambda line, **throttle: lines.append((line, throttle))
+    )
+    hosted.says("nobody publishes /bnn/image")
+    peer.until(lambda: lines)
+    assert lines[0][0].startswith("nobody publishes /bnn/image")
+    assert lines[0][1] == {"throttle_duration_sec": classifier_node.NEWS_THROTTLE}
+
+
+def test_cuda_without_cupy_is_refused_at_once(peer, host):
+    if find_spec("cupy"):
+        pytest.skip("CuPy is installed")
+    hosted = host()
+    (result,) = peer.set_parameters(NODE, device="cuda", backend="binary")[:1]
+    assert not result.successful
+    assert result.reason.startswith("device cuda cannot be used: CuPy is not installed: pip install")
+    assert hosted.get("device") == ["cpu"]
 
 
 def test_a_dds_that_cannot_tell_of_losses_costs_nothing_else(peer, host, monkeypatch):
@@ -739,6 +814,13 @@ def test_an_empty_model_is_refused(peer, host, english):
         ({"model": ""}, "model is empty"),
         ({"image_topics": [""]}, "image_topics \\[''\\] must be"),
         ({"image_topics": ["a", ""]}, "image_topics \\['a', ''\\] must be"),
+        ({"image_topics": ["/left-camera"]}, "image_topics: '/left-camera' is not a topic"),
+        ({"image_topics": ["a b"]}, "image_topics: 'a b' is not a topic"),
+        ({"image_topics": ["left/"]}, "image_topics: 'left/' is not a topic"),
+        ({"image_topics": ["/a//b"]}, "image_topics: '/a//b' is not a topic"),
+        ({"image_topics": ["2nd"]}, "image_topics: '2nd' is not a topic"),
+        ({"region": "left"}, r"region must be a list like \[0.0, 0.0, 1.0, 1.0\]"),
+        ({"region": 1.0}, r"region must be a list like \[0.0, 0.0, 1.0, 1.0\]"),
         ({"image_topics": ["a", "a"]}, "image_topics \\['a', 'a'\\] must be"),
         ({"image_transport": "zip"}, "image_transport 'zip' is not one of raw, compressed"),
         ({"threads": 257}, "threads must lie between 0 and 256"),

@@ -11,6 +11,7 @@ import pytest
 from models import random_model
 from numpy.typing import NDArray
 
+from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.classifier import Classifier, Prediction, softmax
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
@@ -94,6 +95,15 @@ def test_the_best_stand_first_and_equals_in_the_order_of_the_labels(model: Model
     assert [p.class_id for p in row] == [*range(1, 64, 2), *range(0, 64, 2)]
     assert isinstance(first[0], Prediction)
     assert type(first[0].score) is float
+
+
+@pytest.mark.parametrize("image", ["picture.png", [[0, 1]], None], ids=str)
+def test_what_is_no_array_is_refused_with_the_remedy(model: Model, image: object) -> None:
+    classifier = Classifier(model, ReferenceBackend(model))
+    with pytest.raises(
+        TypeError, match=f"not a {type(image).__name__}; bnn_perception.read_image reads a file"
+    ):
+        classifier.predict(image)  # type: ignore[arg-type]
 
 
 def test_an_image_becomes_the_frame_that_it_shows(model: Model) -> None:

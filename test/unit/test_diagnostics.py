@@ -13,7 +13,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from bnn_perception.ros import diagnostics
-from bnn_perception.ros.diagnostics import ERROR, OK, WARN, Report, State, as_mapping
+from bnn_perception.ros.diagnostics import ERROR, OK, WARN, Report, State, as_mapping, sendable, shown
 from bnn_perception.ros.latency import Percentiles
 
 WORST_FIRST = (ERROR, WARN, OK)
@@ -147,3 +147,11 @@ def test_percentiles_of_every_stage():
 def test_the_stamp_is_the_header_s():
     message = Report("node", "gpu").message(Time(sec=3, nanosec=4))
     assert message.header.stamp == Time(sec=3, nanosec=4)
+
+
+def test_foreign_text_is_cut_and_cannot_steer_a_terminal():
+    assert sendable("camera \x1b[2J\r\n\x9b31m") == "camera \\x1b[2J\\r\\n\\x9b31m"
+    assert sendable("Füße 木 \ud800\0") == "Füße 木 ??"
+    assert len(sendable("x" * 3_000_000)) < 2100
+    assert sendable("x" * 3_000_000).endswith("... (3000000 characters)")
+    assert shown("y" * 100) == "y" * 80 + "..."

@@ -24,15 +24,16 @@ def classifier(path=CLASSIFY, **arguments):
 
 def parameters(**arguments):
     """What the arguments set over the parameter file."""
-    _, overrides = classifier(**arguments).parameters
-    return overrides
+    given = classifier(**arguments).parameters
+    return given[-1] if given else {}
 
 
-def test_classify_starts_one_node_with_the_shipped_parameters():
+def test_classify_starts_one_node_and_sets_nothing_that_is_not_given():
+    """What a bringup sets for all of its nodes, by SetParameter or a file of its own, would otherwise be replaced."""
     (node,) = launch(CLASSIFY).started
     assert (node.package, node.executable, node.name) == ("bnn_perception", "classifier_node", "classifier")
     assert node.namespace == "bnn"
-    assert node.parameters == [SHIPPED, {"use_sim_time": False}]
+    assert node.parameters == []
     assert dict(node.remappings) == {"image": "image", "image/compressed": "image/compressed"}
     assert node.output == "screen"
 
@@ -43,7 +44,7 @@ def test_image_topic_is_remapped_for_both_transports():
         "image": "/camera/image_raw",
         "image/compressed": "/camera/image_raw/compressed",
     }
-    assert node.parameters == [SHIPPED, {"use_sim_time": False}]
+    assert node.parameters == []
 
 
 def test_namespace():
@@ -52,7 +53,7 @@ def test_namespace():
 
 def test_params_file_comes_before_what_arguments_set():
     node = classifier(params_file="/etc/mine.yaml", model="signs")
-    assert node.parameters == ["/etc/mine.yaml", {"model": "signs", "use_sim_time": False}]
+    assert node.parameters == ["/etc/mine.yaml", {"model": "signs"}]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,8 @@ def test_params_file_comes_before_what_arguments_set():
     ],
 )
 def test_arguments_that_replace_a_parameter(name, value, expected):
-    assert parameters(**{name: value}) == {name: expected, "use_sim_time": False}
-    assert parameters(**{name: ""}) == {"use_sim_time": False}
+    assert parameters(**{name: value}) == {name: expected}
+    assert parameters(**{name: ""}) == {}
     # The node takes it: the name is a parameter's, and the value one that it can have.
     defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
     assert Settings.from_values({**defaults, name: expected}).values()[name] == expected
@@ -84,6 +85,28 @@ def test_numbers_of_a_region_have_a_fraction():
 )
 def test_use_sim_time_is_a_truth_value(value, expected):
     assert parameters(use_sim_time=value) == {"use_sim_time": expected}
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "remedy"),
+    [
+        ("use_sim_time", "maybe", "use_sim_time:=maybe must be true or false"),
+        ("region", "5", r"region:=5 must be four numbers in brackets"),
+        ("region", "left", r"region:=left must be four numbers in brackets"),
+        ("region", "[0, 0, 1]", r"region:=\[0, 0, 1\] must be four numbers in brackets"),
+        ("region", "[0, 0, 1, x]", r"region:=\[0, 0, 1, x\] must be four numbers in brackets"),
+        ("region", "[0, 0", r"region:=\[0, 0 must be four numbers in brackets"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_name(argument, value, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        parameters(**{argument: value})
+
+
+def test_the_shipped_file_states_what_holds_without_one():
+    (values,) = yaml.safe_load(Path(SHIPPED).read_text(encoding="utf-8")).values()
+    defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
+    assert values["ros__parameters"] == defaults
 
 
 @pytest.mark.parametrize(
@@ -122,7 +145,7 @@ def test_the_demo_s_camera_and_classifier_meet():
     assert camera.output == "screen"
     # The camera's topic, relative as the classifier's is: both lie in the namespace.
     assert dict(node.remappings)["image"] == "image_raw"
-    assert node.parameters == [SHIPPED, {"region": list(Scene.region), "use_sim_time": False}]
+    assert node.parameters == [{"region": list(Scene.region)}]
 
 
 def test_the_demo_s_namespace_is_that_of_both():
@@ -143,7 +166,7 @@ def test_the_demo_s_namespace_is_that_of_both():
 def test_the_demo_s_region_is_the_source_s_unless_one_is_given(source, region, expected):
     camera, node = launch(DEMO, source=source, region=region).started
     assert camera.parameters[0]["source"] == source
-    assert node.parameters[1].get("region") == expected
+    assert [given.get("region") for given in node.parameters] == ([expected] if expected else [])
 
 
 def test_the_demo_hands_on_the_arguments_of_classify():

@@ -153,3 +153,12 @@ def test_every_command_is_there():
         assert re.search(
             rf"^def {'main' if command.is_node else 'run'}\(", path.read_text(encoding="utf-8"), re.M
         ), name
+
+
+def test_make_venv_leaves_a_folder_that_is_no_environment(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    command = [sys.executable, "scripts/make_venv.py", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "exists and is no virtual environment; name another folder, VENV=..." in done.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"

@@ -356,6 +356,61 @@ def test_topic_is_chosen_or_the_fullest_is_taken(tmp_path, picture, warnings):
         open_source(str(path), topic="/middle")
 
 
+def test_a_depth_image_is_not_taken_for_a_picture(tmp_path, picture, warnings):
+    """Equally many of both; the name of depth comes first, and is the larger one too."""
+    depth = raw_message(picture, encoding="16UC1")
+    for name in ("/camera/a_depth", "/camera/z_depth"):
+        path = record(
+            tmp_path / name[8:],
+            {name: (IMAGE, [depth] * 3), "/camera/color": (IMAGE, [raw_message(picture)] * 2)},
+        )
+        frames = list(open_source(str(path), warn=warnings.append))
+        assert {frame.image.encoding for frame in frames} == {"bgr8"}
+        assert f"plays /camera/color; name a topic for another: {name}" in warnings[-1]
+        assert {f.image.encoding for f in open_source(str(path), topic=name)} == {"16UC1"}
+
+
+def test_a_topic_without_messages_says_so(tmp_path):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [])})
+    with pytest.raises(SourceError, match="no image was recorded on any of /camera; was the camera on?"):
+        open_source(str(path))
+    with pytest.raises(SourceError, match="no image was recorded on /camera; was the camera on?"):
+        open_source(str(path), topic="/camera")
+
+
+def test_a_recording_that_is_compressed_as_a_whole_says_how_to_unpack_it(tmp_path):
+    (tmp_path / "r_0.db3.zstd").write_bytes(b"")
+    with pytest.raises(
+        SourceError, match="r_0.db3.zstd: is compressed as a whole; unpack it: unzstd r_0.db3.zstd"
+    ):
+        open_source(str(tmp_path / "r_0.db3.zstd"))
+    with pytest.raises(
+        SourceError, match="unpack one, such as 'unzstd r_0.db3.zstd', and name the file itself"
+    ):
+        open_source(str(tmp_path))
+
+
+def test_metadata_without_a_storage_identifier_names_the_file_to_play(tmp_path, picture):
+    """What `ros2 bag reindex` leaves on Humble."""
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)])})
+    metadata = (path / "metadata.yaml").read_text()
+    (path / "metadata.yaml").write_text(
+        metadata.replace("storage_identifier: mcap", 'storage_identifier: ""')
+    )
+    with pytest.raises(SourceError, match=r"name the file itself: .*bag.mcap"):
+        open_source(str(path))
+    assert len(list(open_source(str(path / "bag.mcap")))) == 1
+
+
+def test_a_recording_of_another_tool_is_named(tmp_path, picture):
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)])}) / "bag.mcap"
+    path.write_bytes(path.read_bytes().replace(b"\x04\0\0\0ros2", b"\x04\0\0\0ros1"))
+    with pytest.raises(
+        SourceError, match="was not recorded by ROS 2; one of ROS 1 is converted by 'rosbags-convert"
+    ):
+        open_source(str(path))
+
+
 def test_broken_message_costs_that_message(tmp_path, picture, warnings):
     good = raw_message(picture)
     whole = bytes(STORE.serialize_cdr(good, IMAGE))

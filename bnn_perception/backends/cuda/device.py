@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from bnn_perception.backends.cuda.specs import Target
@@ -32,6 +33,11 @@ def with_remedy(error: Exception) -> str:
 def _is_of_a_file(error: BaseException) -> bool:
     """Whether an error is the system's and names a file; one of the loader of libraries names none."""
     return isinstance(error, OSError) and error.filename is not None
+
+
+def why_not_installed() -> str | None:
+    """That CuPy is not there, with the remedy; None where it is. Imports nothing, so that a callback can ask."""
+    return None if find_spec("cupy") else f"CuPy is not installed: {INSTALL}"
 
 
 def why_unusable() -> str | None:
