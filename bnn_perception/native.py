@@ -36,7 +36,6 @@ Elsewhere (NEON's ``cnt``, AVX-512's ``vpopcntb``) popcount is one instruction, 
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -62,10 +61,11 @@ UNITS_IN_SHORT = 4095
 #: Pairs of taps of an input convolution whose sums (at most 510 each) a signed 16-bit value holds.
 PAIRS_IN_SHORT = 64
 
-#: Taps of a convolution of pixels with 24-bit weights whose sums, in halves of 12 bits, an int32 holds.
-TAPS_IN_INT = 2048
-#: Output pixels of a real convolution that share each weight that is loaded.
-REAL_PIXELS = 2
+#: Pairs of taps of a convolution of pixels with 24-bit weights whose sums, in halves of 12 bits, an int32 holds.
+PAIRS_IN_INT = 1024
+#: Output pixels of a convolution with real weights that share each weight that is loaded: of a signal, and of pixels.
+#: With one more, the sums would not stay in the 16 registers of AVX2.
+REAL_PIXELS, INPUT_PIXELS = 3, 2
 
 #: What a step does; see :data:`STEP`.
 THERMOMETER, LEVELS, INPUT_CONV, BINARY_CONV, OUTPUT, OUTPUT_BITS = range(6)
@@ -100,11 +100,13 @@ STEP = np.dtype(
             "out_width",
             "pool_size",
             "pool_stride",
-            "windows",  # (pixels of the convolution's output, 2) int32: byte of the window, index of its limits
-            "units",  # of one dot product: bytes of bits, or pairs of pixels
+            "windows",  # (pixels of the convolution's output, 2) uint32: byte of the window, index of its limits
+            "units",  # of one dot product: bytes of bits, pairs of pixels, or reals
             "offsets",  # (units,) int32 distance of each from the first byte of a window
-            "weights",  # for each group (units, filters of the group) uint8; of pairs (units, filters, 2) int8
-            "wide",  # whether values and limits are int32, not int16
+            "weights",  # for each group (units, filters of the group) uint8; of pairs (units, filters, 2) int8; of
+            # reals (units, LANES) float32; of pairs with 24-bit weights (units, 2 halves, LANES, 2) int16
+            "starts",  # of real weights, (groups,) int32: distance of the group's first channel from that of a window
+            "wide",  # whether values and limits are int32, not int16; levels uint16, not uint8
             "limits",  # (patterns, words * LANES) of which a value reaches its own to become 1; of a residual the base
             "flip",  # (words,) uint32
             "table",  # thermometer (channels, 256, words) uint32, levels (256,) uint8, bits (words * LANES, 2) float32
@@ -152,9 +154,9 @@ VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 
 #: Bytes of a vector of int32 or float32, and of a step's own vectors: two of zeros, one for a signal that no step
-#: reads, sums of real convolutions, sums in float64, and a value.
+#: reads, and of each pixel of a tile a value, sums in two halves, and sums in float64.
 VECTOR_BYTES = 4 * LANES
-OWN_BYTES = 3 * VECTOR_BYTES + 2 * PIXELS * VECTOR_BYTES + 2 * VECTOR_BYTES
+OWN_BYTES = (3 + (1 + 2 + 2) * REAL_PIXELS) * VECTOR_BYTES
 
 
 def scratch_bytes(pixels: int, signal: bool = False) -> int:
@@ -248,7 +250,7 @@ def _writer(kind: Any) -> Any:
 
 _read_u8, _read_i32 = map(_reader, (types.uint8, types.int32))
 _read_u32, _read_f32 = map(_reader, (types.uint32, types.float32))
-_write_u8, _write_i32 = map(_writer, (types.uint8, types.int32))
+_write_u8, _write_u16, _write_i32 = map(_writer, (types.uint8, types.uint16, types.int32))
 _write_u32, _write_f32 = map(_writer, (types.uint32, types.float32))
 
 
@@ -561,19 +563,38 @@ def _epilogue(vector: ir.VectorType) -> Any:
     return epilogue
 
 
-def _on_floats(combine: Callable[..., ir.Value]) -> Any:
-    """An intrinsic ``(target, other)``: replace a vector of float32 by what ``combine`` makes of it and another."""
+def _window(first: float, combine: Callable[..., ir.Value]) -> Any:
+    """An intrinsic ``window(target, source, rows, columns, row, pixel)`` of one vector of the channels of a signal.
+
+    It stores what ``combine`` makes of ``first`` and of each pixel of a window in turn, row by row.
+    """
 
     @intrinsic
-    def on_floats(_: Any, target: Any, other: Any) -> Any:
+    def window(_: Any, target: Any, source: Any, rows: Any, columns: Any, row: Any, pixel: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            ours, theirs = (_load(builder, address, _FLOATS) for address in args)
-            _store(builder, combine(builder, ours, theirs), args[0])
+            target, source, rows, columns, row, pixel = args
+            value = cgutils.alloca_once(builder, _FLOATS)
+            builder.store(_constant(_FLOATS, first), value)
+            with cgutils.for_range(builder, rows, intp=_I64) as y:
+                line = builder.add(source, builder.mul(y.index, row))
+                with cgutils.for_range(builder, columns, intp=_I64) as x:
+                    at = builder.add(line, builder.mul(x.index, pixel))
+                    other = _load(builder, at, _FLOATS)
+                    builder.store(combine(builder, builder.load(value), other), value)
+            _store(builder, builder.load(value), target)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64), generate
+        return types.void(*[types.int64] * 6), generate
 
-    return on_floats
+    return window
+
+
+def _larger(builder: ir.IRBuilder, ours: ir.Value, theirs: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_ordered(">", ours, theirs), ours, theirs)
+
+
+def _sum(builder: ir.IRBuilder, ours: ir.Value, theirs: ir.Value) -> ir.Value:
+    return builder.fadd(ours, theirs)
 
 
 @intrinsic
@@ -588,25 +609,12 @@ def _divide(_: Any, target: Any, count: Any) -> Any:
     return types.void(types.int64, types.float32), generate
 
 
-@intrinsic
-def _multiply_add(_: Any, target: Any, source: Any, weights: Any) -> Any:
-    """``multiply_add(target, source, weights)``: add the products of two vectors to a third, rounded one by one."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        total, x, w = (_load(builder, address, _FLOATS) for address in args)
-        _store(builder, builder.fadd(total, builder.fmul(x, w)), args[0])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), generate
-
-
-def _tap_tile(
-    pixels: int, vector: ir.VectorType, planes: int, unit: int, add_tap: Callable[..., list[ir.Value]]
-) -> Any:
+def _real_tile(pixels: int, is_depthwise: bool) -> Any:
     """An intrinsic ``tile(sums, weights, offsets, taps, windows)`` of a tile of pixels and one vector of filters.
 
-    sums: (pixels, planes, LANES) of ``vector``, set to what ``add_tap`` adds up; weights: ``unit`` bytes a tap; offsets
-    (taps,) int32; windows, an address a pixel.
+    It sets ``sums``, (pixels, LANES) float32, to the sums of ``x * w`` over the taps, products and sums rounded one
+    after the other. ``x`` is the value of a tap, or of its lane's own channel. weights: (taps, LANES) float32; offsets:
+    (taps,) int32; windows: an address a pixel.
     """
 
     @intrinsic
@@ -614,19 +622,20 @@ def _tap_tile(
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             sums, weights, offsets, taps, windows = args
             corners = [builder.extract_value(windows, pixel) for pixel in range(pixels)]
-            totals = [[cgutils.alloca_once(builder, vector) for _ in range(planes)] for _ in range(pixels)]
-            for total in itertools.chain(*totals):
-                builder.store(_constant(vector, 0), total)
+            totals = [cgutils.alloca_once(builder, _FLOATS) for _ in range(pixels)]
+            for total in totals:
+                builder.store(_constant(_FLOATS, 0.0), total)
             with cgutils.for_range(builder, taps, intp=_I64) as loop:
                 offset = _element(builder, offsets, loop.index, _I32)
-                row = builder.add(weights, builder.mul(loop.index, _I64(unit)))
+                row = builder.add(weights, builder.mul(loop.index, _I64(VECTOR_BYTES)))
+                w = _load(builder, row, _FLOATS)
                 for corner, total in zip(corners, totals):
-                    before = [builder.load(plane) for plane in total]
-                    after = add_tap(builder, before, builder.add(corner, offset), row)
-                    for plane, value in zip(total, after):
-                        builder.store(value, plane)
-            for index, total in enumerate(itertools.chain(*totals)):
-                _store(builder, builder.load(total), builder.add(sums, _I64(VECTOR_BYTES * index)))
+                    at = builder.add(corner, offset)
+                    x = _load(builder, at, _FLOATS if is_depthwise else _FLOAT)
+                    x = x if is_depthwise else _broadcast(builder, x, _FLOATS)
+                    builder.store(builder.fadd(builder.load(total), builder.fmul(x, w)), total)
+            for pixel, total in enumerate(totals):
+                _store(builder, builder.load(total), builder.add(sums, _I64(VECTOR_BYTES * pixel)))
             return context.get_dummy_value()
 
         integer = types.int64
@@ -635,56 +644,87 @@ def _tap_tile(
     return tile
 
 
-def _add_real_tap(
-    builder: ir.IRBuilder, before: list[ir.Value], source: ir.Value, weights: ir.Value
-) -> list[ir.Value]:
-    """``sum + x * w``, product and sum rounded one after the other."""
-    x = _broadcast(builder, _load(builder, source, _FLOAT), _FLOATS)
-    return [builder.fadd(before[0], builder.fmul(x, _load(builder, weights, _FLOATS)))]
+def _pixel_tile(pixels: int) -> Any:
+    """An intrinsic for sums of up to :data:`PAIRS_IN_INT` pairs of taps, of a tile of pixels and one vector of filters.
 
-
-def _add_pixel_pair(
-    builder: ir.IRBuilder, before: list[ir.Value], source: ir.Value, weights: ir.Value
-) -> list[ir.Value]:
-    """Adds two adjacent uint8 pixels times the weights of each lane, whose low and high 12 bits lie in two planes.
-
-    weights: (2 planes, LANES, 2) int16. The shape of the sum of products is that of ``vpmaddwd``.
+    Its arguments are those of :func:`_real_tile`, but a tap is two adjacent uint16 pixels, a weight its low and its
+    high 12 bits, (taps, 2 halves, LANES, 2) int16, and the sums of each half are int32: (pixels, 2 halves, LANES).
+    Half a vector of filters at a time leaves registers for two pixels. The shape of the products' sum is that of
+    ``vpmaddwd``.
     """
-    pairs = ir.VectorType(_I16, 2 * LANES)
-    wide = ir.VectorType(_I32, 2 * LANES)
-    both = builder.zext(_load(builder, source, ir.VectorType(_I8, 2)), ir.VectorType(_I16, 2))
-    pair = _broadcast(builder, builder.bitcast(both, _I32), _INTS)
-    pixels = builder.sext(builder.bitcast(pair, pairs), wide)
-    undefined = ir.Constant(wide, ir.Undefined)
-    after = []
-    for plane, total in enumerate(before):
-        taps = builder.sext(_load(builder, builder.add(weights, _I64(4 * LANES * plane)), pairs), wide)
-        products = builder.mul(pixels, taps)
+    lanes = LANES // 2
+    pairs, wide = (ir.VectorType(scalar, 2 * lanes) for scalar in (_I16, _I32))
+    half = ir.VectorType(_I32, lanes)
+
+    def multiply_add(builder: ir.IRBuilder, pair: ir.Value, weights: ir.Value) -> ir.Value:
+        left, right = (builder.sext(side, wide) for side in (builder.bitcast(pair, pairs), weights))
+        products = builder.mul(left, right)
+        undefined = ir.Constant(wide, ir.Undefined)
         even, odd = (
             builder.shuffle_vector(
-                products, undefined, ir.Constant(_INTS, [2 * lane + side for lane in range(LANES)])
+                products, undefined, ir.Constant(half, [2 * lane + side for lane in range(lanes)])
             )
             for side in (0, 1)
         )
-        after.append(builder.add(total, builder.add(even, odd)))
-    return after
+        return builder.add(even, odd)
+
+    @intrinsic
+    def tile(_: Any, sums: Any, weights: Any, offsets: Any, units: Any, windows: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            sums, weights, offsets, units, windows = args
+            corners = [builder.extract_value(windows, pixel) for pixel in range(pixels)]
+            cells = [(pixel, plane) for pixel in range(pixels) for plane in range(2)]
+            totals = {cell: cgutils.alloca_once(builder, half) for cell in cells}
+            with cgutils.for_range(builder, _I64(2), intp=_I64) as part:
+                for cell in cells:
+                    builder.store(_constant(half, 0), totals[cell])
+                first = builder.add(weights, builder.mul(part.index, _I64(4 * lanes)))
+                with cgutils.for_range(builder, units, intp=_I64) as loop:
+                    offset = _element(builder, offsets, loop.index, _I32)
+                    row = builder.add(first, builder.mul(loop.index, _I64(2 * VECTOR_BYTES)))
+                    ours = [
+                        _load(builder, builder.add(row, _I64(VECTOR_BYTES * plane)), pairs)
+                        for plane in range(2)
+                    ]
+                    theirs = [
+                        _broadcast(builder, _load(builder, builder.add(corner, offset), _I32), half)
+                        for corner in corners
+                    ]
+                    for pixel, plane in cells:
+                        more = multiply_add(builder, theirs[pixel], ours[plane])
+                        total = totals[pixel, plane]
+                        builder.store(builder.add(builder.load(total), more), total)
+                target = builder.add(sums, builder.mul(part.index, _I64(4 * lanes)))
+                for index, cell in enumerate(cells):
+                    at = builder.add(target, _I64(VECTOR_BYTES * index))
+                    _store(builder, builder.load(totals[cell]), at)
+            return context.get_dummy_value()
+
+        integer = types.int64
+        return types.void(integer, integer, integer, integer, types.UniTuple(integer, pixels)), generate
+
+    return tile
 
 
 @intrinsic
-def _add_planes(_: Any, target: Any, planes: Any) -> Any:
-    """``add_planes(target, planes)``: add ``low + 4096 * high`` of two vectors of int32 to one of float64, exactly."""
+def _add_planes(_: Any, target: Any, planes: Any, begins: Any) -> Any:
+    """``add_planes(target, planes, begins)``: add ``low + 4096 * high`` of two vectors of int32 to one of float64.
+
+    The sum is exact. It begins with 0 where ``begins`` is true, whatever stands at ``target``.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        target, planes = args
+        target, planes, begins = args
         low, high = (
             builder.sitofp(_load(builder, builder.add(planes, _I64(VECTOR_BYTES * plane)), _INTS), _DOUBLES)
             for plane in (0, 1)
         )
         sums = builder.fadd(low, builder.fmul(high, _constant(_DOUBLES, 4096.0)))
-        _store(builder, builder.fadd(_load(builder, target, _DOUBLES), sums), target)
+        before = builder.select(begins, _constant(_DOUBLES, 0.0), _load(builder, target, _DOUBLES))
+        _store(builder, builder.fadd(before, sums), target)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), generate
+    return types.void(types.int64, types.int64, types.boolean), generate
 
 
 @intrinsic
@@ -707,14 +747,9 @@ _input_tile_4 = _input_tile(PIXELS)
 _reached_short, _reached_int = _reached(_SHORTS), _reached(_INTS)
 _dots_short, _dots_int = _dots(_SHORTS), _dots(_INTS)
 _epilogue_short, _epilogue_int, _epilogue_float = _epilogue(_SHORTS), _epilogue(_INTS), _epilogue(_FLOATS)
-_add_floats = _on_floats(lambda builder, ours, theirs: builder.fadd(ours, theirs))
-_max_floats = _on_floats(
-    lambda builder, ours, theirs: builder.select(builder.fcmp_ordered(">", ours, theirs), ours, theirs)
-)
-_copy_floats = _on_floats(lambda builder, ours, theirs: theirs)
-_real_tile = _tap_tile(REAL_PIXELS, _FLOATS, 1, 4 * LANES, _add_real_tap)
-_real_tile_1 = _tap_tile(1, _FLOATS, 1, 4 * LANES, _add_real_tap)
-_pixel_tile = _tap_tile(1, _INTS, 2, 8 * LANES, _add_pixel_pair)
+_max_window, _sum_window = _window(-np.inf, _larger), _window(0.0, _sum)
+_real_tile_3, _real_tile_1 = _real_tile(REAL_PIXELS, False), _real_tile(1, False)
+_depthwise_tile_3, _pixel_tile_2 = _real_tile(REAL_PIXELS, True), _pixel_tile(INPUT_PIXELS)
 _inner: Any = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -725,10 +760,14 @@ _inner: Any = numba.njit(nogil=True, error_model="numpy")
 
 @_inner
 def _levels(step: Any, first: int, last: int) -> None:
-    """uint8 pixels -> the uint8 that they count as."""
+    """uint8 pixels -> the uint8 that they count as, or the same as uint16."""
     for row in range(first, last):
         source = step.source + row * step.source_row
         target = step.target + row * step.target_row
+        if step.wide:
+            for index in range(step.source_row):
+                _write_u16(target, index, np.uint16(_read_u8(source, index)))
+            continue
         for index in range(step.source_row):
             _write_u8(target, index, _read_u8(step.table, np.int64(_read_u8(source, index))))
 
@@ -786,10 +825,10 @@ def _tile(step: Any, group: int, vectors: int, pixel: int, end: int, scratch: in
     # A tile that is not full repeats the last pixel.
     a, b, c, d = pixel, min(pixel + 1, end - 1), min(pixel + 2, end - 1), min(pixel + 3, end - 1)
     windows = (
-        step.source + np.int64(_read_i32(step.windows, 2 * a)),
-        step.source + np.int64(_read_i32(step.windows, 2 * b)),
-        step.source + np.int64(_read_i32(step.windows, 2 * c)),
-        step.source + np.int64(_read_i32(step.windows, 2 * d)),
+        step.source + np.int64(_read_u32(step.windows, 2 * a)),
+        step.source + np.int64(_read_u32(step.windows, 2 * b)),
+        step.source + np.int64(_read_u32(step.windows, 2 * c)),
+        step.source + np.int64(_read_u32(step.windows, 2 * d)),
     )
     if step.wide:
         _total_values(step, group, vectors, scratch + VALUE_BYTES, scratch, windows)
@@ -808,7 +847,7 @@ def _convolution(step: Any, group: int, first: int, last: int, scratch: int) -> 
     for pixel in range(top, bottom, PIXELS):
         _tile(step, group, vectors, pixel, bottom, scratch)
         for slot in range(min(PIXELS, bottom - pixel)):
-            pattern = np.int64(_read_i32(step.windows, 2 * (pixel + slot) + 1))
+            pattern = np.int64(_read_u32(step.windows, 2 * (pixel + slot) + 1))
             limit = LANES * (pattern * step.words + group * step.vectors)
             for vector in range(vectors):
                 index = LANES * (slot * vectors + vector)
@@ -872,7 +911,7 @@ def _signal_convolution(step: Any, group: int, first: int, last: int, scratch: i
     for pixel in range(top, bottom, PIXELS):
         _tile(step, group, vectors, pixel, bottom, scratch)
         for slot in range(min(PIXELS, bottom - pixel)):
-            pattern = np.int64(_read_i32(step.windows, 2 * (pixel + slot) + 1))
+            pattern = np.int64(_read_u32(step.windows, 2 * (pixel + slot) + 1))
             base = step.limits + VECTOR_BYTES * (pattern * step.words + group * step.vectors)
             theirs = values + size * slot * vectors
             if not pooled:
@@ -910,86 +949,83 @@ def _signal_convolution(step: Any, group: int, first: int, last: int, scratch: i
 def _pooled(step: Any, vector: int, row: int, column: int, target: int) -> None:
     """Set a vector of float32 to the maximum or the mean of one window, as far as it lies inside the source."""
     y, x = row * step.stride_y - step.top, column * step.stride_x - step.left
-    begin = True
-    for source_row in range(max(y, 0), min(y + step.kernel_y, step.in_height)):
-        for source_column in range(max(x, 0), min(x + step.kernel_x, step.in_width)):
-            at = step.source + source_row * step.source_row + source_column * step.source_pixel
-            at += VECTOR_BYTES * vector
-            if begin:
-                _copy_floats(target, at)
-                begin = False
-            elif step.kind == MAX_POOL:
-                _max_floats(target, at)
-            else:
-                _add_floats(target, at)
-    if step.kind == AVERAGE_POOL:
+    top, left = max(y, 0), max(x, 0)
+    rows, columns = min(y + step.kernel_y, step.in_height) - top, min(x + step.kernel_x, step.in_width) - left
+    source = step.source + top * step.source_row + left * step.source_pixel + VECTOR_BYTES * vector
+    if step.kind == MAX_POOL:
+        _max_window(target, source, rows, columns, step.source_row, step.source_pixel)
+    else:
+        _sum_window(target, source, rows, columns, step.source_row, step.source_pixel)
         _divide(target, np.float32(_read_i32(step.counts, row * step.out_width + column)))
 
 
 @_inner
-def _real_window(step: Any, vector: int, window: int, target: int, own: int) -> None:
-    """Set a vector of float32 to the sums of one window of a depthwise convolution or of one of pixels."""
-    if step.kind == DEPTHWISE_CONV:
-        for lane in range(LANES):
-            _write_f32(target, lane, np.float32(0))
-        for tap in range(step.units):
-            at = step.source + np.int64(_read_i32(step.windows, 2 * window))
-            at += np.int64(_read_i32(step.offsets, tap)) + VECTOR_BYTES * vector
-            _multiply_add(target, at, step.weights + VECTOR_BYTES * (tap * step.words + vector))
-        return
-    # Of pixels: int32 sums of at most TAPS_IN_INT taps are exact, and so is their sum in float64.
-    planes = own + 3 * VECTOR_BYTES
-    sums = planes + 2 * VECTOR_BYTES
-    for lane in range(2 * LANES):
-        _write_i32(sums, lane, np.int32(0))
-    windows = (step.source + np.int64(_read_i32(step.windows, 2 * window)),)
-    for first in range(0, step.units, TAPS_IN_INT // 2):
-        count = min(step.units - first, TAPS_IN_INT // 2)
-        weights = step.weights + 8 * LANES * (vector * step.units + first)
-        _pixel_tile(planes, weights, step.offsets + 4 * first, count, windows)
-        _add_planes(sums, planes)
-    pattern = np.int64(_read_i32(step.windows, 2 * window + 1))
-    offset = step.bias + VECTOR_BYTES * (pattern * step.words + vector)
-    _scale_sums(target, sums, step.scale + VECTOR_BYTES * vector, offset)
+def _pixel_values(step: Any, vector: int, pixel: int, count: int, values: int, windows: Any) -> None:
+    """The scaled sums of pixels with 24-bit weights, of a tile of windows: ``count`` of them from ``pixel`` on."""
+    planes = values + REAL_PIXELS * VECTOR_BYTES
+    sums = planes + 2 * REAL_PIXELS * VECTOR_BYTES
+    for first in range(0, step.units, PAIRS_IN_INT):
+        weights = step.weights + 2 * VECTOR_BYTES * (vector * step.units + first)
+        units = min(step.units - first, PAIRS_IN_INT)
+        _pixel_tile_2(planes, weights, step.offsets + 4 * first, units, windows[:INPUT_PIXELS])
+        for slot in range(count):
+            _add_planes(sums + 2 * VECTOR_BYTES * slot, planes + 2 * VECTOR_BYTES * slot, first == 0)
+    for slot in range(count):
+        pattern = np.int64(_read_u32(step.windows, 2 * (pixel + slot) + 1))
+        offset = step.bias + VECTOR_BYTES * (pattern * step.words + vector)
+        value, total = values + VECTOR_BYTES * slot, sums + 2 * VECTOR_BYTES * slot
+        _scale_sums(value, total, step.scale + VECTOR_BYTES * vector, offset)
 
 
 @_inner
-def _real_rows(step: Any, vector: int, first: int, last: int, own: int) -> None:
-    """Output rows of one vector of filters of a real convolution that takes every channel."""
-    sums = own + 3 * VECTOR_BYTES
+def _real_convolution(step: Any, vector: int, first: int, last: int, own: int) -> None:
+    """Output rows of one vector of filters of a convolution with real weights."""
+    values = own + 3 * VECTOR_BYTES
+    source = step.source + np.int64(_read_i32(step.starts, vector))
     weights = step.weights + VECTOR_BYTES * vector * step.units
-    for row in range(first, last):
-        for column in range(0, step.out_width, REAL_PIXELS):
-            pixel = row * step.width + column
-            begin = step.source + np.int64(_read_i32(step.windows, 2 * pixel))
-            if column + 1 < step.out_width:
-                other = step.source + np.int64(_read_i32(step.windows, 2 * pixel + 2))
-                _real_tile(sums, weights, step.offsets, step.units, (begin, other))
-                _finish(step, vector, row, column, _AS_FLOAT, sums, own, np.int64(0), own)
-                _finish(step, vector, row, column + 1, _AS_FLOAT, sums + VECTOR_BYTES, own, np.int64(0), own)
-            else:
-                _real_tile_1(sums, weights, step.offsets, step.units, (begin,))
-                _finish(step, vector, row, column, _AS_FLOAT, sums, own, np.int64(0), own)
+    row, column, end = first, np.int64(0), last * step.width
+    size = INPUT_PIXELS if step.kind == REAL_INPUT_CONV else REAL_PIXELS
+    for pixel in range(first * step.width, end, size):
+        # A tile that is not full repeats the last pixel.
+        a, b, c = pixel, min(pixel + 1, end - 1), min(pixel + 2, end - 1)
+        windows = (
+            source + np.int64(_read_u32(step.windows, 2 * a)),
+            source + np.int64(_read_u32(step.windows, 2 * b)),
+            source + np.int64(_read_u32(step.windows, 2 * c)),
+        )
+        count = min(size, end - pixel)
+        if step.kind == REAL_INPUT_CONV:
+            _pixel_values(step, vector, pixel, count, values, windows)
+        elif step.kind == DEPTHWISE_CONV:
+            _depthwise_tile_3(values, weights, step.offsets, step.units, windows)
+        elif count == 1:
+            _real_tile_1(values, weights, step.offsets, step.units, windows[:1])
+        else:
+            _real_tile_3(values, weights, step.offsets, step.units, windows)
+        for slot in range(count):
+            value = values + VECTOR_BYTES * slot
+            _finish(step, vector, row, column, _AS_FLOAT, value, own, np.int64(0), own)
+            column += 1
+            if column == step.width:
+                row, column = row + 1, np.int64(0)
 
 
 @_inner
 def _signal_rows(step: Any, vector: int, first: int, last: int, scratch: int) -> None:
     """Output rows of one vector of channels of a step that takes a signal, or pixels with real weights."""
     own = scratch + VALUE_BYTES + TOTAL_BYTES
-    if step.kind == REAL_CONV:
-        _real_rows(step, vector, first, last, own)
+    if step.kind >= REAL_CONV:
+        _real_convolution(step, vector, first, last, own)
         return
-    value = own + 3 * VECTOR_BYTES + 2 * PIXELS * VECTOR_BYTES
+    value = own + 3 * VECTOR_BYTES
     for row in range(first, last):
         for column in range(step.out_width):
             source = value
             if step.kind == SIGNAL:
                 source = step.source + row * step.source_row + column * step.source_pixel
                 source += VECTOR_BYTES * vector
-            elif step.kind == MAX_POOL or step.kind == AVERAGE_POOL:
-                _pooled(step, vector, row, column, value)
             else:
-                _real_window(step, vector, row * step.width + column, value, own)
+                _pooled(step, vector, row, column, value)
             _finish(step, vector, row, column, _AS_FLOAT, source, own, np.int64(0), own)
 
 

@@ -671,7 +671,7 @@ def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:
         make_model(spec, [first])
     hidden = binary_dense(rng, "hidden", (8, 8, 32), 2)
     with pytest.raises(
-        ModelError, match="hidden: the last layer must give a signal or be an output_dense or output_bits"
+        ModelError, match="hidden: the last layer must give a signal or be"
     ):
         Model("hidden last", ("a", "b"), spec, (first, hidden))
     with pytest.raises(ModelError, match="middle: a binary_conv2d cannot stand at place 1"):

@@ -251,7 +251,7 @@ class Program:
             pattern: for each window the index of its limits; None where all have the same.
         """
         y, x = np.arange(conv_shape[0])[:, None], np.arange(conv_shape[1])
-        windows = np.zeros((conv_shape[0], conv_shape[1], 2), np.int32)
+        windows = np.zeros((conv_shape[0], conv_shape[1], 2), np.uint32)
         windows[..., 0] = y * stride[0] * source.strides[0] + x * stride[1] * source.strides[1]
         if pattern is not None:
             windows[..., 1] = pattern
@@ -267,10 +267,10 @@ class Program:
         y, x = np.arange(kernel[0])[:, None, None], np.arange(kernel[1])[:, None]
         return self.offsets(y * source.strides[0] + x * source.strides[1] + np.arange(_bytes_for(channels)))
 
-    def pairs(self, source: NDArray[np.uint8], kernel: tuple[int, int]) -> dict[str, int]:
-        """The pairs of bytes that cover each row of a window; the last may reach beyond it."""
-        y, first = np.arange(kernel[0])[:, None], np.arange(0, kernel[1] * source.strides[1], 2)
-        return self.offsets(y * source.strides[0] + first)
+    def pairs(self, source: NDArray[Any], kernel: tuple[int, int]) -> dict[str, int]:
+        """The pairs of values that cover each row of a window; the last may reach beyond it."""
+        y, first = np.arange(kernel[0])[:, None], np.arange(0, kernel[1] * source.shape[2], 2)
+        return self.offsets(y * source.strides[0] + first * source.itemsize)
 
     def offsets(self, offsets: NDArray[np.integer]) -> dict[str, int]:
         return {"units": offsets.size, "offsets": self.keep(offsets.astype(np.int32))}
@@ -363,19 +363,6 @@ class Program:
         padded[...] = value
         return padded, padded[top : top + height, left : left + width]
 
-    def by_vector(self, by_unit: NDArray[Any]) -> dict[str, int]:
-        """(units, filters, ...) weights of a step whose groups are vectors of filters: those of one after another's."""
-        by_filter = self.filled(np.moveaxis(by_unit, 1, -1))
-        lanes = self.native.LANES
-        groups = [
-            np.moveaxis(by_filter[..., first : first + lanes], -1, -1 if by_unit.ndim == 2 else 2)
-            for first in range(0, by_filter.shape[-1], lanes)
-        ]
-        return {
-            "groups": len(groups),
-            "weights": self.keep(np.stack([np.ascontiguousarray(g) for g in groups])),
-        }
-
     def keep(self, values: NDArray[Any]) -> int:
         """The address of a copy of ``values`` that lives as long as this object."""
         array = self.zeros(values.shape, values.dtype)
@@ -384,10 +371,10 @@ class Program:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Zeros that begin at a cache line."""
+    """Zeros that begin at a cache line, and that may be read beyond their end by no more than one."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
-    memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    memory = np.zeros(size + 2 * ALIGNMENT, dtype=np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
@@ -475,62 +462,52 @@ def scaled_binary_conv2d(program: Program, layer: ScaledBinaryConv2d, ends: Ends
 
 def real_input_conv2d(program: Program, layer: RealInputConv2d, ends: Ends) -> None:
     native = program.native
-    levels, inside = program.padded(ends.shape, pads(layer.padding), np.uint8)
-    table = program.keep(np.arange(256, dtype=np.uint8))
-    program.add_step(layer, native.LEVELS, ends.source, inside, table=table)
+    levels, inside = program.padded(ends.shape, pads(layer.padding), np.uint16)
+    program.add_step(layer, native.LEVELS, ends.source, inside, wide=1)
     row, column, offsets = layer.offsets(ends.shape)
-    pattern = row[:, None] * offsets.shape[1] + column
-    weights = _without_groups(layer.weights, layer.groups)
-    # value = 4096 * high + low
-    halves = np.stack([weights & 0xFFF, weights >> 12], axis=-1).astype(np.int16)
-    by_unit = np.stack([_pairs_by_unit(halves[..., plane]) for plane in (0, 1)], axis=2)
-    units = program.pairs(levels, layer.kernel)
-    program.add_step(
-        layer,
+    by_vector, starts = _by_vector(layer, layer.in_channels)
+    by_unit = np.stack([_pairs_by_unit(weights) for weights in by_vector])
+    _add_real_conv(
+        program,
+        ends,
         native.REAL_INPUT_CONV,
         levels,
-        ends.bits,
-        **units,
-        **program.windows(levels, ends.fused.head.after, layer.stride, Pool(1, 1), pattern),
-        **program.by_vector(by_unit),
-        scale=program.keep(program.filled(layer.scale)),
-        bias=program.keep(program.filled(offsets.reshape(-1, layer.out_channels))),
-        **program.epilogue(ends),
+        # weight = 4096 * high + low
+        np.stack([by_unit & 0xFFF, by_unit >> 12], axis=2).astype(np.int16),
+        starts,
+        program.pairs(levels, layer.kernel),
+        program.epilogue(ends),
+        {
+            "scale": program.keep(program.filled(layer.scale)),
+            "bias": program.keep(program.filled(offsets.reshape(-1, layer.out_channels))),
+        },
+        pattern=row[:, None] * offsets.shape[1] + column,
     )
 
 
 def real_conv2d(program: Program, layer: RealConv2d, ends: Ends) -> None:
     native = program.native
     source = ends.padded(layer.padding)
+    kind = native.REAL_CONV
+    if layer.groups == layer.in_channels == layer.out_channels:
+        kind = native.DEPTHWISE_CONV
+        by_lane = program.filled(layer.weights.reshape(layer.out_channels, -1).T)
+        by_tap = np.moveaxis(by_lane.reshape(len(by_lane), -1, native.LANES), 1, 0)
+        channels, starts = np.zeros(1, np.intp), np.arange(len(by_tap)) * native.LANES
+    else:
+        by_vector, starts = _by_vector(layer)
+        by_tap = np.moveaxis(by_vector.reshape(*by_vector.shape[:2], -1), 2, 1)
+        channels = np.arange(by_vector.shape[-1])
     y, x = np.arange(layer.kernel[0])[:, None, None], np.arange(layer.kernel[1])[:, None]
-    taps = y * source.strides[0] + x * source.strides[1]
-    windows = program.windows(source, ends.fused.head.after, layer.stride, Pool(1, 1))
-    bias = (np.ones_like(layer.bias), layer.bias)  # a multiplication by 1 changes nothing
-    if layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1:
-        by_tap = program.filled(layer.weights.reshape(layer.out_channels, -1).T)
-        program.add_step(
-            layer,
-            native.DEPTHWISE_CONV,
-            source,
-            ends.bits,
-            **program.offsets(taps),
-            **windows,
-            weights=program.keep(by_tap),
-            groups=bits.words_for(layer.out_channels),
-            **program.epilogue(ends, bias),
-        )
-        return
-    # Weights of 0 between groups: a term of 0 changes no sum.
-    weights = _without_groups(layer.weights, layer.groups)
-    program.add_step(
-        layer,
-        native.REAL_CONV,
+    _add_real_conv(
+        program,
+        ends,
+        kind,
         source,
-        ends.bits,
-        **program.offsets(taps + 4 * np.arange(layer.in_channels)),
-        **windows,
-        **program.by_vector(weights.reshape(layer.out_channels, -1).T),
-        **program.epilogue(ends, bias),
+        by_tap,
+        starts,
+        program.offsets(y * source.strides[0] + x * source.strides[1] + channels * source.itemsize),
+        program.epilogue(ends, (np.ones_like(layer.bias), layer.bias)),
     )
 
 
@@ -670,14 +647,53 @@ def _dots(
     }
 
 
-def _without_groups(weights: NDArray[Any], groups: int) -> NDArray[Any]:
-    """(filters, kernel y, kernel x, channels of a group) -> (..., all channels), with 0 between groups."""
-    filters, channels = len(weights) // groups, weights.shape[3]
-    full = np.zeros((*weights.shape[:3], groups * channels), weights.dtype)
-    for group in range(groups):
-        own = slice(group * filters, (group + 1) * filters)
-        full[own, ..., group * channels : (group + 1) * channels] = weights[own]
-    return full
+def _by_vector(layer: RealConv2d | RealInputConv2d, span: int = 0) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """The weights of each vector of filters, over the channels that its filters' groups take.
+
+    Args:
+        layer: which.
+        span: channels of a vector; 0 stands for as few as will do.
+
+    Returns:
+        weights: (vectors, LANES, kernel y, kernel x, span), 0 where a filter does not take a channel: that term changes
+        no sum; starts: (vectors,) the first channel of each.
+    """
+    filter_index = np.arange(layer.out_channels)
+    first = filter_index // (layer.out_channels // layer.groups) * layer.group_channels
+    vector, lane = np.divmod(filter_index, bits.WORD_BITS)
+    last = np.append(np.flatnonzero(np.diff(vector)), layer.out_channels - 1)
+    starts = first[lane == 0]
+    span = span or int((first[last] + layer.group_channels - starts).max())
+    starts = np.minimum(starts, layer.in_channels - span)
+    weights = np.zeros((len(starts), bits.WORD_BITS, *layer.kernel, span), layer.weights.dtype)
+    channel = (first - starts[vector])[:, None] + np.arange(layer.group_channels)
+    weights[vector[:, None], lane[:, None], :, :, channel] = np.moveaxis(layer.weights, 3, 1)
+    return weights, starts
+
+
+def _add_real_conv(
+    program: Program,
+    ends: Ends,
+    kind: int,
+    source: NDArray[Any],
+    weights: NDArray[Any],
+    starts: NDArray[np.intp],
+    *fields: dict[str, int],
+    pattern: NDArray[np.integer] | None = None,
+) -> None:
+    """A convolution with real weights, (vectors, ...), of vectors of filters that begin at channels ``starts``."""
+    layer: Any = ends.fused.head.layer
+    program.add_step(
+        layer,
+        kind,
+        source,
+        ends.bits,
+        groups=len(weights),
+        weights=program.keep(weights),
+        starts=program.keep((starts * source.itemsize).astype(np.int32)),
+        **program.windows(source, ends.fused.head.after, layer.stride, Pool(1, 1), pattern),
+        **{name: value for more in fields for name, value in more.items()},
+    )
 
 
 def _pool_fields(layer: Pool2d, shape: Shape) -> dict[str, int]:
