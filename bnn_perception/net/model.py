@@ -103,9 +103,9 @@ class Model:
                 raise ModelError(f"layers: the name '{name}' stands twice")
         sources = self._check_order()
         for layer, shape in zip(self.layers, self._shapes(sources)[1:]):
-            if math.prod(shape) > MAX_ACTIVATION_BITS:
+            if math.prod(shape) * (32 if layer.gives == "signal" else 1) > MAX_ACTIVATION_BITS:
                 raise ModelError(
-                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} values"
+                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
                 )
         self._check_bounds(sources)
         last = self.layers[-1]

@@ -57,6 +57,7 @@ from bnn_perception.net.folder import load_model
 from bnn_perception.net.layer import Layer, Pool, Shape
 from bnn_perception.net.model import InputSpec, Model
 from bnn_perception.net.signals import (
+    MAX_PIXEL_WEIGHT,
     Add,
     Affine,
     AveragePool,
@@ -203,7 +204,7 @@ def test_pixel_sums_beyond_32_bits(rng: np.random.Generator, kernel: tuple[int, 
     """The largest weights on white pixels: sums that neither int32 nor float32 holds, of more taps than one int32."""
     shape = (*kernel, 3)
     stem = real_input_conv(rng, "stem", shape, 40, kernel, padding=(0, 0))
-    limit = (1 << 23) - 1
+    limit = MAX_PIXEL_WEIGHT
     weights = stem.weights.copy()
     weights[:16] = limit - rng.integers(0, 2, weights[:16].shape)
     weights[16:32] = -limit

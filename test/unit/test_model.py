@@ -670,9 +670,7 @@ def test_layers_in_the_wrong_place(rng: np.random.Generator) -> None:
     with pytest.raises(ModelError, match="first: the last layer must give a signal or be"):
         make_model(spec, [first])
     hidden = binary_dense(rng, "hidden", (8, 8, 32), 2)
-    with pytest.raises(
-        ModelError, match="hidden: the last layer must give a signal or be"
-    ):
+    with pytest.raises(ModelError, match="hidden: the last layer must give a signal or be"):
         Model("hidden last", ("a", "b"), spec, (first, hidden))
     with pytest.raises(ModelError, match="middle: a binary_conv2d cannot stand at place 1"):
         make_model(spec, [middle, last])
