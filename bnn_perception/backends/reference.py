@@ -161,9 +161,7 @@ def real_input_conv2d(layer: RealInputConv2d, pixels: NDArray[np.uint8]) -> Sign
         np.tensordot(x, w, axes=([3, 4, 2], [1, 2, 3])) for x, w in zip(by_group, weights)
     ]
     row, column, table = layer.offsets((pixels.shape[0], pixels.shape[1], layer.in_channels))
-    rounded: Signal = np.concatenate(sums, axis=2).astype(np.float32)
-    offsets: Signal = table[row][:, column]
-    return rounded * layer.scale + offsets
+    return np.concatenate(sums, axis=2).astype(np.float32) * layer.scale + table[row][:, column]
 
 
 def real_conv2d(layer: RealConv2d, x: Signal) -> Signal:
@@ -232,7 +230,10 @@ def average_pool(layer: AveragePool, x: Signal) -> Signal:
     for y in range(layer.kernel[0]):
         for x_ in range(layer.kernel[1]):
             total += windows[..., y, x_]
-    return total / layer.counts(x.shape)[..., None].astype(np.float32)
+    mean: Signal = np.divide(
+        total, layer.counts((x.shape[0], x.shape[1], layer.channels))[..., None].astype(np.float32)
+    )
+    return mean
 
 
 def dense(layer: BinaryDense | OutputDense, words: NDArray[np.uint32]) -> NDArray[np.int32]:

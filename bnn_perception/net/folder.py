@@ -35,9 +35,9 @@ from bnn_perception.errors import one_line
 from bnn_perception.files import replacing
 from bnn_perception.net.checks import MAX_LAYERS, ModelError, layer_name, show
 from bnn_perception.net.fields import arrays, read_scalars, write_scalars
-from bnn_perception.net.kinds import LAYER_KINDS
 from bnn_perception.net.layer import Layer
 from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, TEMPERATURES, InputSpec, Model
+from bnn_perception.net.signals import LAYER_KINDS
 
 #: What is written. Format 1 had the integer layers alone (and residual layers in fixed point, which are gone).
 FORMAT, READABLE = 2, (1, 2)

@@ -1,7 +1,7 @@
 """What every layer has: its record's fields, shapes and operations, and what it takes and gives.
 
 Whoever needs to know something about a layer asks its record: a backend lowers it by a table of its own from
-:data:`~bnn_perception.net.kinds.LAYER_KINDS` to functions, and nothing else distinguishes between kinds.
+:data:`~bnn_perception.net.signals.LAYER_KINDS` to functions, and nothing else distinguishes between kinds.
 ``test/unit/test_layer_kinds.py`` names what a new kind still lacks.
 
 A layer is a frozen dataclass. Its scalars stand in ``model.yaml``, its arrays in ``binary.npz`` as

@@ -23,8 +23,8 @@ from bnn_perception.net.checks import (
     show,
 )
 from bnn_perception.net.fields import check_scalars, choice, reals, whole
-from bnn_perception.net.kinds import LAYER_KINDS
 from bnn_perception.net.layer import Layer, Shape
+from bnn_perception.net.signals import LAYER_KINDS
 
 #: The files of a model folder; :mod:`bnn_perception.net.folder` says what they hold.
 DESCRIPTION, BINARY, FLOAT_TWIN = "model.yaml", "binary.npz", "float.onnx"

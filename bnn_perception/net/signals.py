@@ -6,7 +6,7 @@ A layer's docstring states its operations in their order; ``mul``, ``add``, ``di
 as near to its float64 original as float32 can be. Zeros of either sign are the same value.
 
 :class:`~bnn_perception.net.model.Model` proves from the layers' :meth:`~bnn_perception.net.layer.Layer.bound` that no
-value can leave float32: there are no infinities and no NaN.
+value can leave float32: there are no infinities and no NaN. The table of all kinds stands at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from numpy.typing import NDArray
 from bnn_perception.net.checks import MAX_CHANNELS, MAX_INPUTS, MAX_KERNEL, MAX_SIDE, ModelError
 from bnn_perception.net.fields import array, check_finite, flag, pair_or_pads, whole, wholes
 from bnn_perception.net.layer import Layer, Pads, Shape
-from bnn_perception.net.layers import Conv2d, OfBits, OfPixels, per_filter
+from bnn_perception.net.layers import (
+    BinaryConv2d,
+    BinaryDense,
+    Conv2d,
+    InputConv2d,
+    OfBits,
+    OfPixels,
+    OutputBits,
+    OutputDense,
+    Thermometer,
+    per_filter,
+)
 from bnn_perception.net.windows import check_pads, inside_patterns, pads, window_text, windows_shape
 
 Bounds = Sequence[NDArray[np.float64]]
@@ -553,3 +564,31 @@ class AveragePool(Pool2d):
 
 def _magnitude(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.abs(values.astype(np.float64))
+
+
+#: Every kind of layer, by its name in ``model.yaml``.
+LAYER_KINDS: dict[str, type[Layer]] = {
+    cls.kind: cls
+    for cls in (
+        Thermometer,
+        InputConv2d,
+        ScaledInputConv2d,
+        RealInputConv2d,
+        BinaryConv2d,
+        ScaledBinaryConv2d,
+        RealConv2d,
+        Affine,
+        PRelu,
+        Clip,
+        Sign,
+        Add,
+        Concat,
+        ChannelPad,
+        MaxPool,
+        BinaryMaxPool,
+        AveragePool,
+        BinaryDense,
+        OutputDense,
+        OutputBits,
+    )
+}

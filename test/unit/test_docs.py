@@ -115,7 +115,9 @@ def test_every_layer_kind_has_a_section():
 @pytest.mark.parametrize("kind", LAYER_KINDS)
 def test_fields_and_arrays_of_a_layer_are_those_of_the_page(kind):
     scalars, arrays = described(kind)
-    assert {"name", "inputs", *scalars, *arrays} == {field.name for field in dataclasses.fields(LAYER_KINDS[kind])}
+    assert {"name", "inputs", *scalars, *arrays} == {
+        field.name for field in dataclasses.fields(LAYER_KINDS[kind])
+    }
     assert make(kind).kind == kind
 
 

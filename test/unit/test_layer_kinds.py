@@ -17,9 +17,9 @@ from bnn_perception.backends import reference
 from bnn_perception.backends.cpu import program
 from bnn_perception.backends.cuda import network
 from bnn_perception.cli.inspect_ import layer_rows
-from bnn_perception.net.kinds import LAYER_KINDS
 from bnn_perception.net.layer import Layer
 from bnn_perception.net.model import Model
+from bnn_perception.net.signals import LAYER_KINDS
 from bnn_perception.training import kinds as training_kinds
 from bnn_perception.training.kinds import LAYER_SPECS, Signal
 
