@@ -343,7 +343,9 @@ class Clip(Elementwise):
             )
 
     def bound(self, before: Bounds) -> NDArray[np.float64]:
-        return np.maximum(_magnitude(self.low), _magnitude(self.high))
+        # It rises: between the values of the ends.
+        ends = (np.clip(end, self.low, self.high) for end in (-before[0], before[0]))
+        return np.maximum(*map(_magnitude, ends))
 
 
 @dataclass(frozen=True, eq=False)
