@@ -89,10 +89,9 @@ def test_preprocess(channels: int, mode: str) -> None:
         parts.append(rows.reshape(-1))
         offset += rows.size
     upload = np.concatenate([table.view(np.uint8), *parts])
-    step_ = Step(
-        "input", lambda count: specs.preprocess(spec, count), (), Array((spec.height, spec.width), np.uint32)
-    )
-    (words,) = launch_step(step_, upload, len(frames), mode=mode)
+    image = Array((spec.height, spec.width), np.uint32)
+    preprocess = Step("input", lambda count: specs.preprocess(spec, count), None, bits=("input", image))
+    words = launch_step(preprocess, upload, len(frames), mode=mode)
     for frame, actual in zip(frames, words[..., None].view(np.uint8)):
         np.testing.assert_array_equal(
             actual[..., :channels], prepare_reference(Frame(frame.pixels, frame.encoding), spec)

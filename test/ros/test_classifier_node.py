@@ -23,7 +23,7 @@ from nodes import (
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from vision_msgs.msg import Classification, LabelInfo
 
-from bnn_perception.backends.cuda.device import why_unusable
+from bnn_perception.backends.cuda.device import why_not_installed
 from bnn_perception.ros.latency import STAGES
 
 NODE = "/bnn/classifier"
@@ -175,22 +175,13 @@ def test_bad_parameters_are_refused_and_change_nothing(peer, node, parameters, r
     assert labels_of(answers[0]) == ["green"]
 
 
-def test_a_device_that_is_not_there_is_refused_and_the_parameter_set_back(peer, node):
-    """What only making the engine can tell comes after the parameter was accepted."""
-    reason = why_unusable()
-    if reason is None:
-        pytest.skip("there is a usable GPU")
-    answers = peer.subscribe(Classification, "/bnn/labels")
-    diagnostics = Diagnostics(peer)
-    images = peer.camera(image(picture("red")), "/bnn/image", answers)
+def test_a_device_whose_package_is_missing_is_refused_at_once(peer, node):
+    if why_not_installed() is None:
+        pytest.skip("CuPy is installed")
     (result,) = peer.set_parameters(NODE, device="cuda")
-    assert result.successful
-    diagnostics.until(lambda status, values: reason in status.message)
-    assert diagnostics.status.level == DiagnosticStatus.WARN
-    assert diagnostics.values["why not the GPU"] == reason
+    assert not result.successful
+    assert "CuPy is not installed" in result.reason
     assert peer.get_parameter(NODE, "device").string_value == "auto"
-    send_and_wait(peer, images, image(picture("green")), answers)
-    assert labels_of(answers[-1]) == ["green"]
 
 
 def test_a_damaged_model_is_refused_by_name(peer, node, tmp_path, german):
