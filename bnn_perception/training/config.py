@@ -265,7 +265,10 @@ class Config:
 #: Parts of the configuration that are mappings of fields with a default each.
 PARTS = ("data", "augmentation", *STAGES)
 
-#: What ``train`` takes where the configuration names no network: 1.3 M weights, 32x32 pixels.
+#: Fields of the input that imported nets have; a net that is trained here takes the pixels as they are.
+PIXEL_RANGE = ("mean", "std")
+
+#: What ``train`` takes where the configuration names no network: 2.5 M weights, 32x32 pixels.
 DEFAULT_NETWORK: list[dict[str, Any]] = [
     {"kind": "input_conv2d", "channels": 64, "pool": 2},
     {"kind": "binary_conv2d", "channels": 128, "pool": 2},
@@ -331,7 +334,7 @@ def from_mapping(content: object, default_name: str = "model") -> Config:
     values = _mapping("the configuration", content)
     _refuse_unknown("", values, Config)
     input_values = {"height": 32, "width": 32, **_mapping("input", values.get("input", {}))}
-    _refuse_unknown("input", input_values, InputSpec)
+    _refuse_unknown("input", input_values, InputSpec, without=PIXEL_RANGE)
     try:
         input_spec = InputSpec(**input_values)
     except ValueError as error:
@@ -389,8 +392,10 @@ def override(
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """The configuration as plain values: what decides whether a run may be resumed, and what records keep."""
+    content = asdict(config)
     return {
-        **asdict(config),
+        **content,
+        "input": {key: value for key, value in content["input"].items() if key not in PIXEL_RANGE},
         "network": [{"kind": layer.kind, **asdict(layer)} for layer in config.network.layers],
     }
 
@@ -544,8 +549,8 @@ def _mapping(where: str, value: object) -> dict[str, Any]:
     return dict(value)
 
 
-def _refuse_unknown(where: str, values: Mapping[str, Any], cls: type) -> None:
-    known = {f.name for f in fields(cls)}
+def _refuse_unknown(where: str, values: Mapping[str, Any], cls: type, without: tuple[str, ...] = ()) -> None:
+    known = {f.name for f in fields(cls)}.difference(without)
     for key in values:
         if key not in known:
             prefix = f"{where}: " if where else ""

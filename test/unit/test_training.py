@@ -217,6 +217,7 @@ def test_shipped_configurations_are_read() -> None:
         ({"data": {"labels": "a"}}, "data.labels is 'a'; it must be a list"),
         ({"augmentation": {"scale": [1.0]}}, r"augmentation.scale is \[1.0\]; it must be a list of 2"),
         ({"input": {"height": 0}}, "input.height is 0"),
+        ({"input": {"mean": [0.5]}}, "input: unknown field 'mean'"),
         ({"network": [{"kind": "maxout"}]}, r"network\[0\]: kind 'maxout' is not one of"),
         ({"network": [{"kind": "input_conv2d"}]}, r"network\[0\]: a field of input_conv2d is missing"),
         ({"network": [{"kind": "output_dense"}]}, "the first layer, and no other, is an input_conv2d"),
