@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
 
 from bnn_perception.backends.protocol import Backend, BackendError
+from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 
 BACKENDS = ("binary", "float", "reference")
@@ -60,11 +64,17 @@ def make_backend(
         return ReferenceBackend(model)
     if device == "cuda":
         return _make_cuda(model, backend)
-    if device == "auto" and _gpu_is_there():
-        try:
-            return _make_cuda(model, backend)
-        except BackendError as error:
-            report(str(error))
+    if device == "auto":
+        from bnn_perception.backends.cuda.device import find_obstacle
+
+        obstacle = find_obstacle()
+        if obstacle is None:
+            try:
+                return _make_cuda(model, backend)
+            except BackendError as error:
+                report(str(error))
+        elif obstacle.is_fault:
+            report(obstacle.reason)
     if backend == "binary":
         from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 
@@ -74,26 +84,29 @@ def make_backend(
     return CpuFloatBackend(model, threads)
 
 
-def _gpu_is_there() -> bool:
-    from bnn_perception.backends.cuda.device import why_unusable
-
-    return why_unusable() is None
-
-
 def _make_cuda(model: Model, backend: str) -> Backend:
-    """The CUDA backend; whatever keeps it from being made is a BackendError."""
+    """The CUDA backend, which has evaluated a frame; whatever keeps it from that is a BackendError."""
+    made: Backend | None = None
     try:
         if backend == "binary":
             from bnn_perception.backends.cuda.binary import CudaBinaryBackend
 
-            return CudaBinaryBackend(model)
-        from bnn_perception.backends.cuda.float import CudaFloatBackend
+            made = CudaBinaryBackend(model)
+        else:
+            from bnn_perception.backends.cuda.float import CudaFloatBackend
 
-        return CudaFloatBackend(model)
-    except BackendError:
-        raise
-    # Without a part of CUDA, without a place for compiled kernels: CuPy raises errors of many types.
+            made = CudaFloatBackend(model)
+        # A driver without a function, a kernel that does not load: these show only when something runs.
+        made.logits([Frame(np.zeros((model.input.height, model.input.width, 3), np.uint8))])
+        made.times = {}
     except Exception as error:
+        if made is not None:
+            with suppress(Exception):  # what a broken backend says at its end is not the reason
+                made.close()
+        if isinstance(error, BackendError):
+            raise
+        # Without a part of CUDA, without a place for compiled kernels: CuPy raises errors of many types.
         from bnn_perception.backends.cuda.device import with_remedy
 
         raise BackendError(f"device cuda cannot be used: {with_remedy(error)}") from error
+    return made

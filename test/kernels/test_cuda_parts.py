@@ -136,20 +136,162 @@ def test_a_cupy_that_cannot_make_its_cache_says_where_to_put_it(
     assert reason.endswith("; set CUPY_CACHE_DIR to a folder that can be written to")
 
 
+NONE, OLD_DRIVER = "no NVIDIA GPU was found; in a container", "no usable NVIDIA driver (CUDARuntimeError: "
+
+
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "is_there", "message"),
     [
-        (None, "no NVIDIA GPU was found"),
-        (CUDARuntimeError("cudaErrorInsufficientDriver"), "no usable NVIDIA driver"),
+        (None, True, NONE),
+        # What the wheels of CuPy 13 and 14 say where there is neither a GPU nor a driver.
+        (CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is ..."), False, NONE),
+        (CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is ..."), True, OLD_DRIVER),
+        (CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected"), True, NONE),
+        (CUDARuntimeError("cudaErrorUnknown: unknown error"), True, OLD_DRIVER),
     ],
 )
-def test_cuda_without_a_gpu(fake_gpu: MakeGpu, error: Exception | None, message: str) -> None:
+def test_cuda_without_a_gpu(
+    fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch, error: Exception | None, is_there: bool, message: str
+) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    monkeypatch.setattr(device, "is_nvidia_there", lambda: is_there)
     world = fake_gpu()
     world.device_count = 0
     if error is not None:
         world.faults["device"] = error
-    with pytest.raises(BackendError, match=f"device cuda cannot be used: {message}"):
+    with pytest.raises(BackendError, match=re.escape(f"device cuda cannot be used: {message}")):
         make_backend(SMALL, "binary", "cuda")
+    # A machine without a GPU is in order, one whose driver does not see it is not.
+    reasons: list[str] = []
+    make_backend(SMALL, "binary", "auto", report=reasons.append).close()
+    assert [reason.startswith(OLD_DRIVER) for reason in reasons] == [True] * (message == OLD_DRIVER)
+
+
+def test_a_device_of_nvidia_is_known_by_its_maker_or_its_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bus = tmp_path / "sys" / "bus" / "pci" / "devices"
+    monkeypatch.setattr(device, "PCI_DEVICES", bus)
+    monkeypatch.setattr(device, "DEVICE_FILES", (str(tmp_path / "nvidiactl"),))
+    assert not device.is_nvidia_there()
+    for name, vendor in (("0000:00:01.0", "0x8086\n"), ("0000:01:00.0", "0x10de\n")):
+        (bus / name).mkdir(parents=True)
+        (bus / name / "vendor").write_text(vendor)
+        assert device.is_nvidia_there() is (vendor == "0x10de\n")
+    monkeypatch.setattr(device, "PCI_DEVICES", tmp_path / "none")
+    assert not device.is_nvidia_there()
+    (tmp_path / "nvidiactl").touch()
+    assert device.is_nvidia_there()
+
+
+def test_what_is_left_of_a_cupy_is_no_cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """pip leaves a folder where something wrote into it; Python takes it for a package without a file."""
+    pytest.importorskip("numba", reason="numba is not installed")
+    (tmp_path / "cupy" / "_core").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    before = device.why_not_installed()
+    assert before is not None
+    assert before.startswith(
+        f"CuPy is not installed: {tmp_path / 'cupy'} is what is left of one, delete it; pip install cupy-cuda12x"
+    )
+    assert device.why_unusable() == before
+    reasons: list[str] = []
+    make_backend(SMALL, "binary", "auto", report=reasons.append).close()
+    assert reasons == []
+    monkeypatch.delitem(sys.modules, "cupy")
+
+
+def test_a_cupy_that_is_there_is_looked_up_without_an_import(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cupy").mkdir()
+    (tmp_path / "cupy" / "__init__.py").write_text("raise ImportError('imported')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    assert device.why_not_installed() is None
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_auto_reports_a_cupy_that_does_not_load_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_there: bool
+) -> None:
+    """Whoever has installed CuPy beside a GPU wants it used."""
+    pytest.importorskip("numba", reason="numba is not installed")
+    (tmp_path / "cupy.py").write_text("import os\nos.makedirs('/proc/none/.cupy')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(device, "is_nvidia_there", lambda: is_there)
+    reasons: list[str] = []
+    backend = make_backend(SMALL, "binary", "auto", report=reasons.append)
+    assert backend.name == "cpu_binary"
+    backend.close()
+    assert len(reasons) == is_there
+    assert all("set CUPY_CACHE_DIR" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    "call", ["device", "stream", "alloc", "compile", "launch", "run", "capture", "graph"]
+)
+@pytest.mark.parametrize("error", [CUDARuntimeError("cudaErrorUnknown"), AttributeError("no such function")])
+def test_whatever_fails_after_the_gpus_are_counted_leaves_auto_the_cpu(
+    fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
+) -> None:
+    """Some of it only when the first frame is evaluated."""
+    pytest.importorskip("numba", reason="numba is not installed")
+    world = fake_gpu()
+    count = world.device_count
+    monkeypatch.setattr(world.cuda.runtime, "getDeviceCount", lambda: count)
+    world.faults[call] = error
+    with pytest.raises(BackendError, match=str(error)):
+        make_backend(SMALL, "binary", "cuda")
+    world.error = None
+    reasons: list[str] = []
+    backend = make_backend(SMALL, "binary", "auto", report=reasons.append)
+    assert backend.name == "cpu_binary"
+    backend.close()
+    assert len(reasons) == 1
+    assert str(error) in reasons[0]
+
+
+def test_an_old_driver_leaves_auto_the_cpu(fake_gpu: MakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+
+    def old() -> None:
+        raise BackendError("the NVIDIA driver cannot be used (old); CUDA 11.4 or later is needed")
+
+    fake_gpu()
+    monkeypatch.setattr(graph, "driver", old)
+    reasons: list[str] = []
+    backend = make_backend(SMALL, "binary", "auto", report=reasons.append)
+    assert backend.name == "cpu_binary"
+    backend.close()
+    assert reasons == ["the NVIDIA driver cannot be used (old); CUDA 11.4 or later is needed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(28, "No space left on device", "/root/.cupy"),
+            "compiled kernels cannot be kept .*CUPY_CACHE_DIR",
+        ),
+        (RuntimeError("CuPy failed to load libnvrtc.so.12"), "NVRTC, which compiles the kernels, is missing"),
+        (CUDARuntimeError("cudaErrorUnknown"), "Shim failed .*make the backend anew"),
+    ],
+)
+def test_a_kernel_that_cannot_be_compiled_later_is_named(
+    fake_gpu: MakeGpu, error: Exception, message: str
+) -> None:
+    """The disk may have filled up since the first kernels were compiled."""
+    world = fake_gpu()
+    backend = make_backend(SMALL, "binary", "cuda")
+    world.faults["compile"] = error
+    backend.network._kernels._compiled.clear()  # type: ignore[attr-defined]
+    backend._sequences.clear()  # type: ignore[attr-defined]
+    with pytest.raises(BackendError, match=message):
+        backend.logits([Frame(np.zeros((32, 32, 3), np.uint8))])
+    backend.close()
 
 
 def test_a_cuda_runtime_that_sees_a_gpu_gives_no_reason(fake_gpu: MakeGpu) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from bnn_perception.backends.cuda.specs import Target
@@ -13,11 +15,20 @@ from bnn_perception.errors import one_line
 
 INSTALL = "pip install cupy-cuda12x (cupy-cuda13x for CUDA 13; on JetPack 6: 'cupy-cuda12x<14' 'numpy<2')"
 
-
 #: CuPy compiles each kernel once and keeps it.
 CACHE_REMEDY = "set CUPY_CACHE_DIR to a folder that can be written to"
 
 NVRTC_REMEDY = "install the CUDA toolkit of its version, or with CuPy 14: pip install 'cupy-cuda12x[ctk]'"
+
+NO_GPU = "no NVIDIA GPU was found; in a container the GPU must be passed on (docker run --gpus all)"
+
+#: NVIDIA's number among the makers of PCI devices.
+NVIDIA = "0x10de"
+
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+
+#: Of the driver on a PC, of that on a Jetson, and of Windows' under WSL.
+DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")
 
 
 def with_remedy(error: Exception) -> str:
@@ -35,29 +46,81 @@ def _is_of_a_file(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.filename is not None
 
 
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps CUDA from being used.
+
+    Attributes:
+        reason: with the remedy, on one line.
+        is_fault: whether something is out of order. A machine without a GPU, or without CuPy, is not.
+    """
+
+    reason: str
+    is_fault: bool = False
+
+
 def why_not_installed() -> str | None:
     """That CuPy is not there, with the remedy; None where it is. Imports nothing, so that a callback can ask."""
-    return None if find_spec("cupy") else f"CuPy is not installed: {INSTALL}"
+    spec = find_spec("cupy")
+    if spec is None:
+        return f"CuPy is not installed: {INSTALL}"
+    if spec.loader is None or spec.origin is None:  # a folder of that name without an __init__.py
+        return _remains(spec.submodule_search_locations)
+    return None
+
+
+def _remains(folders: Iterable[str] | None) -> str:
+    return f"CuPy is not installed: {', '.join(folders or ())} is what is left of one, delete it; {INSTALL}"
 
 
 def why_unusable() -> str | None:
     """Why CUDA cannot be used on this machine, with the remedy; None where it can."""
+    obstacle = find_obstacle()
+    return None if obstacle is None else obstacle.reason
+
+
+def find_obstacle() -> Obstacle | None:
+    """What keeps CUDA from being used on this machine; None where it can be, as far as is known before it is."""
     try:
         import cupy
     except ImportError as error:
         if error.name == "cupy":
-            return f"CuPy is not installed: {INSTALL}"
-        return f"CuPy cannot be imported ({one_line(error, with_type=True)}); install it again: {INSTALL}"
+            return Obstacle(f"CuPy is not installed: {INSTALL}")
+        return _not_imported(error)
     except Exception as error:  # a CuPy built for another NumPy or CUDA raises what its parts raise
-        if _is_of_a_file(error):
-            return f"CuPy cannot be imported ({one_line(error, with_type=True)}); {CACHE_REMEDY}"
-        return f"CuPy cannot be imported ({one_line(error, with_type=True)}); install it again: {INSTALL}"
+        return _not_imported(error)
+    if not hasattr(cupy, "cuda"):
+        return Obstacle(_remains(getattr(cupy, "__path__", None)))
     try:
         # Not cupy.cuda.is_available(): some versions raise in it, and it hides the reason.
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
-        return f"no usable NVIDIA driver ({one_line(error, with_type=True)}); install the driver of your GPU"
-    return None if count > 0 else "no NVIDIA GPU was found"
+        # Without any driver CUDA says that the driver is too old.
+        if "cudaErrorNoDevice" in str(error) or not is_nvidia_there():
+            return Obstacle(NO_GPU)
+        cause = one_line(error, with_type=True)
+        reason = f"no usable NVIDIA driver ({cause}); install the driver of your GPU, or a newer one"
+        return Obstacle(reason, is_fault=True)
+    return None if count > 0 else Obstacle(NO_GPU)
+
+
+def _not_imported(error: Exception) -> Obstacle:
+    cause = one_line(error, with_type=True)
+    reason = f"CuPy cannot be imported ({cause}); install it again: {INSTALL}"
+    if _is_of_a_file(error):
+        reason = f"CuPy cannot be imported ({cause}); {CACHE_REMEDY}"
+    return Obstacle(reason, is_fault=is_nvidia_there())
+
+
+def is_nvidia_there() -> bool:
+    """Whether the system shows a device of NVIDIA's, with or without a driver."""
+    if any(Path(device).exists() for device in DEVICE_FILES):
+        return True
+    for vendor in PCI_DEVICES.glob("*/vendor"):
+        with suppress(OSError):
+            if vendor.read_text(encoding="ascii").strip() == NVIDIA:
+                return True
+    return False
 
 
 class Gpu:
@@ -68,6 +131,7 @@ class Gpu:
 
     Attributes:
         cupy: the module.
+        errors: the types that CuPy raises where CUDA fails.
         name: of the GPU.
         target: what tiles are chosen for.
         integrated: whether CPU and GPU share one memory (Jetson).
@@ -83,6 +147,13 @@ class Gpu:
         import cupy
 
         self.cupy: Any = cupy
+        self.errors: tuple[type[Exception], ...] = (
+            cupy.cuda.runtime.CUDARuntimeError,
+            cupy.cuda.driver.CUDADriverError,
+            cupy.cuda.memory.OutOfMemoryError,
+            cupy.cuda.compiler.CompileException,
+            cupy.cuda.nvrtc.NVRTCError,
+        )
         self._failure: str | None = None
         self.name = f"GPU {index}"
         with self.failures():
@@ -112,15 +183,8 @@ class Gpu:
     @contextmanager
     def failures(self) -> Iterator[None]:
         """Turns failures of CUDA into a :class:`BackendError`."""
-        cuda = self.cupy.cuda
         try:
             yield
-        except (
-            cuda.runtime.CUDARuntimeError,
-            cuda.driver.CUDADriverError,
-            cuda.memory.OutOfMemoryError,
-            cuda.compiler.CompileException,
-            cuda.nvrtc.NVRTCError,
-        ) as error:
+        except self.errors as error:
             self._failure = one_line(error, with_type=True)
             raise BackendError(f"{self.name} failed ({self._failure}); make the backend anew") from error
