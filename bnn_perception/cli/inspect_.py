@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{model.name}: {len(model.labels)} classes, input {'x'.join(map(str, model.input.shape))} ({model.input.fit})"
     )
+    if isinstance(description := model.info.get("description"), str):
+        print(" ".join(description.split()))
     print_table(rows, total)
     for line in stated_range(model):
         print(line)
