@@ -94,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"confusion matrix: {args.picture}")
     if args.mistakes:
         shown = pictures.mistakes(results[0], np.flatnonzero(wrong), dataset, model.labels, args.mistakes)
-        print(f"{shown} mistakes: {args.mistakes}")
+        print(
+            f"{shown} mistakes: {args.mistakes}" if shown else f"no mistakes: {args.mistakes} is not written"
+        )
     if args.json:
         print(json.dumps(report))
     return 0

@@ -154,7 +154,7 @@ def mistakes(
     path: Path,
     most: int = 40,
 ) -> int:
-    """Draw the mistakes with the highest scores, surest first.
+    """Draw the mistakes with the highest scores, surest first; without any, no file is written.
 
     Args:
         chosen: which images of ``result`` are mistakes to choose from.
@@ -166,10 +166,12 @@ def mistakes(
     Raises:
         CommandError: where matplotlib is missing or the file cannot be written.
     """
+    if not len(chosen):
+        return 0
     pyplot = _pyplot()
     order = chosen[np.argsort(-result.score[chosen], kind="stable")][:most]
     columns = min(8, max(4, len(order)))  # the heading needs four
-    rows = max(1, -(-len(order) // columns))
+    rows = -(-len(order) // columns)
     size = (columns * 1.75, rows * 2.1 + 0.4)
     figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat:
@@ -183,7 +185,7 @@ def mistakes(
     heading = (
         f"{len(order)} of {len(chosen)} mistakes, surest first: the answer and its score, and what it is"
     )
-    figure.suptitle(heading if len(order) else "no mistakes", fontsize=10, color=INK)
+    figure.suptitle(heading, fontsize=10, color=INK)
     _save(pyplot, figure, path)
     return len(order)
 

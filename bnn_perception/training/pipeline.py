@@ -66,6 +66,11 @@ def train(
         model = to_model(config, net, nets["float_twin"], data, run, command)
         model = _calibrated(model, run / VALIDATION, config)
         named = Path("DATA") / portable(config.data.test) if config.data.test else portable(test)
+        if not config.data.test:
+            reporter.line(
+                "there are no test images (data.test): the accuracy below is that of the validation images, by which "
+                "the weights were chosen and the scores calibrated, so it is a little too high"
+            )
         accuracy = {
             **measure(model, test, config, reporter),
             "part": "test" if config.data.test else "validation",

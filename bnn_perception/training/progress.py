@@ -13,6 +13,13 @@ from typing import Any, TextIO
 PACKAGE = Path(__file__).parents[1]
 
 
+def duration(seconds: float) -> str:
+    """A time to wait in the unit that one would say it in: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
 class Reporter:
     """Prints lines, and below them a progress bar where the output is a terminal.
 

@@ -86,9 +86,26 @@ def open_run(run: Path, config: Config) -> None:
     before = to_mapping(load_config(path))
     differing = [key for key in content if key != "threads" and before[key] != content[key]]
     if differing:
-        raise ConfigError(
-            f"{run}: holds a run with another '{differing[0]}' (see {path.name}); name another folder with --run"
-        )
+        what = _difference(before, content, differing)
+        raise ConfigError(f"{run}: holds a run with {what} (see {path.name}); name another folder with --run")
+
+
+#: Fields that an option of ``train`` sets.
+OPTIONS = {"binary.epochs": "--epochs", "float_twin.epochs": "--float-epochs", "seed": "--seed"}
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any], differing: list[str]) -> str:
+    """The first field that differs, and both of its values where they are short."""
+    # What --epochs sets in the binary stage, it only bounds in the stages before it.
+    key = "binary" if "binary" in differing else differing[0]
+    old, new = before[key], now[key]
+    if isinstance(new, dict):
+        part = next(name for name in new if old[name] != new[name])
+        key, old, new = f"{key}.{part}", old[part], new[part]
+    if not isinstance(new, (int, float, bool)):
+        return f"another '{key}'"
+    option = f" ({OPTIONS[key]})" if key in OPTIONS else ""
+    return f"{key}{option} {old}, not {new}"
 
 
 def is_new(run: Path) -> bool:

@@ -30,7 +30,7 @@ from bnn_perception.training.config import STAGES, Config, ConfigError, StageSpe
 from bnn_perception.training.curves import draw_curves
 from bnn_perception.training.data import PreparedImages
 from bnn_perception.training.distributed import World
-from bnn_perception.training.progress import Reporter
+from bnn_perception.training.progress import Reporter, duration
 from bnn_perception.training.run import (
     VALIDATION,
     append_record,
@@ -45,6 +45,9 @@ from bnn_perception.training.validation import evaluate, reestimate_batch_norm
 
 #: Epochs between two drawings of the curves while a stage runs.
 CURVES_EVERY = 10
+
+#: Steps by which the time of a whole run is first foretold; the ones before them, which warm up, are left out.
+WARM_UP, TIMED = 2, 10
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,10 @@ def run_stage(
         reporter.line(f"{stage}: goes on after epoch {trainer.epoch} of {spec.epochs}")
     if world.is_main:
         drop_records(run, stage, trainer.epoch)
+    clock = _Clock(trainer, config, reporter)
     with reporter.bar(stage, spec.epochs * trainer.steps, trainer.epoch * trainer.steps) as advance:
         while not trainer.is_done:
-            record = trainer.run_epoch(advance)
+            record = trainer.run_epoch(clock.timed(advance))
             if world.is_main:
                 append_record(run, record)
                 trainer.save(run)
@@ -179,7 +183,7 @@ def run_stage(
             reporter.line(
                 f"{stage} epoch {trainer.epoch}/{spec.epochs}: loss {record['loss']:.4f}, accuracy in training "
                 f"{record['train_accuracy']:.4f}, in validation {record['validation_accuracy']:.4f}, "
-                f"{record['seconds']:.1f} s"
+                f"{record['seconds']:.1f} s{clock.left(record['seconds'])}"
             )
     if trainer.epoch < spec.epochs:
         reporter.line(f"{stage}: no better validation accuracy for {spec.patience} epochs")
@@ -189,6 +193,44 @@ def run_stage(
     if world.is_main:
         save_state(run / f"{stage}_final.pt", {"net": net.state_dict(), "choice": choice})
     return net
+
+
+class _Clock:
+    """Foretells how long the epochs that are left will take, those of later stages as long as those of this one."""
+
+    def __init__(self, trainer: _Trainer, config: Config, reporter: Reporter) -> None:
+        self._trainer, self._config, self._reporter = trainer, config, reporter
+        # An epoch of the stage head is a small part of another's.
+        later = STAGES[STAGES.index(trainer.stage) + 1 :]
+        self._later = sum(getattr(config, stage).epochs for stage in later if stage != "head")
+        self._told = trainer.steps <= WARM_UP + TIMED or trainer.epoch >= trainer.spec.epochs
+
+    def timed(self, advance: Callable[[], None]) -> Callable[[], None]:
+        """``advance``, which also tells the time once, after the first steps."""
+        if self._told:
+            return advance
+        done, began = 0, 0.0
+
+        def count() -> None:
+            nonlocal done, began
+            advance()
+            done += 1
+            if done == WARM_UP:
+                began = time.perf_counter()
+            if done == WARM_UP + TIMED:
+                self._told = True
+                epoch = (time.perf_counter() - began) / TIMED * self._trainer.steps
+                self._reporter.line(
+                    f"{self._trainer.stage}: about {duration(epoch)} an epoch{self.left(epoch)}"
+                )
+
+        return count
+
+    def left(self, seconds: float) -> str:
+        """A clause on the time that is left, by the seconds of one epoch; empty at the end."""
+        trainer = self._trainer
+        epochs = self._later + (0 if trainer.is_done else trainer.spec.epochs - trainer.epoch)
+        return f", {epochs} epochs, about {duration(epochs * seconds)}, left" if epochs else ""
 
 
 def learning_rate(spec: StageSpec, epochs_done: float) -> float:

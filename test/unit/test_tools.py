@@ -106,6 +106,15 @@ def test_evaluate_counts_and_ends_with_json(colours, pictures, capsys, tmp_path)
     assert all(cv2.imread(str(path)) is not None for path in (confusion, sheet))
 
 
+def test_no_picture_of_mistakes_where_there_are_none(colours, tmp_path, capsys):
+    np.savez(tmp_path / "set.npz", x=np.array([*PURE.values()], np.uint8)[:, None, None], y=[0, 1, 2])
+    sheet = tmp_path / "mistakes.png"
+    arguments = ["evaluate", str(tmp_path / "set.npz"), "--model", str(colours), "--backend", "reference"]
+    assert main([*arguments, "--mistakes", str(sheet)]) == 0
+    assert f"no mistakes: {sheet} is not written" in capsys.readouterr().out
+    assert not sheet.exists()
+
+
 @pytest.fixture
 def pair(colours, tmp_path):
     """The model of colours with a float twin that takes green for blue."""

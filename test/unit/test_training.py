@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,7 +41,7 @@ from bnn_perception.training.distributed import World  # noqa: E402
 from bnn_perception.training.export import export_qonnx  # noqa: E402
 from bnn_perception.training.fields import within  # noqa: E402
 from bnn_perception.training.kinds import LAYER_SPECS, LayerSpec, Signal  # noqa: E402
-from bnn_perception.training.progress import Reporter  # noqa: E402
+from bnn_perception.training.progress import Reporter, duration  # noqa: E402
 from bnn_perception.training.run import load_state, open_run, read_records  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -423,6 +424,25 @@ def run_tiny(folder: Path, run: Path, stop_after: int | None = None) -> torch.nn
     return train.run_stage("binary", config, data, run, reporter, world, source=twin, teacher=twin)
 
 
+def test_the_time_that_is_left_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After the first steps and with every epoch but the last; by the seconds that this machine takes."""
+    folder = image_folder(tmp_path / "d", {"a": 20, "b": 12})
+    config = configs.from_mapping({**TINY, "name": "tiny", "epoch_images": 256})  # 16 steps an epoch
+    open_run(tmp_path / "run", config)
+    world = World(torch.device("cpu"))
+    data = train.load_data(config, str(folder), tmp_path / "run", Reporter(), world)
+    train.run_stage("float_twin", config, data, tmp_path / "run", Reporter(), world)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("float_twin")]
+    assert re.fullmatch(r"float_twin: about \d+ s an epoch, 10 epochs, about \d+ s, left", lines[0])
+    for epoch, line in enumerate(lines[1:5], 1):
+        assert re.match(f"float_twin epoch {epoch}/4: ", line)
+        assert re.search(rf"\d s, {10 - epoch} epochs, about \d+ s, left$", line)
+
+
+def test_durations_are_said_as_one_would() -> None:
+    assert [duration(s) for s in (7.4, 99, 100, 5940, 36000)] == ["7 s", "99 s", "2 min", "99 min", "10.0 h"]
+
+
 def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "d", {"a": 20, "b": 12})
     whole = run_tiny(folder, tmp_path / "whole")
@@ -445,7 +465,7 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
 def test_a_run_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     open_run(tmp_path / "run", configs.from_mapping(TINY))
     open_run(tmp_path / "run", configs.from_mapping({**TINY, "threads": 1}))
-    with pytest.raises(ConfigError, match="holds a run with another 'batch'"):
+    with pytest.raises(ConfigError, match="holds a run with batch 16, not 8"):
         open_run(tmp_path / "run", configs.from_mapping({**TINY, "batch": 8}))
 
 
@@ -533,11 +553,11 @@ def test_train_command_makes_a_model_folder(tmp_path: Path, capsys: pytest.Captu
     assert 1.0 not in (model.temperature, model.float_temperature)
     assert str(tmp_path) not in json.dumps(model.info)
     assert (tmp_path / "model" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    capsys.readouterr()
+    assert "no test images (data.test): the accuracy below" in capsys.readouterr().out
     assert execute(tool, "train", words) == 0  # again: nothing is left to do but to write the folder
     assert "binary: is finished" in capsys.readouterr().out
     assert execute(tool, "train", [*words[:-1], "9"]) == 1
-    assert "holds a run with another 'binary'" in capsys.readouterr().err
+    assert "holds a run with binary.epochs (--epochs) 8, not 9" in capsys.readouterr().err
 
 
 def test_a_model_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
