@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="page to write (default: print it)")
     args = parser.parse_args(argv)
     os.environ.update(private_graph(random.randint(1, 101)))
-    prepare_process()
+    prepare_process(publishes_images=True)
     cold: list[Start] = []
     warm: list[Start] = []
     try:

@@ -21,6 +21,7 @@ from bnn_perception.frames.sources import open_source
 from bnn_perception.ros.diagnostics import sendable
 from bnn_perception.ros.entry import run_node, spin_once
 from bnn_perception.ros.parameters import Parameter, ParameterError, declare
+from bnn_perception.ros.process import why_small
 
 PARAMETERS = (
     Parameter(
@@ -99,6 +100,8 @@ class CameraNode(Node):
             SourceError: where the source goes on no longer.
         """
         self.get_logger().info(f"publishing {self._source.uri} on {self._images.topic_name}")
+        if shortage := why_small():
+            self._warn(shortage)
         count = unheard = 0
         if not self._source.live:
             self._wait_for_subscriber(executor)
@@ -179,7 +182,12 @@ class CameraNode(Node):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the node until its source ends or it is told to stop; see :func:`~bnn_perception.ros.entry.run_node`."""
     return run_node(
-        "camera_node", argv, make=CameraNode, work=CameraNode.run, expected=(SourceError, ParameterError)
+        "camera_node",
+        argv,
+        make=CameraNode,
+        work=CameraNode.run,
+        expected=(SourceError, ParameterError),
+        publishes_images=True,
     )
 
 

@@ -30,6 +30,7 @@ def run_node(
     make: Callable[[], AnyNode],
     work: Callable[[AnyNode, SingleThreadedExecutor], None],
     expected: tuple[type[Exception], ...],
+    publishes_images: bool = False,
 ) -> int:
     """Run a node until its work is done or it is told to stop.
 
@@ -39,12 +40,13 @@ def run_node(
         make: makes the node.
         work: spins the executor, which the node has been added to.
         expected: exceptions that say in one line why the node cannot start or go on.
+        publishes_images: whether it needs a large segment of shared memory.
 
     Returns:
         0 at the end and after Ctrl-C or SIGTERM, 1 after an expected exception, 2 for arguments that make no sense.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    prepare_process()
+    prepare_process(publishes_images)
     try:
         unknown = remove_ros_args([name, *arguments])[1:]
         if unknown:

@@ -9,7 +9,7 @@ from bnn_perception.ros import diagnostics
 from bnn_perception.ros.diagnostics import ERROR, WARN, Report, State
 from bnn_perception.ros.engine import Engine, EngineSpec
 from bnn_perception.ros.pipeline import Pipeline
-from bnn_perception.ros.process import profile_path
+from bnn_perception.ros.process import transport_remedy
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.worker import Unforeseen, Worker
 
@@ -18,9 +18,6 @@ SILENCE = 2.0
 
 #: Seconds without a frame after which the log says so too.
 LOG_SILENCE = 5.0
-
-#: What to do where frames are lost between the camera and this node.
-TRANSPORT_REMEDY = f"start the camera's process with FASTRTPS_DEFAULT_PROFILES_FILE={profile_path()}"
 
 
 class Health:
@@ -141,7 +138,7 @@ class Health:
         if new[diagnostics.REFUSED]:
             report.find(WARN, f"{new[diagnostics.REFUSED]} frames refused, the last on {self.last_refusal}")
         if new[diagnostics.LOST]:
-            report.find(WARN, f"{new[diagnostics.LOST]} frames lost in transport: {TRANSPORT_REMEDY}")
+            report.find(WARN, f"{new[diagnostics.LOST]} frames lost in transport: {transport_remedy()}")
         missed = new[diagnostics.LOST] + new[diagnostics.STALE]
         if missed * 10 > new[diagnostics.RECEIVED] + new[diagnostics.LOST]:
             self.news.append(
@@ -175,7 +172,7 @@ class Health:
         if not why:
             why = (
                 f"no frame on {topic} for {seconds:.0f} s, though it has {publishers} publisher(s); "
-                f"if it should have sent some, {TRANSPORT_REMEDY}"
+                f"if it should have sent some, {transport_remedy()}"
             )
         report.find(WARN, why)
         if seconds > LOG_SILENCE:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from bnn_perception.resources import resource_folder
 
-#: Distributions with Fast DDS 2, which reads its profiles where the older variable says.
+#: The variables that name a profile: of Fast DDS 2 (ROS 2 Humble to Jazzy), and of Fast DDS 3.
+OLD_VARIABLE, NEW_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+
+#: Distributions with Fast DDS 2.
 FAST_DDS_2 = {"humble", "iron", "jazzy"}
+
+#: Where Fast DDS keeps its segments.
+SHARED_MEMORY = Path("/dev/shm")
+
+#: The profiles for publishers of images, and bytes of the segment of each; the largest that fits is taken.
+PROFILES = {"fastdds.xml": 32 << 20, "fastdds_16mb.xml": 16 << 20, "fastdds_8mb.xml": 8 << 20}
+
+#: What to do where none fits.
+SHORTAGE = "give /dev/shm 128 MB or more (docker run --shm-size=128m)"
+
+#: Bytes that other DDS need for receiving images.
+BUFFERS = 16 << 20
 
 #: Larger blocks come from the system and go back to it at once. 32 MiB is the most that every glibc takes.
 KEEP_BELOW = 32 << 20
@@ -19,17 +36,87 @@ KEEP_BELOW = 32 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def profile_path() -> Path:
-    """The Fast DDS profile with a shared memory segment that images fit into."""
-    return resource_folder("config") / "fastdds.xml"
+def profile_path(name: str | None = None) -> Path:
+    """A Fast DDS profile with a segment of shared memory that images fit into, by default the largest."""
+    return resource_folder("config") / (name or next(iter(PROFILES)))
+
+
+def profile_variable(environment: Mapping[str, str] = os.environ) -> str:
+    """The variable by which the Fast DDS that is installed finds its profile."""
+    distribution = environment.get("ROS_DISTRO")
+    if distribution:
+        return OLD_VARIABLE if distribution in FAST_DDS_2 else NEW_VARIABLE
+    # Wheels of ROS do not set it.
+    prefixes = [*filter(None, environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
+    return OLD_VARIABLE if any(Path(p, "share", "fastrtps").is_dir() for p in prefixes) else NEW_VARIABLE
+
+
+def uses_fast_dds(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the DDS is Fast DDS, which it is unless the user chooses another."""
+    return "fastrtps" in (environment.get("RMW_IMPLEMENTATION") or "rmw_fastrtps_cpp")
+
+
+def has_profile(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a profile is named, by the user or by :func:`prepare_process`."""
+    return bool(environment.get(OLD_VARIABLE) or environment.get(NEW_VARIABLE))
+
+
+def free_shared_memory() -> int:
+    """Bytes that are free where Fast DDS makes its segments; 0 where there is no such place."""
+    try:
+        place = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return 0
+    return place.f_bavail * place.f_frsize
+
+
+def fitting_profile() -> str | None:
+    """The name of the largest of :data:`PROFILES` that leaves a third of the free shared memory to other processes."""
+    free = free_shared_memory()
+    return next((name for name, segment in PROFILES.items() if 3 * segment <= 2 * free), None)
 
 
 def transport_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variable that makes Fast DDS read :func:`profile_path`; empty where the user names a profile."""
-    if environment.get("FASTRTPS_DEFAULT_PROFILES_FILE") or environment.get("FASTDDS_DEFAULT_PROFILES_FILE"):
+    """The variable that gives a publisher of images a large segment; empty where none fits or the user names a profile.
+
+    A segment belongs to its sender. Who only receives images needs none, and must not take the camera's room.
+    """
+    name = fitting_profile()
+    if name is None or has_profile(environment) or not uses_fast_dds(environment):
         return {}
-    name = "FASTRTPS" if environment.get("ROS_DISTRO") in FAST_DDS_2 else "FASTDDS"
-    return {f"{name}_DEFAULT_PROFILES_FILE": str(profile_path())}
+    return {profile_variable(environment): str(profile_path(name))}
+
+
+def transport_remedy(environment: Mapping[str, str] = os.environ) -> str:
+    """What to do where images are lost between a camera's process and this one."""
+    if not uses_fast_dds(environment):
+        return f"{environment['RMW_IMPLEMENTATION']} takes larger buffers: sudo sysctl -w net.core.rmem_max={BUFFERS}"
+    name = fitting_profile()
+    remedy = f"start the camera's process with {profile_variable(environment)}={profile_path(name)}"
+    if name is None:
+        remedy = f"{SHORTAGE}, then {remedy}"
+    if large := _count_segments():
+        remedy += (
+            f"; {large} process(es) here have such a segment: where the camera's is among them, lower its rate or the "
+            "size of its images"
+        )
+    return remedy
+
+
+def why_small(environment: Mapping[str, str] = os.environ) -> str:
+    """Why this process, which publishes images, has no segment that they fit into; empty where it has one."""
+    if has_profile(environment) or not uses_fast_dds(environment):
+        return ""
+    return f"/dev/shm has {free_shared_memory() >> 20} MB free, and images will get lost; {SHORTAGE}"
+
+
+def _count_segments() -> int:
+    """Processes on this machine whose segment is one of those for images."""
+    count = 0
+    for file in SHARED_MEMORY.glob("fast*_*"):  # fastrtps_ up to Fast DDS 2, fastdds_ from 3 on
+        with suppress(OSError):  # it has ended meanwhile
+            count += file.stat().st_size >= min(PROFILES.values())
+    return count
 
 
 def private_graph(domain: int) -> dict[str, str]:
@@ -44,9 +131,14 @@ def private_graph(domain: int) -> dict[str, str]:
     return {"ROS_DOMAIN_ID": str(domain), **limit}
 
 
-def prepare_process() -> None:
-    """Set both for this process and its children, where the user has not. To be called before ``rclpy.init``."""
-    os.environ.update(transport_environment())
+def prepare_process(publishes_images: bool = False) -> None:
+    """Set both for this process, where the user has not. To be called before ``rclpy.init``.
+
+    Args:
+        publishes_images: whether the process needs :func:`transport_environment`.
+    """
+    if publishes_images:
+        os.environ.update(transport_environment())
     keep_image_buffers()
 
 

@@ -45,13 +45,15 @@ def running(command, *parameters, arguments=(), environment=None):
     line = [sys.executable, "-m", "bnn_perception", command, "--ros-args"]
     for parameter in parameters:
         line += ["-p", parameter]
+    # The profile of this process is that of a camera; each node takes its own.
+    inherited = {name: value for name, value in os.environ.items() if not name.endswith("_PROFILES_FILE")}
     process = subprocess.Popen(
         [*line, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, **(environment or {})},
+        env={**inherited, **(environment or {})},
     )
     try:
         yield process
@@ -102,7 +104,7 @@ class Peer:
     """A node that publishes and keeps what arrives."""
 
     def __init__(self):
-        prepare_process()
+        prepare_process(publishes_images=True)
         self._context = Context()
         rclpy.init(context=self._context)
         self.node = rclpy.create_node("peer", context=self._context)

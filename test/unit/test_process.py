@@ -11,49 +11,150 @@ from types import SimpleNamespace
 
 import pytest
 
+from bnn_perception.ros import process
 from bnn_perception.ros.process import (
     keep_image_buffers,
     private_graph,
     profile_path,
     transport_environment,
+    transport_remedy,
+    why_small,
 )
 
 OLD, NEW = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+MIB = 1 << 20
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """A function that sets the bytes of shared memory that are free; 128 MiB before it is called."""
+
+    def set_(size):
+        blocks = SimpleNamespace(f_bavail=size // 4096, f_frsize=4096)
+        monkeypatch.setattr(process.os, "statvfs", lambda path: blocks)
+
+    set_(128 * MIB)
+    return set_
 
 
 @pytest.mark.parametrize(
     ("distribution", "variable"),
-    [("humble", OLD), ("iron", OLD), ("jazzy", OLD), ("kilted", NEW), ("rolling", NEW), (None, NEW)],
+    [("humble", OLD), ("iron", OLD), ("jazzy", OLD), ("kilted", NEW), ("rolling", NEW)],
 )
-def test_the_profile_is_named_where_this_fast_dds_looks(distribution, variable):
-    environment = {} if distribution is None else {"ROS_DISTRO": distribution}
+def test_the_profile_is_named_where_this_fast_dds_looks(free, distribution, variable):
+    environment = {"ROS_DISTRO": distribution}
+    assert transport_environment(environment) == {variable: str(profile_path())}
+
+
+@pytest.mark.parametrize(("share", "variable"), [("fastrtps", OLD), ("fastdds", NEW), (None, NEW)])
+@pytest.mark.parametrize("is_sourced", [False, True])
+def test_without_a_distribution_the_installed_fast_dds_tells_the_variable(
+    free, monkeypatch, tmp_path, share, variable, is_sourced
+):
+    """Wheels of ROS set no ROS_DISTRO."""
+    (tmp_path / "ros" / "share" / (share or "none")).mkdir(parents=True)
+    monkeypatch.setattr(process.sys, "prefix", str(tmp_path / ("none" if is_sourced else "ros")))
+    environment = {"AMENT_PREFIX_PATH": f"/nowhere:{tmp_path / 'ros'}" if is_sourced else ""}
     assert transport_environment(environment) == {variable: str(profile_path())}
 
 
 @pytest.mark.parametrize("distribution", ["humble", "kilted"])
 @pytest.mark.parametrize("variable", [OLD, NEW])
-def test_a_profile_of_the_user_stays(distribution, variable):
+def test_a_profile_of_the_user_stays(free, distribution, variable):
     assert transport_environment({"ROS_DISTRO": distribution, variable: "/home/me/profile.xml"}) == {}
 
 
-def test_an_empty_variable_names_no_profile():
-    assert transport_environment({OLD: "", NEW: ""}) == {NEW: str(profile_path())}
+def test_another_dds_has_no_profile(free):
+    assert transport_environment({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == {}
+    assert why_small({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == ""
+    assert transport_environment({"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp", "ROS_DISTRO": "jazzy"}) != {}
+    assert transport_remedy({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}) == (
+        "rmw_cyclonedds_cpp takes larger buffers: sudo sysctl -w net.core.rmem_max=16777216"
+    )
 
 
-def test_images_fit_into_the_segment_of_the_profile():
-    root = ET.parse(profile_path()).getroot()
-    name = {"dds": "http://www.eprosima.com"}
+def test_an_empty_variable_names_no_profile(free):
+    environment = {OLD: "", NEW: "", "ROS_DISTRO": "kilted"}
+    assert transport_environment(environment) == {NEW: str(profile_path())}
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "name"),
+    [
+        (64, "fastdds.xml"),
+        (48, "fastdds.xml"),
+        (47, "fastdds_16mb.xml"),
+        (24, "fastdds_16mb.xml"),
+        (23, "fastdds_8mb.xml"),
+        (12, "fastdds_8mb.xml"),
+        (11, None),
+        (0, None),
+    ],
+)
+def test_the_segment_leaves_a_third_of_what_is_free(free, mebibytes, name):
+    free(mebibytes * MIB)
+    expected = {} if name is None else {NEW: str(profile_path(name))}
+    assert transport_environment({"ROS_DISTRO": "kilted"}) == expected
+    small = why_small({"ROS_DISTRO": "kilted", **expected})
+    if name is None:
+        assert small == (
+            f"/dev/shm has {mebibytes} MB free, and images will get lost; "
+            "give /dev/shm 128 MB or more (docker run --shm-size=128m)"
+        )
+    else:
+        assert small == ""
+
+
+def test_a_machine_without_shared_memory_takes_no_segment(monkeypatch, tmp_path):
+    monkeypatch.setattr(process, "SHARED_MEMORY", tmp_path / "none")
+    assert transport_environment({"ROS_DISTRO": "kilted"}) == {}
+
+
+def test_what_to_do_about_lost_images_depends_on_the_memory_there_is(free, monkeypatch, tmp_path):
+    monkeypatch.setattr(process, "SHARED_MEMORY", tmp_path)
+    kilted = {"ROS_DISTRO": "kilted"}
+    assert transport_remedy(kilted) == f"start the camera's process with {NEW}={profile_path()}"
+    free(24 * MIB)
+    assert transport_remedy(kilted).endswith("fastdds_16mb.xml")
+    free(MIB)
+    assert transport_remedy({"ROS_DISTRO": "humble"}) == (
+        "give /dev/shm 128 MB or more (docker run --shm-size=128m), "
+        f"then start the camera's process with {OLD}={profile_path()}"
+    )
+
+
+@pytest.mark.parametrize("name", ["fastdds_0123456789abcdef", "fastrtps_0123456789abcdef"])
+def test_a_segment_that_is_there_already_is_not_recommended_again(free, monkeypatch, tmp_path, name):
+    monkeypatch.setattr(process, "SHARED_MEMORY", tmp_path)
+    for file, size in ((name, 8 * MIB), ("fastdds_default", MIB), ("other", 9 * MIB)):
+        with open(tmp_path / file, "wb") as segment:
+            segment.truncate(size)
+    assert transport_remedy({"ROS_DISTRO": "kilted"}) == (
+        f"start the camera's process with {NEW}={profile_path()}; 1 process(es) here have such a segment: "
+        "where the camera's is among them, lower its rate or the size of its images"
+    )
+
+
+@pytest.mark.parametrize("name", process.PROFILES)
+def test_images_fit_into_the_segment_of_the_profile(name):
+    root = ET.parse(profile_path(name)).getroot()
+    namespace = {"dds": "http://www.eprosima.com"}
     sizes = {
-        tag: int(root.findtext(f".//dds:{tag}", namespaces=name))
+        tag: int(root.findtext(f".//dds:{tag}", namespaces=namespace))
         for tag in ("segment_size", "maxMessageSize")
     }
     vga, full_hd = 640 * 480 * 3, 1920 * 1080 * 3
+    assert sizes["segment_size"] == process.PROFILES[name]
+    assert sizes["segment_size"] == 8 * sizes["maxMessageSize"]
     assert sizes["maxMessageSize"] > vga
-    assert sizes["segment_size"] >= 5 * full_hd
-    participant = root.find(".//dds:participant", name)
+    assert sizes["segment_size"] > full_hd
+    assert name != "fastdds.xml" or sizes["segment_size"] >= 5 * full_hd
+    participant = root.find(".//dds:participant", namespace)
     assert participant.get("is_default_profile") == "true"
-    used = [entry.text for entry in participant.iterfind(".//dds:userTransports/dds:transport_id", name)]
-    defined = [entry.text for entry in root.iterfind(".//dds:transport_descriptor/dds:transport_id", name)]
+    used = [entry.text for entry in participant.iterfind(".//dds:userTransports/dds:transport_id", namespace)]
+    defined = [
+        entry.text for entry in root.iterfind(".//dds:transport_descriptor/dds:transport_id", namespace)
+    ]
     assert used == defined
 
 
@@ -129,8 +230,6 @@ glibc = pytest.mark.skipif(
     reason="the allocator is not that of glibc on 64 bits",
 )
 
-MIB = 1 << 20
-
 
 @glibc
 def test_a_process_keeps_image_buffers_below_32_mib_and_64_mib_of_them():
@@ -156,7 +255,14 @@ def test_an_allocator_that_cannot_be_told_is_left_alone(monkeypatch):
     keep_image_buffers()
 
 
-def test_a_prepared_process_reads_the_profile():
-    lines = f"print(os.environ.get('{OLD}'), os.environ.get('{NEW}'))"
-    assert printed(lines, ROS_DISTRO="humble") == [str(profile_path()), "None"]
+def test_a_process_that_publishes_images_reads_the_profile_and_no_other():
+    if process.fitting_profile() is None:
+        pytest.skip("no profile fits into /dev/shm")
+    lines = f"""
+prepare_process(publishes_images=True)
+print(os.environ.get('{OLD}'), os.environ.get('{NEW}'))"""
+    named = str(profile_path(process.fitting_profile()))
+    assert printed(lines, ROS_DISTRO="humble") == [named, "None"]
     assert printed(lines, ROS_DISTRO="humble", **{NEW: "mine"}) == ["None", "mine"]
+    lines = f"print(os.environ.get('{OLD}'), os.environ.get('{NEW}'))"
+    assert printed(lines, ROS_DISTRO="humble") == ["None", "None"]
