@@ -8,11 +8,12 @@
 PYTHON ?= python3
 VENV ?= .venv$(addprefix -,$(ROS_DISTRO))
 ARGS ?=
+MINUTES ?= 60
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train mutants train-demo gpu-check lint clean
+.PHONY: demo test test-train mutants soak train-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
@@ -27,6 +28,10 @@ test-train: $(VENV)/.made-for-training
 # How many small faults, put into a copy of the package one at a time, the tests notice; takes hours with all modules.
 mutants: $(STAMP)
 	$(RUN) test/mutants/run.py $(ARGS)
+
+# The node for so long under damaged frames, storms of parameters and cameras that come and go; writes docs/reliability.md.
+soak: $(STAMP)
+	$(RUN) -m benchmark.soak --minutes $(MINUTES) --out docs/reliability.md
 
 # Trains float twin and binary net on scikit-learn's handwritten digits, and evaluates what came out.
 train-demo: $(VENV)/.made-for-training
