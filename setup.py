@@ -74,6 +74,8 @@ NVRTC = [
 ]
 # The CUDA backend reads the float twin itself.
 ONNX = "onnx>=1.15"
+# The schema of Larq Compute Engine's files. 2.10 has the readers that are used here; 3 would be another schema.
+TFLITE = "tflite>=2.10,<3"
 
 EXTRAS = {
     "opencv": OPENCV,
@@ -98,7 +100,8 @@ EXTRAS = {
     "cuda13": ["cupy-cuda13x>=13.6", ONNX],  # the first for CUDA 13
     # CuPy 14 needs NumPy 2, for which apt's cv_bridge and OpenCV on JetPack 6 are not built.
     "jetpack6": ["cupy-cuda12x>=13,<14", "numpy<2", ONNX],
-    "test": ["pytest>=7", "hypothesis>=6.60", ONNX, *NVRTC],
+    "tflite": [TFLITE, ONNX],
+    "test": ["pytest>=7", "hypothesis>=6.60", ONNX, TFLITE, *NVRTC],
     "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
 }
 

@@ -21,9 +21,10 @@ COMPARED = 32
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "import",
-        description="Takes a QONNX graph (.onnx) or a BNN-PYNQ parameter folder; tells them apart by itself.",
+        description="Takes a QONNX graph (.onnx), a file of Larq Compute Engine (.tflite) or a BNN-PYNQ parameter "
+        "folder; tells them apart by itself.",
     )
-    parser.add_argument("source", type=Path, help=".onnx file, or folder of *-weights.bin")
+    parser.add_argument("source", type=Path, help=".onnx or .tflite file, or folder of *-weights.bin")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="text file with a label a line, in order")
     parser.add_argument("--name", default="", help="name of the model (default: that of the source)")
@@ -43,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--std", type=float, nargs="+", metavar="S", help="see --mean")
     parser.add_argument(
-        "--images", type=Path, metavar="PATH", help="images to compare the model with its QONNX source on"
+        "--images", type=Path, metavar="PATH", help="images to compare the model with its source on, a graph"
     )
 
 
@@ -93,9 +94,7 @@ def read_labels(path: Path) -> list[str]:
 def print_parity(source: Path, model: Model, images: Path) -> None:
     """Print how the model compares with the graph it came from."""
     if source.is_dir():
-        raise CommandError(
-            "--images compares with a QONNX graph; a BNN-PYNQ folder holds none (try evaluate)"
-        )
+        raise CommandError("--images compares with a graph; a BNN-PYNQ folder holds none (try evaluate)")
     from bnn_perception.cli.parity import compare
 
     frames, left_out = [], 0

@@ -11,8 +11,8 @@ import numpy as np
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
+from bnn_perception.importers import source_logits
 from bnn_perception.importers.fold.builder import UNIT, PixelRange
-from bnn_perception.importers.onnx.read import source_logits
 from bnn_perception.net.model import Model
 
 

@@ -1,16 +1,19 @@
 """Makes models of nets that other tools trained.
 
-Each format has a module or folder with ``read(source) -> Model``: :mod:`~bnn_perception.importers.bnn_pynq` and
-:mod:`~bnn_perception.importers.onnx`. What does not depend on the format of a graph stands in
-:mod:`~bnn_perception.importers.fold`.
+Each format has a module or folder with ``read(source) -> Model``: :mod:`~bnn_perception.importers.bnn_pynq`,
+:mod:`~bnn_perception.importers.onnx` and :mod:`~bnn_perception.importers.tflite`, which makes ONNX of its files. What
+does not depend on the format of a graph stands in :mod:`~bnn_perception.importers.fold`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import ImporterError
 from bnn_perception.importers.fold.builder import PixelRange
@@ -23,8 +26,9 @@ def read(source: str | os.PathLike[str], pixels: PixelRange | None = None) -> Mo
     """Read a net of another tool; the form of the source tells its format.
 
     Args:
-        source: a QONNX file (``.onnx``) or a BNN-PYNQ parameter folder (``*-weights.bin``).
-        pixels: what a QONNX graph takes for pixels; None: told from the graph.
+        source: a QONNX file (``.onnx``), a file of Larq Compute Engine (``.tflite``) or a BNN-PYNQ parameter folder
+            (``*-weights.bin``).
+        pixels: what a graph takes for pixels; None: told from the graph.
 
     Raises:
         ImporterError: for a source of neither kind, or one that the model format cannot express.
@@ -32,7 +36,7 @@ def read(source: str | os.PathLike[str], pixels: PixelRange | None = None) -> Mo
     source = Path(source)
     if source.is_dir():
         if pixels is not None:
-            raise ImporterError(f"{source}: a folder; a pixel range is of .onnx files alone")
+            raise ImporterError(f"{source}: a folder; a pixel range is of .onnx and .tflite files alone")
         from bnn_perception.importers import bnn_pynq
 
         return bnn_pynq.read(source)
@@ -40,10 +44,41 @@ def read(source: str | os.PathLike[str], pixels: PixelRange | None = None) -> Mo
         from bnn_perception.importers.onnx import read as qonnx
 
         return qonnx.read(source, pixels)
-    found = "is neither" if source.exists() else "no such file or folder"
+    if source.suffix.lower() == ".tflite" and source.is_file():
+        from bnn_perception.importers.tflite import read as tflite
+
+        return tflite.read(source, pixels)
+    found = "is none of them" if source.exists() else "no such file or folder"
     raise ImporterError(
-        f"{source}: {found}; what can be imported is an .onnx file or a folder of *-weights.bin"
+        f"{source}: {found}; what can be imported is an .onnx or .tflite file, or a folder of *-weights.bin"
     )
+
+
+def source_logits(
+    source: str | os.PathLike[str], images: Iterable[NDArray[np.uint8]], pixels: PixelRange
+) -> NDArray[np.float32]:
+    """Evaluate the graph of a source itself, in float32.
+
+    Args:
+        source: an ``.onnx`` or ``.tflite`` file.
+        images: 1 or more, (height, width, channels), as large as the graph takes them.
+        pixels: what the graph takes for pixels.
+
+    Returns:
+        (images, classes)
+
+    Raises:
+        ImporterError: where the graph cannot be evaluated.
+    """
+    from bnn_perception.importers.onnx.read import graph_logits
+
+    if Path(source).suffix.lower() == ".tflite":
+        from bnn_perception.importers.tflite.read import load_graph
+
+        return graph_logits(load_graph(Path(source))[0], source, images, pixels)
+    from bnn_perception.importers.onnx.file import load
+
+    return graph_logits(load(Path(source)), source, images, pixels)
 
 
 def import_model(

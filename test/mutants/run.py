@@ -189,6 +189,7 @@ TARGETS: dict[str, Target] = {
         ),
         ("unit/test_import_qonnx.py", "unit/test_import_fold.py", "unit/test_import_operators.py"),
     ),
+    "importers/tflite": Target(("importers/tflite/*.py",), ("unit/test_import_tflite.py",)),
     "importers/bnn_pynq": Target(("importers/bnn_pynq.py",), ("unit/test_import_bnn_pynq.py",)),
     "training/settings": Target(
         (

@@ -11,7 +11,7 @@ import pytest
 from bnn_perception.backends.reference import ReferenceBackend
 from bnn_perception.cli.parity import pixel_range
 from bnn_perception.frames.frame import Frame
-from bnn_perception.importers.onnx.read import read, source_logits
+from bnn_perception.importers import read, source_logits
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 

@@ -8,5 +8,6 @@ A reader of a format walks its graph and turns each operator into calls of this 
 - :mod:`~bnn_perception.importers.fold.builder`: opens a layer at its weights and closes it at its signs;
 - :mod:`~bnn_perception.importers.fold.layers`: the closed layers as those of the model format, residuals included.
 
-A reader of another format (TFLite, say) adds a folder beside ``onnx/`` and uses the same modules.
+A reader of another format adds a folder beside ``onnx/`` and uses the same modules, or makes ONNX of its files, as
+``tflite/`` does.
 """

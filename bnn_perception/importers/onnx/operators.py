@@ -343,7 +343,7 @@ RECORDS = (
         _signal(shapes.unsqueeze),
         numbers=Numbers.ANY,
     ),
-    Operator("Transpose", "no arithmetic", _signal(shapes.transpose), numbers=Numbers.ANY),
+    Operator("Transpose", "no arithmetic", _signal(shapes.transpose), numbers=Numbers.ANY, takes_pad=True),
     Operator(
         "Flatten",
         "to (N, features)",

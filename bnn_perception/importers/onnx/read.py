@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.walk import Walk
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.model import InputSpec, Model
+
+if TYPE_CHECKING:
+    import onnx
 
 #: Metadata that the training of this package writes: name, labels (one a line), fit (crop or stretch).
 METADATA = "bnn_perception."
@@ -51,10 +55,30 @@ def read(source: str | os.PathLike[str], pixels: PixelRange | None = None) -> Mo
         ImporterError: naming the node, its op and the reason.
     """
     source = Path(source)
-    proto = load(source)
+    return read_graph(load(source), source, "QONNX", pixels)
+
+
+def read_graph(
+    proto: onnx.ModelProto,
+    source: Path,
+    kind: str,
+    pixels: PixelRange | None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Model:
+    """The model of a graph that was read already, or made of another format.
+
+    Args:
+        source: the file that it was read from.
+        kind: the file's format, for the model's description.
+        pixels: as :func:`read` takes it.
+        shapes: what tensors must have, by their names; their first axis is that of the images.
+
+    Raises:
+        ImporterError: naming the node, its op and the reason.
+    """
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     try:
-        walk = Walk(proto, pixels)
+        walk = Walk(proto, pixels, shapes or {})
         walk.run()
         labels = metadata.get(f"{METADATA}labels", "").split("\n")
         if labels == [""]:
@@ -69,7 +93,7 @@ def read(source: str | os.PathLike[str], pixels: PixelRange | None = None) -> Mo
             layers=tuple(walk.layers),
             info={
                 "source": {
-                    "format": "QONNX",
+                    "format": kind,
                     "file": source.name,
                     "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
                     **({} if told else {"pixel_range": "assumed"}),
@@ -82,13 +106,16 @@ def read(source: str | os.PathLike[str], pixels: PixelRange | None = None) -> Mo
         raise ImporterError(f"{source}: is malformed: {printable(error)}") from None
 
 
-def source_logits(
-    source: str | os.PathLike[str], images: Iterable[NDArray[np.uint8]], pixels: PixelRange
+def graph_logits(
+    proto: onnx.ModelProto,
+    source: str | os.PathLike[str],
+    images: Iterable[NDArray[np.uint8]],
+    pixels: PixelRange,
 ) -> NDArray[np.float32]:
-    """Evaluate the graph itself in float32, with ``onnx.reference``.
+    """Evaluate a graph itself in float32, with ``onnx.reference``.
 
     Args:
-        source: the ``.onnx`` file.
+        source: the file that it was read from.
         images: 1 or more, (height, width, channels), as large as the graph takes them.
         pixels: what the graph takes for pixels.
 
@@ -98,7 +125,6 @@ def source_logits(
     Raises:
         ImporterError: where the graph cannot be evaluated.
     """
-    proto = load(Path(source))
     walk = Walk(proto, pixels)
     graph = walk.graph
     rows = []

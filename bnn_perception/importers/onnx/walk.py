@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +28,22 @@ class Walk:
         image_axes, image_sizes: the image's axes and their sizes, after the batch.
     """
 
-    def __init__(self, model: onnx.ModelProto, pixels: PixelRange | None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        pixels: PixelRange | None,
+        shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    ) -> None:
+        """Read the graph.
+
+        Args:
+            pixels: what it takes for pixels; None: to be told from the graph.
+            shapes: what tensors must have, by their names; their first axis is that of the images.
+
+        Raises:
+            ImporterError: naming the reason.
+        """
+        self._shapes = shapes
         self.graph = Graph(model)
         shape, integers = self.graph.image_shape, self.graph.takes_integers
         self.image_axes = "CHW" if len(shape) == 4 and shape[1] in (1, 3) else "HWC"
@@ -94,6 +111,9 @@ class Walk:
             self.graph.constants[node.outputs[0]] = result
             return
         result = result.in_range()
+        stated = self._shapes.get(node.outputs[0], result.shape)
+        if result.pad is None and result.shape[1:] != stated[1:]:  # what a Pad adds comes with the next layer
+            raise RefusalError(f"gives {list(result.shape)} where the file states {list(stated)}")
         # What two operators take is made once. Signs and pixels are there already.
         if self.graph.uses[node.outputs[0]] > 1 and result.kind not in ("pixels", "signs"):
             result = self._builder.value(result)

@@ -1,0 +1,1 @@
+"""Files of Larq Compute Engine (``.tflite``): binary nets to import."""
