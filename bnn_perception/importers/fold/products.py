@@ -260,7 +260,8 @@ def _outside(signal: Signal, padding: Pads, value: Fraction) -> tuple[int, NDArr
     """The integer whose value is the padding; for pixels, the levels and offsets that make it 0."""
     if not any(padding):
         return 0, signal.levels, signal.offset
-    integers = {(value - offset) / signal.one_scale() for offset in signal.offset}
+    scale = signal.one_scale()
+    integers = {(value - offset) / scale for offset in signal.offset}
     outside = integers.pop()
     if signal.levels is None:
         if integers or outside not in (-1, 0, 1):
@@ -274,5 +275,5 @@ def _outside(signal: Signal, padding: Pads, value: Fraction) -> tuple[int, NDArr
         raise RefusalError(
             f"pads pixels with {float(value):g}, which is no level that 8-bit integers can count as 0"
         )
-    offset = signal.offset + signal.one_scale() * outside
+    offset = signal.offset + scale * outside
     return 0, shifted.astype(np.int16), offset

@@ -142,7 +142,13 @@ def real_threshold(
         # x >= t, x > t; of a negative factor x <= t, which is not x > t, and x < t, which is not x >= t.
         at, falls = -shift / factor, factor < 0
         above = strict != falls
-        threshold = np.float32(min(max(float(at), -MAX_FLOAT), MAX_FLOAT))
+        if at > MAX_FLOAT or (
+            above and at == MAX_FLOAT
+        ):  # no float32 reaches it; nextafter would warn of infinity
+            thresholds.append(np.float32(np.inf))
+            flips.append(falls)
+            continue
+        threshold = np.float32(float(max(at, -MAX_FLOAT)))
         if Fraction(float(threshold)) < at or (above and Fraction(float(threshold)) == at):
             threshold = np.nextafter(threshold, np.float32(np.inf))
         while threshold > -MAX_FLOAT:  # float() may have rounded up, past a smaller float32 that does as well
