@@ -124,7 +124,8 @@ def choice(*values: Any, text: str = "") -> Metadata:
     """One of a few values; ``text`` lists them in the message, where their own names do not suffice."""
 
     def read(where: str, value: object) -> Any:
-        if isinstance(value, bool) or value not in values:
+        # Of the same type: 3.0 and true equal 3 and 1.
+        if not any(type(value) is type(choice) and value == choice for choice in values):
             raise ModelError(f"{where} is {show(value)}; it can be {text or ', '.join(map(str, values))}")
         return value
 

@@ -18,22 +18,22 @@ import io
 import math
 import os
 import re
-import stat
+import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from bnn_perception.errors import one_line
-from bnn_perception.files import replacing
+from bnn_perception.files import is_inside, naming, read_regular, replacing
 from bnn_perception.net.checks import MAX_LAYERS, ModelError, layer_name, show
+from bnn_perception.net.description import parse, to_yaml
 from bnn_perception.net.fields import arrays, read_scalars, write_scalars
 from bnn_perception.net.layer import Layer
 from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, TEMPERATURES, InputSpec, Model
@@ -48,6 +48,7 @@ FIXED_POINT_KINDS = ("input_stream_conv2d", "residual_conv2d")
 MAX_DESCRIPTION_BYTES = 1 << 20
 MAX_ARRAY_BYTES = 1 << 28
 MAX_ONNX_BYTES = 1 << 30
+MAX_ENTRIES = 8 * MAX_LAYERS
 
 
 def load_model(folder: str | os.PathLike[str]) -> Model:
@@ -99,16 +100,29 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
             **temperatures,
             info={key: value for key, value in description.items() if key not in known},
             folder=folder,
+            twin_digest=files.get(FLOAT_TWIN, ""),
         )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
 
 
+def read_twin(model: Model) -> bytes:
+    """The float twin of a model, as it was when the model was loaded.
+
+    Raises:
+        ModelError: where the file is another by now, cannot be read, or the model has none.
+    """
+    if model.folder is None or not model.twin_digest:
+        raise ModelError(f"model '{model.name}' has no float twin ({FLOAT_TWIN})")
+    return _read_checked(model.folder / FLOAT_TWIN, model.twin_digest, MAX_ONNX_BYTES)
+
+
 def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes | None = None) -> Model:
     """Write a model folder; what was there under the same names is replaced.
 
-    The files are written beside their places first, so that a full disk leaves the model that was there; ``model.yaml``
-    is renamed into its place last, so that an interrupted save never looks like a whole model.
+    The files are written to a folder inside it first, and loaded from there, so that a full disk, or a model that
+    cannot be loaded, leaves what was there; ``model.yaml`` is renamed into its place last, so that an interrupted save
+    never looks like a whole model.
 
     Args:
         model: what to write.
@@ -117,28 +131,65 @@ def save_model(model: Model, folder: str | os.PathLike[str], float_twin: bytes |
 
     Returns:
         The model as :func:`load_model` reads it back.
+
+    Raises:
+        ModelError: where it could not be loaded again.
+        OSError: where it cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, Any] = {
         f"{layer.name}.{name}": value
         for layer in model.layers
         for name, value in layer.array_values().items()
     }
-    with ExitStack() as files:
-        with files.enter_context(replacing(folder / BINARY)).open("wb") as stream:
+    with _made(folder), tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:
+        prepared = Path(partial)
+        with _written(prepared / BINARY, folder / BINARY) as stream:
             np.savez_compressed(stream, **values)
         if float_twin is not None:
-            files.enter_context(replacing(folder / FLOAT_TWIN)).write_bytes(float_twin)
+            with _written(prepared / FLOAT_TWIN, folder / FLOAT_TWIN) as stream:
+                stream.write(float_twin)
+        with _written(prepared / DESCRIPTION, folder / DESCRIPTION) as stream:
+            stream.write(_described(model, prepared))
+        try:
+            saved = load_model(prepared)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(prepared), str(folder))) from None
         (folder / DESCRIPTION).unlink(missing_ok=True)
-    if float_twin is None:
-        (folder / FLOAT_TWIN).unlink(missing_ok=True)
-    _write_description(model, folder)
-    return load_model(folder)
+        os.replace(prepared / BINARY, folder / BINARY)
+        if float_twin is not None:
+            os.replace(prepared / FLOAT_TWIN, folder / FLOAT_TWIN)
+        else:
+            (folder / FLOAT_TWIN).unlink(missing_ok=True)
+        os.replace(prepared / DESCRIPTION, folder / DESCRIPTION)
+    return replace(saved, folder=folder)
 
 
-def _write_description(model: Model, folder: Path) -> None:
-    """Write ``model.yaml`` for the files that lie beside it; at any moment there is the old one or the new one."""
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder, which is removed again where it was not there before and something went wrong."""
+    was_there = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def _written(path: Path, place: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is on the disk afterwards; errors name ``place``, where it is to go."""
+    with naming(place), path.open("xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _described(model: Model, folder: Path) -> bytes:
+    """``model.yaml`` for the files that lie in a folder."""
     temperatures = TEMPERATURES if (folder / FLOAT_TWIN).exists() else TEMPERATURES[:1]
     description: dict[str, Any] = {
         "format": FORMAT,
@@ -154,8 +205,7 @@ def _write_description(model: Model, folder: Path) -> None:
             if (folder / file).exists()
         },
     }
-    with replacing(folder / DESCRIPTION) as partial:
-        partial.write_text(_to_yaml(description), encoding="utf-8")
+    return to_yaml(description).encode()
 
 
 def update_info(folder: str | os.PathLike[str], **info: Any) -> Model:
@@ -171,32 +221,40 @@ def update_info(folder: str | os.PathLike[str], **info: Any) -> Model:
     if reserved:
         raise ModelError(f"{sorted(reserved)[0]} defines the net and cannot be updated")
     temperatures = {name: info.pop(name) for name in TEMPERATURES if name in info}
-    _write_description(replace(model, info={**model.info, **info}, **temperatures), Path(folder))
+    updated = _described(replace(model, info={**model.info, **info}, **temperatures), Path(folder))
+    path = Path(folder) / DESCRIPTION
+    if len(updated) > MAX_DESCRIPTION_BYTES:
+        raise ModelError(f"{path}: {len(updated)} bytes; at most {MAX_DESCRIPTION_BYTES} are read")
+    _parse_description(path, updated)
+    with replacing(path) as partial:
+        partial.write_bytes(updated)
     return load_model(folder)
 
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        text = _read_file(path, MAX_DESCRIPTION_BYTES).decode("utf-8")
+        content = _read_file(path, MAX_DESCRIPTION_BYTES)
     except FileNotFoundError:
         raise ModelError(
             f"{path}: no such file; a model is a folder with {DESCRIPTION} and {BINARY}"
         ) from None
-    # ValueError: a name that no file can have, or bytes that are no UTF-8.
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
+    except OSError as error:
         raise ModelError(f"{path}: cannot be read: {one_line(error)}") from None
+    return _parse_description(path, content)
+
+
+def _parse_description(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        description = yaml.safe_load(text)
-    # Of PyYAML, or of Python where PyYAML converts a number, a date or a nest of brackets.
-    except Exception as error:
-        raise ModelError(f"{path}: is not YAML: {one_line(error)}") from None
+        description = parse(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: cannot be read: byte {error.start} is no UTF-8") from None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     if not isinstance(description, dict):
         raise ModelError(f"{path}: is not a mapping of fields")
     version = description.get("format")
-    if version not in READABLE or isinstance(version, bool):
-        newer = isinstance(version, int) and version > FORMAT
+    if type(version) is not int or version not in READABLE:
+        newer = type(version) is int and version > FORMAT
         remedy = "; update bnn_perception to read it" if newer else ""
         raise ModelError(
             f"{path}: format is {show(version)}; this version reads formats {' and '.join(map(str, READABLE))}{remedy}"
@@ -205,28 +263,19 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _read_file(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most ``limit`` bytes; a FIFO or a device, which may never end, is not read.
+    """The bytes of a file of the folder, which is regular and has at most ``limit`` bytes.
 
     Raises:
-        ModelError: where it is no regular file, or larger.
-        OSError, ValueError: where it cannot be opened or read.
+        ModelError: where it is no regular file, larger, or a link that leads out of the folder.
+        OSError: where it cannot be opened or read.
     """
-    # Without waiting: whoever opens a FIFO waits for its other end.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: is not a regular file")
-        if status.st_size > limit:
-            raise ModelError(f"{path}: {status.st_size} bytes; at most {limit} are read")
-        # One more than the limit, for a file that grows, or of a system that states no size.
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(limit + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > limit:
-        raise ModelError(f"{path}: {len(content)} bytes or more; at most {limit} are read")
-    return content
+        # Before the file is looked at: whose it is, what it says and whether it is there are nobody's business.
+        if os.path.islink(path) and not is_inside(path, path.parent):
+            raise ValueError("is a link out of its folder; put the file itself there")
+        return read_regular(path, limit)
+    except ValueError as error:
+        raise ModelError(f"{path}: {one_line(error)}") from None
 
 
 def _read_checked(path: Path, digest: object, limit: int) -> bytes:
@@ -258,6 +307,9 @@ class _ArrayFile:
         self._left = MAX_ARRAY_BYTES
 
     def __enter__(self) -> _ArrayFile:
+        # How an entry of the archive's directory begins. Each would be made an object of before one is looked for.
+        if (entries := self._content.count(b"PK\x01\x02")) > MAX_ENTRIES:
+            raise ModelError(f"{BINARY}: {entries} entries; at most {MAX_ENTRIES} are read")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(self._content))
         # A damaged directory of the archive raises what its parsing happens to raise.
@@ -327,20 +379,3 @@ def _read_layer(config: Mapping[str, Any], file: _ArrayFile) -> Layer:
 
 def _write_layer(layer: Layer) -> dict[str, Any]:
     return {"name": layer.name, "kind": layer.kind, **write_scalars(layer)}
-
-
-class _Dumper(yaml.SafeDumper):
-    """Block style for mappings, one line for lists of numbers."""
-
-
-def _represent_list(dumper: yaml.SafeDumper, data: Sequence[Any]) -> yaml.Node:
-    flat = all(isinstance(item, (int, float)) for item in data)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
-
-
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(tuple, _represent_list)
-
-
-def _to_yaml(description: Mapping[str, Any]) -> str:
-    return yaml.dump(dict(description), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -17,6 +17,7 @@ logits     (classes,) float32, the answer
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,10 @@ class Layer(ABC):
     @abstractmethod
     def macs(self, shape: Shape, *others: Shape) -> int:
         """Multiply-accumulates for inputs of these shapes."""
+
+    def operations(self, shape: Shape, *others: Shape) -> int:
+        """What it costs to evaluate, in multiply-accumulates or what takes about as long."""
+        return self.macs(shape, *others) + math.prod(self.output_shape(shape, *others))
 
     @property
     def detail(self) -> str:

@@ -14,9 +14,11 @@ from bnn_perception.net.checks import (
     MAX_ACTIVATION_BITS,
     MAX_LABEL,
     MAX_LAYERS,
+    MAX_OPERATIONS,
     MAX_SIDE,
     MAX_SIGNAL,
     MAX_TEMPERATURE,
+    MAX_TOTAL_BITS,
     ModelError,
     is_text,
     layer_name,
@@ -82,6 +84,7 @@ class Model:
         float_temperature: the same for the float twin.
         info: what else ``model.yaml`` states (description, training, accuracy), untouched.
         folder: where it was loaded from, None for a model made in memory.
+        twin_digest: sha256 of the float twin in ``folder``, empty where there is none.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Model:
     float_temperature: float = 1.0
     info: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    twin_digest: str = ""
 
     def __post_init__(self) -> None:
         if not self.layers or len(self.layers) > MAX_LAYERS:
@@ -102,11 +106,7 @@ class Model:
             if names.count(name) > 1:
                 raise ModelError(f"layers: the name '{name}' stands twice")
         sources = self._check_order()
-        for layer, shape in zip(self.layers, self._shapes(sources)[1:]):
-            if math.prod(shape) * (32 if layer.gives == "signal" else 1) > MAX_ACTIVATION_BITS:
-                raise ModelError(
-                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
-                )
+        self._check_costs(sources)
         self._check_bounds(sources)
         last = self.layers[-1]
         if len(self.labels) != last.outputs:
@@ -195,6 +195,27 @@ class Model:
         """Shape of the input and of each layer's output; one more than there are layers."""
         return self._shapes(self.sources())
 
+    def _check_costs(self, sources: Sequence[tuple[int, ...]]) -> None:
+        """Check that neither a frame's activations nor its operations are more than a robot can bear."""
+        shapes = self._shapes(sources)
+        total = operations = 0
+        for layer, places, shape in zip(self.layers, sources, shapes[1:]):
+            bits = math.prod(shape) * (32 if layer.gives == "signal" else 1)
+            if bits > MAX_ACTIVATION_BITS:
+                raise ModelError(
+                    f"{layer.name}: its output of {list(shape)} is over {MAX_ACTIVATION_BITS} bits"
+                )
+            total += bits
+            operations += layer.operations(*(shapes[place + 1] for place in places))
+            if total > MAX_TOTAL_BITS:
+                raise ModelError(
+                    f"{layer.name}: the outputs of the layers up to it are over {MAX_TOTAL_BITS} bits"
+                )
+            if operations > MAX_OPERATIONS:
+                raise ModelError(
+                    f"{layer.name}: the layers up to it take over {MAX_OPERATIONS} operations for a frame"
+                )
+
     def _check_bounds(self, sources: Sequence[tuple[int, ...]]) -> None:
         """Check that no signal, and nothing that is added up on the way to it, can leave float32."""
         bounds = [np.full(self.input.channels, 255.0)]
@@ -214,7 +235,10 @@ class Model:
 
     @property
     def float_twin(self) -> Path | None:
-        """The float twin's file, None where the model has none."""
+        """The float twin's file, None where the model has none.
+
+        Who evaluates it takes :func:`bnn_perception.net.folder.read_twin`: the file may have changed meanwhile.
+        """
         if self.folder is None or not (self.folder / FLOAT_TWIN).is_file():
             return None
         return self.folder / FLOAT_TWIN

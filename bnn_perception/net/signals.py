@@ -513,6 +513,9 @@ class Pool2d(Layer):
     def macs(self, shape: Shape, *others: Shape) -> int:
         return 0
 
+    def operations(self, shape: Shape, *others: Shape) -> int:
+        return math.prod(self.output_shape(shape)) * math.prod(self.kernel)
+
 
 @dataclass(frozen=True, eq=False)
 class MaxPool(Pool2d):

@@ -2,7 +2,8 @@
 
 Three threads: the executor's takes messages, parameters and the timer, none of which takes long; the inference
 thread answers frames (:mod:`~bnn_perception.ros.pipeline`); the loading thread makes engines
-(:mod:`~bnn_perception.ros.engine`).
+(:mod:`~bnn_perception.ros.engine`). A model folder is read in a thread that ends with it
+(:mod:`~bnn_perception.ros.reading`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -42,6 +44,7 @@ from bnn_perception.ros.health import Health
 from bnn_perception.ros.image_msg import RefusedFrame
 from bnn_perception.ros.parameters import ENGINE_PARAMETERS, ParameterError, Settings, declare_parameters
 from bnn_perception.ros.pipeline import Arrival, Pipeline
+from bnn_perception.ros.reading import Reading, ReadingError
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.silence import why_silent
 from bnn_perception.ros.worker import with_place
@@ -55,8 +58,13 @@ NEWS_THROTTLE = 30.0
 #: A stamp further from the clock than this (milliseconds) belongs to another time: a recording, or simulated time.
 CLOCK_TOLERANCE = 60_000.0
 
-#: Seconds that the end waits for an engine that is being made. A compiler cannot be interrupted.
+#: Seconds that the end waits for a batch that is being evaluated and an engine that is being made, together. Neither a
+#: compiler nor a large net can be interrupted.
 ENDING = 1.0
+
+#: Seconds that a request for a model waits for it to be read, so that what is wrong with it is known at once. No frame
+#: is taken meanwhile. A model that takes longer is refused or taken later, as one whose engine must be made is.
+READING = 0.5
 
 
 class ClassifierNode(Node):
@@ -71,9 +79,20 @@ class ClassifierNode(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("classifier", namespace="bnn", **options)
+        # First of all: rclpy ends a node that could not be made whole as well.
+        self._loader = EngineLoader(
+            deliver=self._take_engine,
+            reject=self._note_rejection,
+            report=self._warn,
+            unexpected=self.unexpected,
+        )
+        self.pipeline = Pipeline(self, self._loader.retire)
         # What the parameters say. Replaced as a whole, and a frame takes along what held when it came.
         self._settings = declare_parameters(self)
-        self._spec = make_spec(self._settings)
+        self._spec = self._read_first()
+        # The model of the newest request, while it is being read.
+        self._late: Reading[EngineSpec] | None = None
+        self._late_settings = self._settings
         self._refusals = Refusals()
         self._restoring = False
 
@@ -84,13 +103,6 @@ class ClassifierNode(Node):
         self._label_info = self.create_publisher(LabelInfo, "label_info", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
-        self._loader = EngineLoader(
-            deliver=self._take_engine,
-            reject=self._note_rejection,
-            report=self._warn,
-            unexpected=self.unexpected,
-        )
-        self.pipeline = Pipeline(self, self._loader.retire)
         self._health = Health(
             self.pipeline,
             self._loader.worker,
@@ -98,7 +110,7 @@ class ClassifierNode(Node):
             len(self._settings.image_topics),
             lambda topic: why_silent(self, next(c for c in self._cameras if c.topic_name == topic)),
         )
-        self._judge = self.create_guard_condition(self._on_rejection)
+        self._judge = self.create_guard_condition(self._on_news)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._cameras = [
             self._subscribe(camera, topic) for camera, topic in enumerate(self._settings.image_topics)
@@ -124,12 +136,23 @@ class ClassifierNode(Node):
     def destroy_node(self) -> None:
         """End the threads and give back the engines, then what every node holds.
 
-        An engine that is being made is not waited for longer than :data:`ENDING`; its thread ends with the process.
+        A thread that does not end is not waited for longer than :data:`ENDING`; it ends with the process.
         """
-        self.pipeline.stop()
-        self._loader.close(ENDING)
-        self.pipeline.close_engines()
+        deadline = time.monotonic() + ENDING
+        answered = self.pipeline.stop(ENDING)
+        self._loader.close(max(0.0, deadline - time.monotonic()))
+        if answered:
+            self.pipeline.close_engines()
         super().destroy_node()
+
+    def _read_first(self) -> EngineSpec:
+        """What the parameters ask for, read while signals are heeded."""
+        settings = self._settings
+        reading = Reading(lambda: make_spec(settings))
+        while not reading.wait(0.05):
+            if not self.context.ok():
+                raise ExternalShutdownException
+        return reading.result()
 
     # Executor thread: messages.
 
@@ -177,13 +200,10 @@ class ClassifierNode(Node):
         try:
             settings = self._settings.with_values(changes)
             if any(name in changes for name in ENGINE_PARAMETERS):
-                # The same model set again is read again: it may have been trained further.
                 if settings.device == "cuda" and (missing := why_not_installed()):
                     raise BackendError(f"device cuda cannot be used: {missing}")
-                spec = make_spec(settings, None if "model" in changes else self._spec)
-                self._spec = spec
-                self._loader.request(spec)
-        except (ParameterError, ModelError, BackendError) as error:
+                self._request(settings, "model" in changes)
+        except (ParameterError, ModelError, BackendError, ReadingError) as error:
             return SetParametersResult(successful=False, reason=sendable(str(error)))
         except Exception as error:
             self.unexpected(f"a request for parameters: {with_place(error)}")
@@ -199,6 +219,55 @@ class ClassifierNode(Node):
                 self.unexpected(f"publishing label info: {with_place(error)}")
         return SetParametersResult(successful=True)
 
+    def _request(self, settings: Settings, reads: bool) -> None:
+        """Request an engine; what is wrong with the request and known soon is raised.
+
+        Args:
+            settings: that ask for it.
+            reads: whether the model is read, as one that is set again is: it may have been trained further.
+        """
+        # A model that is still being read is that of these settings too.
+        if not reads and self._late is None:
+            spec = make_spec(settings, self._spec)
+        else:
+            reading = Reading(lambda: make_spec(settings), self._wake)
+            if not reading.wait(READING):
+                self._late, self._late_settings = reading, settings
+                return
+            spec = reading.result()
+            self._late = None
+        self._spec = spec
+        self._loader.request(spec)
+
+    def _wake(self) -> None:
+        # The node may have ended meanwhile.
+        with suppress(Exception):
+            self._judge.trigger()
+
+    def _on_news(self) -> None:
+        """Other threads have something for the executor's: a model that was read late, a request that was not met."""
+        self._take_late()
+        self._on_rejection()
+
+    def _take_late(self) -> None:
+        reading, settings = self._late, self._late_settings
+        if reading is None or not reading.has_ended:
+            return
+        self._late = None
+        try:
+            self._spec = reading.result()
+        except Exception as error:
+            known = isinstance(error, (ModelError, BackendError))
+            if not known:
+                self.unexpected(f"reading a model: {with_place(error)}")
+            reason = str(error) if known else f"unexpected error: {with_place(error)}"
+            self.get_logger().error(sendable(self._refusals.keep(self._spec, settings, reason)))
+            self._restore(self._spec.asked.engine_values())
+            if self._loader.current is not None:
+                return
+        # Where the first engine has been refused meanwhile, this says so anew.
+        self._loader.request(self._spec)
+
     def _on_rejection(self) -> None:
         """A request could not be met: end where nothing runs, otherwise let the parameters say what does.
 
@@ -206,7 +275,8 @@ class ClassifierNode(Node):
             BackendError: where the first engine of all cannot be made.
         """
         for spec, reason in self._refusals.take():
-            newer = spec is not self._spec  # another request has come meanwhile
+            # Another request has come meanwhile.
+            newer = spec is not self._spec or self._late is not None
             running = self._loader.current
             if running is None and not newer:
                 raise BackendError(reason)

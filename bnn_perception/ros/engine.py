@@ -70,27 +70,37 @@ class Engine:
         self.backend.close()
 
 
-def build_engine(spec: EngineSpec, device: str | None = None, degraded: str = "") -> Engine:
+def build_engine(
+    spec: EngineSpec,
+    device: str | None = None,
+    degraded: str = "",
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Engine:
     """Make and warm up an engine: compilation and allocation happen here and not in the first frame.
 
     Args:
         spec: what is wanted.
         device: instead of the one in ``spec``.
         degraded: see :class:`Engine`.
+        is_wanted: asked between two steps whether to go on.
 
     Raises:
         BackendError: where it cannot be made, with the reason.
     """
     why_not_gpu: list[str] = []
-    backend = _warm_backend(spec, device or spec.asked.device, why_not_gpu.append)
+    backend = _warm_backend(spec, device or spec.asked.device, why_not_gpu.append, is_wanted)
     return Engine(spec, Classifier(spec.model, backend), degraded, "; ".join(why_not_gpu))
 
 
-def _warm_backend(spec: EngineSpec, device: str, report: Callable[[str], None]) -> Backend:
+def _warm_backend(
+    spec: EngineSpec, device: str, report: Callable[[str], None], is_wanted: Callable[[], bool]
+) -> Backend:
     """A backend that has evaluated a frame. With device auto a GPU that cannot do so is reported, and the CPU taken."""
     backend = None
     try:
         backend = make_backend(spec.model, spec.asked.backend, device, spec.asked.threads, report)
+        if not is_wanted():
+            raise BackendError("the node has ended meanwhile")
         backend.logits([Frame(np.zeros((480, 640, 3), np.uint8))])
     except Exception as error:
         reason = _reason(spec, error)
@@ -98,9 +108,9 @@ def _warm_backend(spec: EngineSpec, device: str, report: Callable[[str], None]) 
             # What a broken backend says at its end is not the reason.
             with suppress(Exception):
                 backend.close()
-            if device == "auto" and backend.device == "cuda":
+            if device == "auto" and backend.device == "cuda" and is_wanted():
                 report(reason)
-                return _warm_backend(spec, "cpu", report)
+                return _warm_backend(spec, "cpu", report, is_wanted)
         raise BackendError(reason) from error
     return backend
 
@@ -225,6 +235,9 @@ class EngineLoader:
             self.worker.attempt(f"making {self._retry.spec.asked} anew", self._try_again, self._retry)
         return True
 
+    def _is_open(self) -> bool:
+        return not self._closed
+
     def _close(self, engine: Engine) -> None:
         self.worker.attempt("closing an engine", engine.close)
 
@@ -240,7 +253,7 @@ class EngineLoader:
         before = self.current
         engine = None
         try:
-            engine = build_engine(spec)
+            engine = build_engine(spec, is_wanted=self._is_open)
             self.current = spec
             self._deliver(engine)
         # Whatever it is, it costs this request; what is no BackendError goes on to be said as what nobody foresaw.
@@ -282,7 +295,7 @@ class EngineLoader:
 
     def _try_again(self, retry: _Retry) -> None:
         try:
-            engine = build_engine(retry.spec)
+            engine = build_engine(retry.spec, is_wanted=self._is_open)
             if engine.backend.name == retry.substitute:
                 self._close(engine)
                 raise BackendError(f"device auto still gives {retry.substitute}")

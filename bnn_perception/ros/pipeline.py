@@ -135,12 +135,19 @@ class Pipeline:
         if passed_over is not None:
             self.worker.attempt("retiring an engine", self._retire, passed_over)
 
-    def stop(self) -> None:
-        """End the thread after the batch that it works on."""
+    def stop(self, patience: float | None = None) -> bool:
+        """End the thread after the batch that it works on.
+
+        Args:
+            patience: seconds to wait for the end; None waits as long as it takes.
+
+        Returns:
+            Whether the thread has ended, or was never started.
+        """
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self.worker.join()
+        return self.worker.join(patience)
 
     def close_engines(self) -> None:
         """Close what :meth:`stop` left and what came after it."""

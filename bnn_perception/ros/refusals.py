@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from bnn_perception.ros.engine import EngineSpec
+from bnn_perception.ros.parameters import EngineSettings
 
 
 class Refusals:
@@ -24,11 +25,16 @@ class Refusals:
             running: what goes on instead, None where nothing does.
         """
         if running is not None:
-            reason = f"kept {running.asked}, for {spec.asked} was refused: {reason}"
+            reason = self.keep(running, spec.asked, reason)
         with self._lock:
             self._unjudged.append((spec, reason))
-            if running is not None:
-                self._standing = running, reason
+
+    def keep(self, running: EngineSpec, asked: EngineSettings, reason: str) -> str:
+        """What was asked for is refused, and ``running`` goes on; returns that in one line."""
+        line = f"kept {running.asked}, for {asked} was refused: {reason}"
+        with self._lock:
+            self._standing = running, line
+        return line
 
     def take(self) -> list[tuple[EngineSpec, str]]:
         """What has been noted since the last call, oldest first."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -26,10 +27,12 @@ from std_msgs.msg import String
 from vision_msgs.msg import Classification, LabelInfo
 
 from bnn_perception.backends import BackendError
+from bnn_perception.net.folder import load_model
 from bnn_perception.ros import classifier_node, engine, health
-from bnn_perception.ros.classifier_node import ClassifierNode, UnsupportedEventTypeError
+from bnn_perception.ros.classifier_node import READING, ClassifierNode, UnsupportedEventTypeError
 from bnn_perception.ros.diagnostics import as_mapping
 from bnn_perception.ros.parameters import ParameterError
+from bnn_perception.ros.reading import MAX_READINGS
 
 NODE = "/bnn/classifier"
 
@@ -383,6 +386,105 @@ def test_a_request_that_raises_what_nobody_foresaw_is_refused(peer, host, patien
     assert not result.successful
     assert result.reason.startswith("unexpected error: ZeroDivisionError: division by zero (at ")
     hosted.says("1 unexpected errors, the last: a request for parameters: Zero", DiagnosticStatus.ERROR)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch, german):
+    """Lets the German model wait while it is read; ``set()`` lets it go on."""
+    go_on = threading.Event()
+
+    def load(folder):
+        if folder == german:
+            assert go_on.wait(PATIENCE)
+        return load_model(folder)
+
+    monkeypatch.setattr(classifier_node, "load_model", load)
+    yield go_on
+    go_on.set()
+
+
+def test_a_model_that_is_read_slowly_holds_up_nothing(peer, host, patient, slow_disk, german):
+    hosted = host()
+    camera = hosted.camera()
+    started = time.monotonic()
+    hosted.set(model=str(german))  # what is not known by then is said later
+    assert time.monotonic() - started < READING + 2
+    hosted.diagnostics.until(lambda status, values: values["model"] == "red-green-blue")
+    send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    hosted.set(top_k=2, threads=1)  # of the model that is still being read
+    assert hosted.labels() == ["red", "green", "blue"]
+    slow_disk.set()
+    peer.until(lambda: hosted.labels() == ["rot", "gruen", "blau"])
+    hosted.says("OK", DiagnosticStatus.OK)
+    assert hosted.get("model", "threads", "top_k") == [str(german), 1, 2]
+
+
+def test_a_model_that_is_refused_late_leaves_what_runs(
+    peer, host, patient, slow_disk, english, german, monkeypatch
+):
+    hosted = host()
+    hosted.set(model=str(german))
+    (german / "binary.npz").rename(german / "away")
+    try:
+        slow_disk.set()
+        hosted.says(f"kept model {english} with backend", DiagnosticStatus.WARN)
+        assert "binary.npz: no such file" in hosted.diagnostics.status.message
+        peer.until(lambda: hosted.get("model") == [str(english)])
+    finally:
+        (german / "away").rename(german / "binary.npz")
+    hosted.set(model=str(german))
+    peer.until(lambda: hosted.labels() == ["rot", "gruen", "blau"])
+    hosted.says("OK", DiagnosticStatus.OK)
+
+
+def test_a_newer_request_takes_the_place_of_a_model_that_is_read_slowly(
+    peer, host, slow_disk, english, german
+):
+    hosted = host()
+    hosted.set(model=str(german))
+    hosted.set(model=str(english), threads=3)
+    slow_disk.set()
+    peer.work(0.3)
+    hosted.says("OK", DiagnosticStatus.OK)
+    assert hosted.labels() == ["red", "green", "blue"]
+    assert hosted.get("model", "threads") == [str(english), 3]
+
+
+def test_models_that_are_never_read_do_not_pile_up(peer, host, monkeypatch, slow_disk, english, german):
+    monkeypatch.setattr(classifier_node, "READING", 0.05)
+    hosted = host()
+    for _ in range(MAX_READINGS):
+        hosted.set(model=str(german))
+    (result,) = peer.set_parameters(NODE, model=str(english))
+    assert (result.successful, result.reason) == (
+        False,
+        "4 models are still being read; is their disk still there?",
+    )
+    slow_disk.set()
+    peer.until(lambda: hosted.labels() == ["rot", "gruen", "blau"])
+
+
+def test_the_end_waits_for_no_thread(peer, host, slow_disk, german, monkeypatch):
+    """Neither for a model that is read nor for a batch that is evaluated."""
+    hosted = host()
+    hosted.set(model=str(german))
+    hosted.camera()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(*_):
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(hosted.node.pipeline.engine.classifier.backend, "logits", hang)
+    peer.send(hosted.unanswered(), image(picture("red", 4, 4)))
+    camera = hosted.unanswered()
+    while not begun.is_set():
+        peer.send(camera, image(picture("red", 4, 4)))
+        peer.work(0.05)
+    started = time.monotonic()
+    hosted.node.destroy_node()
+    assert time.monotonic() - started < 2
+    go_on.set()
 
 
 # Frames.

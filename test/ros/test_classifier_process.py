@@ -16,6 +16,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from models import binary_conv, input_conv, make_model, output_dense
 from nodes import Diagnostics, apart, ending, image, labels_of, picture, running, send_and_wait, stamp
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterValue
@@ -25,6 +26,10 @@ from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Classification
 
 from bnn_perception.backends.cuda.device import why_unusable
+from bnn_perception.net.checks import MAX_OPERATIONS
+from bnn_perception.net.folder import save_model
+from bnn_perception.net.layer import Pool
+from bnn_perception.net.model import InputSpec
 from bnn_perception.resources import find_model
 from bnn_perception.ros.classifier_node import ENDING
 from bnn_perception.scenes.drive import Scene
@@ -247,6 +252,34 @@ def test_ends_at_once_while_it_compiles(peer, english, tmp_path, number):
     # The node waits ENDING seconds for the compiler, and what is left is the end of DDS; a launcher kills after 5 s.
     assert seconds < ENDING + 4
     assert not list(tmp_path.rglob("native.evaluate*.nbc")), "it had compiled all before it was told to end"
+
+
+def test_ends_at_once_while_it_evaluates_the_largest_net(peer, tmp_path):
+    """Within every limit, and its first frame takes the slowest backend minutes, which nothing can interrupt."""
+    rng = np.random.default_rng(0)
+    shape = (78, 78, 256)
+    model = make_model(
+        InputSpec(78, 78),
+        [
+            input_conv(rng, "first", (78, 78, 3), 256, kernel=(1, 1), padding=(0, 0)),
+            binary_conv(rng, "large", shape, 256, kernel=(16, 16), padding=(0, 0), pool=Pool(63, 63)),
+            output_dense(rng, "logits", (1, 1, 256), 3),
+        ],
+    )
+    assert model.macs > 0.9 * MAX_OPERATIONS
+    diagnostics = Diagnostics(peer)
+    save_model(model, tmp_path)
+    parameters = (f"model:={tmp_path}", "backend:=reference", "diagnostics_period:=0.1")
+    with running("classifier_node", *parameters) as process:
+        diagnostics.until(lambda status, values: "loading" in status.message)
+        peer.work(1)
+        begin = time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)
+        output, code = ending(process)
+        seconds = time.monotonic() - begin
+    assert code == 0, output
+    assert "Traceback" not in output
+    assert seconds < ENDING + 4  # as above
 
 
 FAILING = {

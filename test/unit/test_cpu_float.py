@@ -15,6 +15,7 @@ from models import random_frame, random_model
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cpu.float import CpuFloatBackend, open_session
 from bnn_perception.backends.cpu.processor import thread_count
+from bnn_perception.backends.cuda.float import CudaFloatBackend
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net.folder import load_model, save_model
@@ -119,7 +120,7 @@ def test_twins_that_do_not_fit(rng: np.random.Generator, shipped: Model, tmp_pat
     twin = shipped.float_twin.read_bytes()
     model = random_model(rng, side=32)
     for content in (b"", b"not a graph", twin[:1000], twin[:-1000]):
-        assert_twin_refused(model, tmp_path, content, "ONNX Runtime cannot load it")
+        assert_twin_refused(model, tmp_path, content, "ONNX Runtime cannot load it|is not an ONNX file")
     assert_twin_refused(model, tmp_path, twin, r"is tensor\(float\) \['N', 43\], not float \['N', 5\]")
     other = random_model(rng, side=12, classes=43)
     assert_twin_refused(other, tmp_path, twin, r"\['N', 3, 32, 32\], not float \['N', 3, 12, 12\]")
@@ -146,9 +147,26 @@ def test_a_twin_whose_output_is_only_known_when_it_runs(shipped: Model, tmp_path
     graph = onnx.load(str(shipped.float_twin))
     output = graph.graph.output[0]
     output.type.tensor_type.shape.dim[1].dim_param = "classes"
-    chosen = onnx.numpy_helper.from_array(np.arange(43) < 10, "chosen")
-    graph.graph.initializer.append(chosen)
-    graph.graph.node.append(onnx.helper.make_node("Compress", [output.name, "chosen"], ["some"], axis=1))
+    for name, value in {
+        "0": np.zeros(1),
+        "10": np.full(1, 10),
+        "start": np.zeros(1),
+        "axis": np.ones(1),
+    }.items():
+        dtype = np.float32 if name.isdigit() else np.int64
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(dtype), name))
+    # The end of the slice is a number that comes of the logits.
+    graph.graph.node.extend(
+        [
+            onnx.helper.make_node("Mul", [output.name, "0"], ["zeros"]),
+            onnx.helper.make_node("Gather", ["zeros", "start"], ["row"], axis=0),
+            onnx.helper.make_node("Gather", ["row", "start"], ["one"], axis=1),
+            onnx.helper.make_node("Add", ["one", "10"], ["count"]),
+            onnx.helper.make_node("Cast", ["count"], ["whole"], to=onnx.TensorProto.INT64),
+            onnx.helper.make_node("Squeeze", ["whole", "start"], ["end"]),
+            onnx.helper.make_node("Slice", [output.name, "start", "end", "axis"], ["some"]),
+        ]
+    )
     output.name = "some"
     assert_twin_refused(
         shipped, tmp_path, graph.SerializeToString(), r"its output is \[1, 10\], not \[1, 43\]"
@@ -219,6 +237,79 @@ def test_a_twin_of_another_interface(shipped: Model, tmp_path: Path) -> None:
         backend.logits([frame, frame])
     assert "\n" not in str(caught.value)
     backend.close()
+
+
+@pytest.mark.parametrize(
+    "operator", ["Loop", "If", "Scan", "ConstantOfShape", "Range", "Expand", "Tile", "NonZero", "x"]
+)
+def test_a_twin_with_an_operator_that_none_needs(shipped: Model, tmp_path: Path, operator: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(str(shipped.float_twin))
+    graph.graph.node.append(onnx.helper.make_node(operator, ["a"], ["b"], name="the last"))
+    assert_twin_refused(
+        shipped,
+        tmp_path,
+        graph.SerializeToString(),
+        rf"node 'the last' \({operator}\): a float twin needs no such operator",
+    )
+
+
+def test_a_twin_with_more_than_a_graph_of_nodes(shipped: Model, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+
+    def refused(change: Callable[[Any], None], reason: str) -> None:
+        graph = onnx.load(str(shipped.float_twin))
+        change(graph)
+        assert_twin_refused(shipped, tmp_path, graph.SerializeToString(), reason)
+
+    inner = helper.make_graph([], "inner", [], [])
+    refused(
+        lambda net: net.graph.node[0].attribute.append(helper.make_attribute("body", inner)), "holds a graph"
+    )
+    refused(
+        lambda net: net.graph.node[0].attribute.append(helper.make_attribute("body", [inner])),
+        "holds a graph",
+    )
+    refused(lambda net: net.functions.add(name="Relu", domain=""), "defines functions of its own")
+    refused(lambda net: net.graph.sparse_initializer.add(dims=[10**9]), "holds sparse weights")
+    refused(lambda net: net.graph.node.extend([net.graph.node[1]] * 16384), "over 16384 nodes")
+    other = helper.make_node("Relu", ["a"], ["b"], domain="other")
+    refused(lambda net: net.graph.node.append(other), "a float twin needs no such operator")
+
+
+def test_a_twin_takes_no_more_memory_than_it_may(shipped: Model, tmp_path: Path) -> None:
+    """A convolution of 1x1 to half a million channels: 2 GiB from 6 MB."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    many = 1 << 19
+    nodes = [
+        helper.make_node("Conv", ["image", "wide"], ["a"]),
+        helper.make_node("GlobalAveragePool", ["a"], ["b"]),
+        helper.make_node("Gather", ["b", "some"], ["c"], axis=1),
+        helper.make_node("Flatten", ["c"], ["logits"]),
+    ]
+    weights = {"wide": np.zeros((many, 3, 1, 1), np.float32), "some": np.arange(43)}
+    graph = helper.make_graph(
+        nodes,
+        "twin",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 43])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 13)]
+    twin = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    assert_twin_refused(shipped, tmp_path, twin, r"ONNX Runtime failed: .*[Mm]emory")
+
+
+def test_a_twin_that_changed_since_the_model_was_loaded(shipped: Model, tmp_path: Path) -> None:
+    assert shipped.float_twin is not None
+    model = save_model(shipped, tmp_path, shipped.float_twin.read_bytes())
+    with (tmp_path / "float.onnx").open("ab") as file:
+        file.write(b"\x08\x08")
+    for device in ("cpu", "cuda"):
+        with pytest.raises(BackendError, match="float.onnx: its sha256 begins .*; the file was changed"):
+            CpuFloatBackend(model, 1) if device == "cpu" else CudaFloatBackend(model)
 
 
 def test_a_model_without_a_twin(rng: np.random.Generator) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import io
+import math
 import os
 import shutil
+import stat
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,11 +43,11 @@ from numpy.typing import NDArray
 from bnn_perception.backends.reference import convolution
 from bnn_perception.net import bits
 from bnn_perception.net.checks import ModelError
-from bnn_perception.net.folder import load_model, save_model, update_info
+from bnn_perception.net.folder import load_model, read_twin, save_model, update_info
 from bnn_perception.net.layer import Layer, Pool
 from bnn_perception.net.layers import BinaryConv2d, InputConv2d
-from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, InputSpec, Model
-from bnn_perception.net.signals import Add, AveragePool, Concat
+from bnn_perception.net.model import BINARY, DESCRIPTION, FLOAT_TWIN, InputSpec, Model, iter_layers
+from bnn_perception.net.signals import Add, AveragePool, Concat, MaxPool
 from bnn_perception.resources import find_model
 
 Description = dict[str, Any]
@@ -82,14 +87,22 @@ def test_a_saved_model_is_read_back(tmp_path_factory: pytest.TempPathFactory, mo
     assert_equal(save_model(model, tmp_path_factory.mktemp("model")), model)
 
 
-@pytest.mark.parametrize("file", [BINARY, FLOAT_TWIN])
-def test_a_full_disk_leaves_the_model_that_was_there(folder: Path, file: str) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
+@pytest.mark.parametrize("file", [BINARY, FLOAT_TWIN, DESCRIPTION])
+def test_a_full_disk_leaves_the_model_that_was_there(
+    folder: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, before = load_model(folder), sorted(path.name for path in folder.iterdir())
-    (folder / f".{file}.partial").symlink_to("/dev/full")  # where it is written first
-    with pytest.raises(OSError, match="No space left on device"):
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
         save_model(random_model(np.random.default_rng(1)), folder, float_twin=b"another")
+    assert caught.value.filename == str(folder / file)
     assert_equal(load_model(folder), model)
     assert sorted(path.name for path in folder.iterdir()) == before
 
@@ -285,14 +298,59 @@ def test_a_description_that_is_not_text(folder: Path) -> None:
     assert_refused(folder, "cannot be read")
 
 
-def test_a_bomb_of_references_gives_a_short_message(folder: Path) -> None:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
-    text = yaml.safe_dump({**read(folder), "name": None}).replace("name: null", "name: *a29")
-    (folder / DESCRIPTION).write_text("\n".join(lines) + "\n" + text)
-    with pytest.raises(ModelError, match="name is") as caught:
+def bomb(depth: int, what: str = "[{}]") -> str:
+    """References to references: each line stands for nine times as many values as the one before it."""
+    lines = ["a0: &a0 " + (what.format("x") if what == "[{}]" else "{x: 1}")]
+    lines += [f"a{n}: &a{n} {what.format(', '.join([f'*a{n - 1}'] * 9))}" for n in range(1, depth)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (bomb(30), r"line \d+: over 131072 values"),
+        (bomb(30, "{{<<: [{}]}}"), r"line \d+: over 131072 values"),
+        ("x: [" + "1," * 2**17 + "1]\n", "line 1: over 131072 values"),
+        ("- " * 400_000 + "\n", "line 1: values are nested over 32 deep"),
+        ("x: " + "[" * 33 + "]" * 33 + "\n", "line 1: values are nested over 32 deep"),
+        ("x: " + "{a: " * 33 + "}" * 33 + "\n", "line 1: values are nested over 32 deep"),
+        ("x: " + "9" * 65537 + "\n", "line 1: a value of 65537 characters; it has at most 65536"),
+        ("x: &a [*a]\n", r"line 1: refers \(\*\) to what does not end before it"),
+        ("x: &a {b: {c: *a}}\n", r"line 1: refers \(\*\) to what does not end before it"),
+        ("x: *nothing\n", r"line 1: refers \(\*\) to what does not end before it"),
+        ("x: !!binary aGVsbG8=\n", r"line 1: has a tag \(!\)"),
+        ("x: !!set {a, b}\n", r"line 1: has a tag \(!\)"),
+    ],
+)
+def test_the_cost_of_a_description_is_bounded(folder: Path, text: str, reason: str) -> None:
+    (folder / DESCRIPTION).write_text(text + (folder / DESCRIPTION).read_text())
+    started = time.process_time()
+    with pytest.raises(ModelError, match=reason):
         load_model(folder)
-    assert len(str(caught.value)) < 1000
+    # A second is what the largest description takes with PyYAML in C; without, ten times as long.
+    assert time.process_time() - started < 20
+
+
+def test_references_to_values_before_them_are_read(folder: Path) -> None:
+    text = "again: &a [1, {b: 2}]\nlist: [*a, *a]\nmerged: {<<: {c: 3}}\nday: 2024-05-01\n"
+    (folder / DESCRIPTION).write_text(text + (folder / DESCRIPTION).read_text())
+    info = load_model(folder).info
+    assert info["list"] == [[1, {"b": 2}]] * 2
+    assert info["merged"] == {"c": 3}
+    assert info["day"] == "2024-05-01"  # a text, as in JSON
+
+
+@pytest.mark.parametrize("field", ["format", "input.channels", "layers.1.padding_value"])
+def test_a_number_with_a_point_is_no_whole_number(folder: Path, field: str) -> None:
+    load_model(folder)
+    description = read(folder)
+    *parents, last = field.split(".")
+    place: Any = description
+    for part in parents:
+        place = place[int(part) if part.isdigit() else part]
+    place[last] = float(place[last])
+    write(folder, description)
+    assert_refused(folder, f"{last} is {place[last]}")
 
 
 def at(path: str, value: object) -> Callable[[Description], None]:
@@ -782,6 +840,75 @@ def test_activations_have_their_limit(rng: np.random.Generator) -> None:
         net(17)
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason"), [("MAX_OPERATIONS", "operations for a frame"), ("MAX_TOTAL_BITS", "bits")]
+)
+def test_all_layers_together_have_their_limits(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
+) -> None:
+    model = random_model(rng)
+    low, high = 0, 1 << 40
+    while high - low > 1:  # the least limit that lets the model pass
+        middle = (low + high) // 2
+        monkeypatch.setattr(f"bnn_perception.net.model.{limit}", middle)
+        try:
+            replace(model)
+            high = middle
+        except ModelError as error:
+            assert reason in str(error)
+            low = middle
+    cost = sum(
+        place.layer.operations(*place.before_all)
+        if limit == "MAX_OPERATIONS"
+        else math.prod(place.after) * (32 if place.layer.gives == "signal" else 1)
+        for place in iter_layers(model)
+    )
+    assert high == cost
+    assert model.macs < cost or limit == "MAX_TOTAL_BITS"
+
+
+def test_windows_of_a_pool_cost_operations(rng: np.random.Generator) -> None:
+    pool = MaxPool("pool", channels=7, kernel=(5, 3), stride=(1, 1), padding=(0, 0))
+    assert pool.macs((10, 10, 7)) == 0
+    assert pool.operations((10, 10, 7)) == 6 * 8 * 7 * 15
+
+
+def test_the_float_twin_is_what_was_checked(folder: Path) -> None:
+    model = load_model(folder)
+    assert read_twin(model) == b"not looked at here"
+    (folder / FLOAT_TWIN).write_bytes(b"changed since")
+    with pytest.raises(ModelError, match=r"float\.onnx: its sha256 begins .*; the file was changed"):
+        read_twin(model)
+    (folder / FLOAT_TWIN).unlink()
+    with pytest.raises(ModelError, match=r"float\.onnx: no such file"):
+        read_twin(model)
+    with pytest.raises(ModelError, match="has no float twin"):
+        read_twin(replace(model, twin_digest=""))
+
+
+def test_what_cannot_be_loaded_again_is_not_written(folder: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model = replace(load_model(folder), info={"notes": ["x" * 100] * 20_000})
+    for place in (folder, tmp_path / "new"):
+        with pytest.raises(ModelError, match=f"{place}/{DESCRIPTION}: .* bytes; at most") as caught:
+            save_model(model, place)
+        assert ".partial" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ModelError, match="bytes; at most"):
+        update_info(folder, notes=["x" * 100] * 20_000)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_archive_of_too_many_entries(folder: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for index in range(16385):
+            archive.writestr(str(index), b"")
+    write_binary(folder, file.getvalue())
+    assert_refused(folder, "16385 entries; at most 16384 are read")
+
+
 @pytest.mark.parametrize(("file", "limit"), [(BINARY, 2**28), (FLOAT_TWIN, 2**30)])
 def test_a_file_that_is_too_large_is_not_read(folder: Path, file: str, limit: int) -> None:
     os.truncate(folder / file, limit + 1)  # a hole, which takes no space on the disk
@@ -799,8 +926,8 @@ def test_a_file_of_just_the_largest_size_is_read(folder: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("file", [DESCRIPTION, BINARY, FLOAT_TWIN])
 def test_only_regular_files_are_read(folder: Path, file: str) -> None:
-    """Whoever opens a FIFO waits for its other end, and /dev/zero has none."""
-    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+    """Whoever opens a FIFO waits for its other end."""
+    for make in (os.mkfifo, os.mkdir):
         (folder / file).rename(folder / "before")
         make(folder / file)
         assert_refused(folder, f"{file}: is not a regular file")
@@ -812,13 +939,51 @@ def test_only_regular_files_are_read(folder: Path, file: str) -> None:
     load_model(folder)
 
 
+@pytest.mark.parametrize("file", [DESCRIPTION, BINARY, FLOAT_TWIN])
+def test_a_link_out_of_the_folder_is_not_followed(folder: Path, file: str) -> None:
+    secret = folder.parent / "secret"
+    secret.write_text("root:$6$abc: x")
+    inside = folder / "inside"
+    for target in ("/dev/zero", "/nowhere", str(secret), "../secret", "/proc/self/limits"):
+        (folder / file).rename(folder / "before")
+        (folder / file).symlink_to(target)
+        assert_refused(folder, f"{file}: is a link out of its folder")
+        (folder / file).unlink()
+        (folder / "before").rename(folder / file)
+    (folder / file).rename(inside)
+    (folder / file).symlink_to("inside")
+    load_model(folder)
+    # The folder itself may be one.
+    (folder.parent / "link").symlink_to(folder)
+    load_model(folder.parent / "link")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hunter2: [",
+        "hunter2",
+        "&x *hunter2",
+        "a: !hunter2 b",
+        "%hunter2\n---\n",
+        "hunter2: \x07",
+        "- hunter2",
+    ],
+)
+def test_a_refusal_shows_nothing_of_what_is_no_description(folder: Path, text: str) -> None:
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError) as caught:
+        load_model(folder)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_file_that_states_no_size_is_read_to_the_limit(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnn_perception.net.folder.MAX_DESCRIPTION_BYTES", 100)
-    (folder / DESCRIPTION).unlink()
-    (folder / DESCRIPTION).symlink_to("/proc/self/limits")
-    assert_refused(folder, "101 bytes or more; at most 100 are read")
+    size = (folder / DESCRIPTION).stat().st_size
+    monkeypatch.setattr("bnn_perception.net.folder.MAX_DESCRIPTION_BYTES", size - 1)
+    monkeypatch.setattr(os, "fstat", lambda _: SimpleNamespace(st_mode=stat.S_IFREG, st_size=0))
+    assert_refused(folder, f"{size} bytes or more; at most {size - 1} are read")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,41 @@ from bnn_perception.backends.protocol import BackendError, Device, StageTimer
 from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
+from bnn_perception.importers.onnx.twin_file import TwinFileError, check
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.folder import read_twin
 from bnn_perception.net.model import Model
 
 #: Multiply-accumulates of a net for each thread that it pays off to wake; a desktop core does these in a third of a
 #: millisecond.
 MACS_PER_THREAD = 10_000_000
 
-#: The key under which a tensor of an ONNX file names another file that holds its data, as protobuf writes it. The
-#: digests of the model folder do not cover such a file, and old versions of ONNX Runtime open any.
-EXTERNAL_DATA = b"\x0a\x08location"
+#: Bytes that ONNX Runtime may take for all float twins of a process, weights included: twice the largest twin.
+MAX_MEMORY = 1 << 31
 
 
-def open_session(path: Path, threads: int, spinning: bool, profile: Path | None = None) -> Any:
+@functools.cache
+def _bound_memory() -> bool:
+    """Bound what sessions of this process take; whether this ONNX Runtime can.
+
+    A graph of a few hundred bytes can ask for a tensor of gigabytes, and no check of it is as sure as that.
+    """
+    import onnxruntime
+
+    try:
+        place = onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        )
+        onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"max_mem": MAX_MEMORY}))
+    # The processor has no arena, this version has no such interface, or another part of the process has done it.
+    except Exception:
+        return False
+    return True
+
+
+def open_session(
+    path: Path, threads: int, spinning: bool, profile: Path | None = None, content: bytes | None = None
+) -> Any:
     """An ``onnxruntime.InferenceSession`` that runs one operator after another on ``threads`` threads.
 
     Args:
@@ -33,6 +57,7 @@ def open_session(path: Path, threads: int, spinning: bool, profile: Path | None 
         threads: to run on, the caller's included.
         spinning: whether idle threads keep a core busy for a while, which shortens the wait for the next operator.
         profile: begins the name of the file that the session's profile is written to; None takes no profile.
+        content: of the file, where it was read already; nothing else is opened then.
 
     Raises:
         BackendError: where ONNX Runtime is missing or cannot read the file.
@@ -53,8 +78,11 @@ def open_session(path: Path, threads: int, spinning: bool, profile: Path | None 
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if _bound_memory():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = str(path) if content is None else content
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     # ONNX Runtime has a class for each of its status codes and no common base of its own.
     except Exception as error:
         raise BackendError(f"{path}: ONNX Runtime cannot load it: {one_line(error)}") from None
@@ -91,9 +119,14 @@ class CpuFloatBackend:
         self.times: dict[str, float] = {}
         self.device_name = device_name(threads)
         self._path = model.float_twin
-        if EXTERNAL_DATA in self._path.read_bytes():
-            raise BackendError(f"{self._path}: keeps weights in another file; a float twin is one file")
-        self._session: Any = open_session(self._path, threads, spinning=False)
+        try:
+            content = read_twin(model)
+            check(content)
+        except ModelError as error:
+            raise BackendError(str(error)) from None
+        except TwinFileError as error:
+            raise BackendError(f"{self._path}: {error}") from None
+        self._session: Any = open_session(self._path, threads, spinning=False, content=content)
         self._input = self._check_interface()
         height, width, _ = model.input.shape
         try:

@@ -12,6 +12,8 @@ from bnn_perception.backends.cuda.float_network import PRECISIONS, FloatNetwork
 from bnn_perception.backends.protocol import BackendError
 from bnn_perception.importers.errors import FloatTwinError
 from bnn_perception.importers.onnx.float_twin import read_float_twin
+from bnn_perception.net.checks import ModelError
+from bnn_perception.net.folder import read_twin
 from bnn_perception.net.model import Model
 
 
@@ -37,9 +39,12 @@ class CudaFloatBackend(CudaBackend):
         if model.float_twin is None:
             raise BackendError(f"model '{model.name}' has no float twin (float.onnx)")
         try:
-            stages = read_float_twin(model.float_twin, model.input, len(model.labels))
+            content = read_twin(model)
+            stages = read_float_twin(model.float_twin, model.input, len(model.labels), content)
         except FloatTwinError as error:
             raise BackendError(f"{error}; device cpu evaluates it") from None
+        except ModelError as error:
+            raise BackendError(str(error)) from None
         super().__init__(
             model,
             lambda device, stream: FloatNetwork(device, stream, model.input, stages, precision),

@@ -20,14 +20,21 @@ from bnn_perception.net.layer import Shape
 from bnn_perception.net.model import InputSpec
 
 
-def read_float_twin(path: Path, spec: InputSpec, classes: int) -> tuple[Stage, ...]:
+def read_float_twin(
+    path: Path, spec: InputSpec, classes: int, content: bytes | None = None
+) -> tuple[Stage, ...]:
     """The stages of ``path``, a float twin of a model with this input and number of classes.
+
+    Args:
+        path: of the file.
+        spec, classes: of the model.
+        content: of the file, where it was read already; nothing is opened then.
 
     Raises:
         FloatTwinError: naming the file, the node, its operator and what cannot be evaluated.
     """
     try:
-        proto = load(path, one_file=True)
+        proto = load(path, one_file=True, content=content)
     except ImporterError as error:
         raise FloatTwinError(str(error)) from None
     try:
