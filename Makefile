@@ -2,11 +2,13 @@
 #
 #   PYTHON   the Python to make the environment with; with ROS sourced, that of the ROS installation
 #   ARGS     further arguments, e.g. make demo ARGS="--backend float --frames 300"
+#   DISTRO   the ROS 2 distribution whose wheels are taken: kilted (default) or jazzy
 #
-# A sourced ROS 2 installation is used, and gets an environment of its own beside the one without.
+# A sourced ROS 2 installation is used. It and every distribution but the default get environments of their own.
 
 PYTHON ?= python3
-VENV ?= .venv$(addprefix -,$(ROS_DISTRO))
+DISTRO ?= $(or $(ROS_DISTRO),kilted)
+VENV ?= .venv$(addprefix -,$(or $(ROS_DISTRO),$(filter-out kilted,$(DISTRO))))
 ARGS ?=
 MINUTES ?= 60
 RUN = $(VENV)/bin/python
@@ -50,7 +52,7 @@ lint: $(STAMP)
 	$(RUN) -m mypy
 
 $(STAMP): $(INPUTS)
-	$(PYTHON) scripts/make_venv.py $(VENV) test lint
+	$(PYTHON) scripts/make_venv.py $(VENV) $(DISTRO) test lint
 	$(RUN) -m bnn_perception compile
 	@touch $@
 

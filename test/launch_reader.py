@@ -27,6 +27,11 @@ class Context:
     arguments: dict[str, str] = field(default_factory=dict)
     started: list[StartedNode] = field(default_factory=list)
 
+    @property
+    def launch_configurations(self) -> dict[str, str]:
+        """As launch calls the values."""
+        return self.values
+
     def resolve(self, value: Any) -> Any:
         """A substitution, or what holds some, with its values."""
         if isinstance(value, LaunchConfiguration):
@@ -142,6 +147,20 @@ def description(path: Path) -> LaunchDescription:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module.generate_launch_description()
+
+
+def shown(path: Path) -> set[str]:
+    """The arguments that `ros2 launch FILE --show-args` lists: those that are declared without anything being run.
+
+    An included file's are among them, but for those that the including file sets.
+    """
+    names: set[str] = set()
+    for action in description(path).actions:
+        if isinstance(action, DeclareLaunchArgument):
+            names.add(action.name)
+        elif isinstance(action, IncludeLaunchDescription):
+            names |= shown(Path(action.source.path)) - {name for name, _ in action.launch_arguments}
+    return names
 
 
 def launch(path: Path, **arguments: str) -> Context:

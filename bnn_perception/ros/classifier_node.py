@@ -46,7 +46,7 @@ from bnn_perception.ros.parameters import ENGINE_PARAMETERS, ParameterError, Set
 from bnn_perception.ros.pipeline import Arrival, Pipeline
 from bnn_perception.ros.reading import Reading, ReadingError
 from bnn_perception.ros.refusals import Refusals
-from bnn_perception.ros.silence import why_silent
+from bnn_perception.ros.silence import SUFFIX, why_silent
 from bnn_perception.ros.worker import with_place
 
 #: Seconds between two warnings of the same kind.
@@ -115,6 +115,12 @@ class ClassifierNode(Node):
         self._cameras = [
             self._subscribe(camera, topic) for camera, topic in enumerate(self._settings.image_topics)
         ]
+        # Where there are several, each camera's answers have a topic of their own too.
+        self._labels_of = [
+            self.create_publisher(Classification, f"{camera.topic_name.removesuffix(SUFFIX)}/labels", 10)
+            for camera in self._cameras
+            if len(self._cameras) > 1
+        ]
         # Steady time: the state is reported also where simulated time stands still.
         self.create_timer(
             self._settings.diagnostics_period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -159,7 +165,7 @@ class ClassifierNode(Node):
     def _subscribe(self, camera: int, topic: str) -> Any:
         kind, name = Image, topic
         if self._settings.image_transport == "compressed":
-            kind, name = CompressedImage, f"{topic}/compressed"
+            kind, name = CompressedImage, f"{topic}{SUFFIX}"
         # Best effort takes every camera's frames; depth 1 is the newest frame and not one that waited its turn.
         create = partial(
             self.create_subscription,
@@ -179,6 +185,7 @@ class ClassifierNode(Node):
 
     def _on_image(self, camera: int, message: Image | CompressedImage) -> None:
         received = time.perf_counter()
+        self._health.received[camera] += 1
         self._health.last_frame[camera] = time.monotonic()
         stamp = message.header.stamp
         now = self.get_clock().now().nanoseconds
@@ -309,10 +316,13 @@ class ClassifierNode(Node):
 
     def answered(self, arrival: Arrival, predictions: Sequence[Prediction]) -> None:
         results = [ObjectHypothesis(class_id=label, score=score) for _, label, score in predictions]
-        self._publish(self._labels, Classification(header=arrival.message.header, results=results))
+        message = Classification(header=arrival.message.header, results=results)
+        self._publish(self._labels, message)
+        if self._labels_of:
+            self._publish(self._labels_of[arrival.camera], message)
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
-        topic = arrival.settings.image_topics[arrival.camera]
+        topic = self._cameras[arrival.camera].topic_name
         self._health.last_refusal = f"{topic}: {error}"
         self.get_logger().warning(
             sendable(f"frame refused: {topic}: {error}"), throttle_duration_sec=THROTTLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,9 @@ SILENCE = 2.0
 #: Seconds without a frame after which the log says so too.
 LOG_SILENCE = 5.0
 
+#: What the status is about, for monitors that group by it: this computer, whatever device answers.
+HARDWARE = platform.node()
+
 
 class Health:
     """What the node has noticed, and the report of it. The node writes the attributes; reports are made in one thread.
@@ -34,6 +38,7 @@ class Health:
     Attributes:
         topics: of the cameras, in full.
         started_at: time.monotonic() of the node's start.
+        received: frames of each camera.
         last_frame: time.monotonic() of the newest frame of each camera.
         lost: frames of each camera that were lost in transport.
         foreign_stamps: frames since the last report whose stamps have nothing to do with the clock.
@@ -54,6 +59,7 @@ class Health:
         now = time.monotonic()
         self.topics: list[str] = []
         self.started_at = now
+        self.received = [0] * cameras
         self.last_frame = [now] * cameras
         self.lost = [0] * cameras
         self.foreign_stamps = 0
@@ -67,6 +73,7 @@ class Health:
         self._why_silent = why_silent
         self._unforeseen_before = 0
         self._totals: dict[str, int] = {}
+        self._received_before = [0] * cameras
         self._totals_at = now
 
     def report(self, name: str, spec: EngineSpec) -> Report:
@@ -92,7 +99,7 @@ class Health:
         self._totals = totals
 
         engine = self._pipeline.engine
-        report = Report(name, engine.backend.device_name if engine else "")
+        report = Report(name, HARDWARE)
         self._find(report, engine, spec, new)
         state = State(
             model=spec.model.name,
@@ -109,7 +116,23 @@ class Health:
             threads={worker.name: worker.state for worker in self._workers},
         )
         report.add(state.values())
+        self._add_cameras(report, seconds)
         return report
+
+    def _add_cameras(self, report: Report, seconds: float) -> None:
+        """Add what each camera has sent; a program finds by it which of several is out of order."""
+        now = time.monotonic()
+        received, self._received_before = self._received_before, list(self.received)
+        for camera, topic in enumerate(self.topics):
+            report.add(
+                {
+                    f"camera {topic}: frames received": self.received[camera],
+                    f"camera {topic}: frames lost in transport": self.lost[camera],
+                    f"camera {topic}: rate (Hz)": (self._received_before[camera] - received[camera])
+                    / seconds,
+                    f"camera {topic}: since the last frame (s)": now - self.last_frame[camera],
+                }
+            )
 
     def _find(self, report: Report, engine: Engine | None, spec: EngineSpec, new: dict[str, int]) -> None:
         """Note what the user should know.

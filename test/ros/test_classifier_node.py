@@ -246,7 +246,6 @@ def test_diagnostics_tell_state_and_latency(peer, node):
     diagnostics.until(lambda status, values: diagnostics.frames("classified") == 30)
     values = diagnostics.values
     assert diagnostics.status.name == NODE
-    assert diagnostics.status.hardware_id == values["device"]
     assert values["model"] == "red-green-blue"
     assert values["backend"] == "cpu_binary"
     assert diagnostics.frames("received") == 30

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launch_reader import launch
+from launch_reader import launch, shown
 
 from bnn_perception.ros.parameters import PARAMETERS, Settings
 from bnn_perception.scenes.drive import Scene
@@ -136,9 +136,15 @@ def test_arguments_describe_themselves(path, names):
     assert all(told.values())
 
 
+def test_the_demo_shows_every_argument_that_it_takes():
+    """`ros2 launch --show-args` runs no OpaqueFunction."""
+    assert shown(DEMO) == {"source", *(shown(CLASSIFY) - {"image_topic"})}
+    assert shown(DEMO) == set(launch(DEMO).arguments) - {"image_topic"}
+
+
 def test_the_demo_s_camera_and_classifier_meet():
     context = launch(DEMO)
-    camera, node = context.started
+    node, camera = context.started
     assert (camera.package, camera.executable, camera.name) == ("bnn_perception", "camera_node", "camera")
     assert camera.parameters == [{"source": "scene", "decode": True, "loop": True}]
     assert (camera.namespace, node.namespace) == ("bnn", "bnn")
@@ -164,7 +170,7 @@ def test_the_demo_s_namespace_is_that_of_both():
     ],
 )
 def test_the_demo_s_region_is_the_source_s_unless_one_is_given(source, region, expected):
-    camera, node = launch(DEMO, source=source, region=region).started
+    node, camera = launch(DEMO, source=source, region=region).started
     assert camera.parameters[0]["source"] == source
     assert [given.get("region") for given in node.parameters] == ([expected] if expected else [])
 

@@ -132,6 +132,15 @@ def test_manifest_names_what_the_nodes_import():
     assert ros <= {element.text for element in MANIFEST.findall("exec_depend")}
 
 
+def test_manifest_names_what_has_a_rosdep_key():
+    """After `rosdep install` alone the binary net answers on the CPU, and the tests can be collected."""
+    names = {
+        kind: {element.text for element in MANIFEST.findall(kind)} for kind in ("exec_depend", "test_depend")
+    }
+    assert {"python3-numba", "python3-numpy", "python3-opencv", "python3-yaml"} <= names["exec_depend"]
+    assert {"python3-hypothesis", "python3-pytest"} <= names["test_depend"]
+
+
 def test_rclpy_cupy_and_torch_stay_in_their_rooms():
     rooms = {
         "rclpy": ("ros",),
@@ -157,8 +166,44 @@ def test_every_command_is_there():
 
 def test_make_venv_leaves_a_folder_that_is_no_environment(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    command = [sys.executable, "scripts/make_venv.py", str(tmp_path)]
+    command = [sys.executable, "scripts/make_venv.py", str(tmp_path), os.environ.get("ROS_DISTRO", "kilted")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "exists and is no virtual environment; name another folder, VENV=..." in done.stderr
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("sourced", "asked", "said"),
+    [
+        (None, "humble", "DISTRO=humble: wheels of ROS 2 are known for kilted and jazzy"),
+        ("humble", "jazzy", "ROS 2 humble is sourced; leave DISTRO=jazzy out, or start a new shell"),
+    ],
+)
+def test_make_venv_knows_its_distributions(tmp_path, sourced, asked, said):
+    command = [sys.executable, "scripts/make_venv.py", str(tmp_path / "venv"), asked]
+    environment = {name: value for name, value in os.environ.items() if name != "ROS_DISTRO"}
+    if sourced:
+        environment |= {"ROS_DISTRO": sourced, "AMENT_PREFIX_PATH": "/opt/ros/humble"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"make_venv: {said}" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_each_distribution_has_an_environment_of_its_own():
+    def makes(**variables):
+        environment = {name: value for name, value in os.environ.items() if name != "ROS_DISTRO"}
+        line = ["make", "--always-make", "--dry-run", "test", *(f"{k}={v}" for k, v in variables.items())]
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()[0].split()[2:4]
+
+    assert makes() == [".venv", "kilted"]
+    assert makes(DISTRO="jazzy") == [".venv-jazzy", "jazzy"]
+    assert makes(ROS_DISTRO="humble") == [".venv-humble", "humble"]
+
+
+def test_each_distribution_has_its_wheels():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for name in ("kilted", "jazzy"):
+        assert setup.count(f'    "{name}": [') == 2  # of ROS, and for messages

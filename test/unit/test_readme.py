@@ -15,7 +15,7 @@ from bnn_perception.__main__ import COMMANDS
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = README + "".join(
-    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "jetson.md")
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "jetson.md", "robot.md")
 )
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -84,3 +84,23 @@ def test_links_lead_somewhere(target):
 def test_the_readme_is_short():
     """Everything that is not for a robot's owner stands in docs/."""
     assert len(README.split()) < 900
+
+
+#: What is built against NumPy and would pull its second major version over apt's.
+NEEDS_NUMPY = ("numba", "onnx", "cupy")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/jetson.md", "docs/robot.md"])
+def test_what_a_robot_installs_keeps_the_numpy_of_its_cv_bridge(name):
+    """Under Ubuntu 22.04 and 24.04: there is no `python`, pip is that of python3, and may be managed by apt."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    installs = re.findall(r"^.*pip install (.*?)(?:  +#.*)?$", text, re.MULTILINE)
+    installs = [line for line in installs if any(package in line for package in NEEDS_NUMPY)]
+    assert installs
+    assert [line for line in installs if "'numpy<2'" not in line] == []
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    for block in (block for block in blocks if "pip install" in block):
+        assert not re.search(r"^pip ", block, re.MULTILINE), "python3 -m pip"
+        assert (
+            "PIP_BREAK_SYSTEM_PACKAGES=1" in block or "bin/activate" in block or NEEDS_NUMPY[0] not in block
+        )
