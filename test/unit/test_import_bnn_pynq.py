@@ -371,7 +371,9 @@ def test_refuses_a_source_that_does_not_exist(tmp_path):
 
 
 def test_refuses_a_pixel_range_and_files_of_neither_kind(tmp_path, lfc_folder):
-    with pytest.raises(ImporterError, match=r"lfc: a folder; a pixel range is of \.onnx and \.tflite files alone"):
+    with pytest.raises(
+        ImporterError, match=r"lfc: a folder; a pixel range is of \.onnx and \.tflite files alone"
+    ):
         import_model(lfc_folder, tmp_path / "out", pixels=PixelRange.of(0.0, 255.0))
     (tmp_path / "net.txt").write_text("x")
     assert "net.txt: is none of them; what can be imported is" in refusal(tmp_path / "net.txt")
