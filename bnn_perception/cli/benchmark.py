@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         nets, notes = _float_nets(model, Path(scratch))
         for threads in args.threads:
-            measured = _measure(model, frame, nets, threads, Path(scratch))
+            measured = measure(model, frame, nets, threads, Path(scratch))
             results["threads"][str(threads)] = measured
-            print("\n".join(["", *_tables(measured, threads)]))
+            print("\n".join(["", *tables(measured, threads)]))
     results["memory"] = _memory(model, frame, min(args.threads))
     print(_memory_line(results["memory"]))
     try:
@@ -106,10 +106,22 @@ def _float_nets(model: Model, scratch: Path) -> tuple[dict[str, Path], list[str]
     return {FLOAT: model.float_twin, INT8: int8}, []
 
 
-def _measure(
-    model: Model, frame: Frame, nets: dict[str, Path], threads: int, scratch: Path
+def measure(
+    model: Model,
+    frame: Frame,
+    nets: dict[str, Path],
+    threads: int,
+    scratch: Path,
+    rounds: int = 0,
+    calls: int = 0,
 ) -> dict[str, Any]:
-    """Everything that is measured at one number of threads; times in milliseconds."""
+    """Everything that is measured at one number of threads; times in milliseconds.
+
+    Args:
+        nets: the float nets to compare with, by their names.
+        scratch: a folder for ONNX Runtime's profiles.
+        rounds, calls: see :func:`bnn_perception.cli.timing.compare`.
+    """
     backend = CpuBinaryBackend(model, threads)
     pixels = prepare(frame, model.input)
     tensor = to_tensor(pixels[None])
@@ -122,8 +134,8 @@ def _measure(
     for name, path in nets.items():
         whole[name] = _runner(path, threads, tensor)
     try:
-        net = compare(whole)
-        layers = compare({name: workers.evaluate for name, workers in layer_workers.items()})
+        net = compare(whole, rounds, calls)
+        layers = compare({name: workers.evaluate for name, workers in layer_workers.items()}, rounds, calls)
         frames = compare({"640x480 rgb8 to input": lambda: prepare(frame, model.input, pixels)})
     finally:
         for workers in layer_workers.values():
@@ -134,6 +146,9 @@ def _measure(
     weighted = 0
     matching = {name: times for name, times in profiles.items() if len(times) == _weighted_layers(model)}
     for layer, shape, *_ in iter_layers(model):
+        if len(backend.program.layer_steps(layer.name)) == 0:  # it runs within the step of a layer before it
+            weighted += layer.has_weights
+            continue
         row: dict[str, Any] = {
             "name": layer.name,
             "macs": layer.macs(shape),
@@ -188,7 +203,7 @@ def _resident() -> int:
     raise BackendError("/proc/self/status has no VmRSS")
 
 
-def _tables(measured: dict[str, Any], threads: int) -> list[str]:
+def tables(measured: dict[str, Any], threads: int) -> list[str]:
     """The figures at one number of threads, as lines."""
     net, layers = measured["net"], measured["layers"]
     plural = "s" if threads > 1 else ""

@@ -42,18 +42,26 @@ class CallTimes:
         return float(middle), float(low), float(high)
 
 
-def compare(contenders: Mapping[str, Callable[[], object]]) -> dict[str, CallTimes]:
-    """Time the contenders turn about, each round beginning with another one."""
+def compare(
+    contenders: Mapping[str, Callable[[], object]], rounds: int = 0, calls: int = 0
+) -> dict[str, CallTimes]:
+    """Time the contenders turn about, each round beginning with another one.
+
+    Args:
+        rounds: of turns; 0 takes :data:`ROUNDS`.
+        calls: in a row in a turn, that count; 0 takes :data:`CALLS`.
+    """
+    rounds, calls = rounds or ROUNDS, calls or CALLS
     names = list(contenders)
-    times = {name: np.zeros((ROUNDS, CALLS)) for name in names}
-    for round_ in range(ROUNDS):
+    times = {name: np.zeros((rounds, calls)) for name in names}
+    for round_ in range(rounds):
         first = round_ % len(names)
         for name in names[first:] + names[:first]:
             call = contenders[name]
             time.sleep(PAUSE)
-            for _ in range(UNCOUNTED):
+            for _ in range(min(UNCOUNTED, calls)):
                 call()
-            for index in range(CALLS):
+            for index in range(calls):
                 begin = time.perf_counter()
                 call()
                 times[name][round_, index] = (time.perf_counter() - begin) * 1e3

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,11 +40,20 @@ def make(folder: Path, names: list[str]) -> None:
     from tf_keras.src.applications import imagenet_utils
 
     sys.modules["keras.applications.imagenet_utils"] = imagenet_utils  # larq-zoo takes that of Keras 2
+    import larq
     import larq_compute_engine as lce
     import larq_zoo as zoo
     from larq_compute_engine.tflite.python.interpreter import Interpreter
     from make import pictures
 
+    plain = larq.quantizers.get
+
+    def instance(identifier: Any) -> Any:
+        """What larq 0.12 means by the name of a quantizer; with today's Keras it gets the class."""
+        found = plain(identifier)
+        return found() if isinstance(found, type) else found
+
+    larq.quantizers.get = instance
     folder.mkdir(parents=True, exist_ok=True)
     x = pictures(COUNT, 224).astype(np.float32) / np.float32(127.5) - 1
     rng = np.random.default_rng(0)
