@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnn_perception.importers import fold
+from bnn_perception.importers.errors import RefusalError
 from bnn_perception.importers.fold.products import convolve, weighted_sums
-from bnn_perception.importers.fold.signal import Signal, constant
+from bnn_perception.importers.fold.signal import Signal, constant, exact
 from bnn_perception.importers.fold.thresholds import real_threshold
 
 #: Floats of nets, among them some whose common denominator is far beyond int64, and fractions that are no floats.
@@ -89,3 +90,11 @@ def test_padding_asks_once_for_the_scale(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert result.shape == (1, 2, 3, 3)
     assert len(asked) < 4
+
+
+def test_a_nan_that_signals_is_refused_without_a_warning() -> None:
+    signalling = np.array([0x7F800001], np.uint32).view(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RefusalError, match="a constant is not finite"):
+            exact(signalling)

@@ -218,7 +218,8 @@ class Signal:
 
 def exact(values: Any) -> Exact:
     """Floats as the rational numbers that they are; a value that is not finite is refused."""
-    array = np.asarray(values, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN that signals is one in float64 too, refused below
+        array = np.asarray(values, dtype=np.float64)
     if not np.all(np.isfinite(array)):
         raise RefusalError("a constant is not finite")
     result = np.empty(array.shape, dtype=object)

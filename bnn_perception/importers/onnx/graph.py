@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import ImporterError, RefusalError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Before it, operators broadcast by attributes, and a batch norm could be in training mode by default.
 OLDEST_OPSET = 7
+#: Numbers that nodes may make of constants: so many, and so many of each that the file holds. A quantizer of weights
+#: takes less than twenty nodes.
+MADE_NUMBERS, MADE_OF_EACH = 1 << 26, 32
 #: Nodes that give other numbers each time.
 RANDOM = (
     "Bernoulli",
@@ -74,6 +78,7 @@ class Graph:
                 self.constants[tensor.name] = numpy_helper.to_array(tensor)
             except MALFORMED as error:
                 raise ImporterError(f"the constant '{tensor.name}' cannot be read: {error}") from None
+        self._room = MADE_NUMBERS + MADE_OF_EACH * sum(values.size for values in self.constants.values())
         inputs = [value for value in model.graph.input if value.name not in self.constants]
         tails = [
             _before_tail(model.graph, output.name, self.opset) if strip_tail else (output.name, False)
@@ -147,13 +152,15 @@ class Graph:
         """Evaluate a node that takes nothing but constants, and add what it gives to the constants.
 
         Raises:
-            RefusalError: where that is not the same each time, or would have to be interpreted.
+            RefusalError: where that is not the same each time, would have to be interpreted, or is too large.
         """
         if node.op in RANDOM:
             raise RefusalError("gives random numbers")
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
             raise RefusalError("has a graph of its own, which is not evaluated")
-        self.constants.update(zip(node.outputs, evaluate_node(node.proto, node.constants, self.opset)))
+        made = evaluate_node(node.proto, node.constants, self.opset, self._room)
+        self._room -= sum(np.size(values) for values in made)
+        self.constants.update(zip(node.outputs, made))
 
 
 def _check_operator(node: onnx.NodeProto, opset: int) -> None:
