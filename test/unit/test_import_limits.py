@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnn_perception.importers import import_model, read
+from bnn_perception.cli.import_ import read_labels
+from bnn_perception.errors import CommandError
+from bnn_perception.importers import import_model, read, source_logits
 from bnn_perception.importers.errors import ImporterError
 from bnn_perception.importers.fold.builder import UNIT
 from bnn_perception.importers.onnx.costs import FREE_ELEMENTS, FREE_OPERATIONS
-from bnn_perception.importers.onnx.read import source_logits
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
 TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
@@ -225,3 +226,10 @@ def test_nothing_is_written_of_what_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ImporterError, match=r"model.yaml: \d+ bytes; at most 1048576 are read"):
         import_model(path, tmp_path / "out", labels)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_labels_are_read_of_a_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "labels")
+    with pytest.raises(CommandError, match="labels: cannot be read: is not a regular file"):
+        read_labels(tmp_path / "labels")
