@@ -61,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # labels and file names hold what the terminal may not know
         sys.stdout.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        try:
+            print(usage(), flush=True)
+        except OSError as error:  # a full disk, a reader that has gone
+            print(f"bnn_perception: {error.strerror or error}", file=sys.stderr)
+            sys.stdout = None
+            return 1
         return 0 if arguments else 2
     name = arguments[0]
     if name not in COMMANDS:

@@ -167,11 +167,53 @@ def scratch_bytes(pixels: int, signal: bool = False) -> int:
     return VALUE_BYTES + TOTAL_BYTES + (OWN_BYTES + 2 * VECTOR_BYTES * pixels if signal else 4 * 2 * pixels)
 
 
+class _Forgiving:
+    """A cache of numba that does without its disk where that is full or damaged; numba would end the start over it."""
+
+    _is_told = False
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        """What was kept; None where nothing can be read."""
+        try:
+            return self._cache.load_overload(*arguments)
+        # Of the system, or of pickle, for a file that ends early.
+        except Exception as error:
+            self._tell(error)
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keep what was compiled, if that can be."""
+        try:
+            self._cache.save_overload(*arguments)
+        except OSError as error:
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        """Say so, once a process."""
+        if not _Forgiving._is_told:
+            _Forgiving._is_told = True
+            logging.getLogger("bnn_perception").warning(
+                "the CPU's kernels are compiled anew, for numba's cache %s cannot be used (%s: %s); make room there, "
+                "or set NUMBA_CACHE_DIR",
+                self._cache.cache_path,
+                type(error).__name__,
+                error,
+            )
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """``numba.njit`` without the GIL, with NumPy's arithmetic, kept on disk where a directory can be written."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        dispatcher = numba.njit(cache=True, **options)(function)
+        dispatcher._cache = _Forgiving(dispatcher._cache)
+        return dispatcher
     # numba found no place to write: not NUMBA_CACHE_DIR, not __pycache__, not the user's own.
     except RuntimeError:
         logging.getLogger(__name__).debug(

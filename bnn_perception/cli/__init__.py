@@ -33,12 +33,13 @@ def execute(module: ModuleType, name: str, argv: Sequence[str], summary: str = "
     if command is not None and summary:
         sentence = f"{summary[0].upper()}{summary[1:]}."
         command.description = f"{sentence} {command.description or ''}".strip()
-    args = parser.parse_args([name, *argv])
     try:
-        code: int = module.run(args)
-        if sys.stdout is not None:  # as it is where the shell has closed it
-            sys.stdout.flush()
-        return code
+        try:
+            args = parser.parse_args([name, *argv])
+            return int(module.run(args))
+        finally:  # also behind the help, which ends in an exit
+            if sys.stdout is not None:  # as it is where the shell has closed it
+                sys.stdout.flush()
     except Error as error:
         print(f"bnn_perception {name}: {error}", file=sys.stderr)
         return 1

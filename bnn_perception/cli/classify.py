@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from bnn_perception.backends import make_backend
 from bnn_perception.classifier import Classifier
 from bnn_perception.cli import add_backend_arguments
+from bnn_perception.cli.json_text import to_json
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import WHOLE, Frame, check_region
 from bnn_perception.frames.images import ImageError, find_images, read_image
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 {"label": p.label, "index": p.class_id, "score": round(p.score, 6)} for p in predictions
             ]
             milliseconds = {stage: round(time, 3) for stage, time in classifier.backend.times.items()}
-            print(json.dumps({"image": str(path), "results": results, "ms": milliseconds}))
+            print(to_json({"image": str(path), "results": results, "ms": milliseconds}))
         else:
             print(f"{path}: " + ", ".join(f"{p.label} {p.score:.3f}" for p in predictions))
     classifier.backend.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from bnn_perception.backends import Backend, check_choice, make_backend
 from bnn_perception.cli import add_backend_arguments
+from bnn_perception.cli.json_text import to_json
 from bnn_perception.errors import CommandError
 from bnn_perception.evaluation import pictures
 from bnn_perception.evaluation.compare import Comparison
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             f"{shown} mistakes: {args.mistakes}" if shown else f"no mistakes: {args.mistakes} is not written"
         )
     if args.json:
-        print(json.dumps(report))
+        print(to_json(report))
     return 0
 
 

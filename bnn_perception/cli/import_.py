@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bnn_perception.cli.inspect_ import layer_rows, print_table, stated_range, totals
 from bnn_perception.errors import CommandError
+from bnn_perception.files import read_regular
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError, find_images, read_image
 from bnn_perception.importers import import_model
@@ -16,6 +17,9 @@ from bnn_perception.net.model import Model
 
 #: Most images that the parity report evaluates: the source graph is evaluated slowly, in NumPy.
 COMPARED = 32
+
+#: As many as ``model.yaml`` can hold.
+MAX_LABELS_BYTES = 1 << 20
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -86,8 +90,9 @@ def pixel_range(args: argparse.Namespace) -> PixelRange | None:
 def read_labels(path: Path) -> list[str]:
     """The lines of a text file, without the empty ones at its end."""
     try:
-        return path.read_text(encoding="utf-8").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular(path, MAX_LABELS_BYTES).decode("utf-8").rstrip().splitlines()
+    # ValueError: no regular file, too large, or no UTF-8.
+    except (OSError, ValueError) as error:
         raise CommandError(f"{path}: cannot be read: {error}") from None
 
 

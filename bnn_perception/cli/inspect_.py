@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bnn_perception.cli.json_text import to_json
 from bnn_perception.net.folder import load_model
 from bnn_perception.net.model import Model, iter_layers
 from bnn_perception.resources import find_model
@@ -72,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
     rows = layer_rows(model)
     total = totals(rows)
     if args.json:
-        report = {"name": model.name, "labels": list(model.labels), "layers": rows, **total, **model.info}
-        print(json.dumps(report))
+        # A model's own fields come first: they must not stand for what was counted.
+        print(
+            to_json({**model.info, "name": model.name, "labels": list(model.labels), "layers": rows, **total})
+        )
         return 0
     print(
         f"{model.name}: {len(model.labels)} classes, input {'x'.join(map(str, model.input.shape))} ({model.input.fit})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import unicodedata
@@ -9,11 +10,16 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.errors import one_line
 from bnn_perception.frames.images import SUFFIXES, ImageError, ImageFile, class_folders, read_image
+
+#: Bytes of each array of an ``.npz`` file: a million images of 36 by 36 pixels in colour.
+MAX_BYTES = 1 << 32
 
 
 @dataclass
@@ -75,20 +81,13 @@ def read_dataset(path: str | os.PathLike[str], labels: Sequence[str], ignore: Se
     if path.suffix == ".tar" or not path.is_file():
         return _read_folder(path, labels, ignore)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            x, y = arrays["x"], arrays["y"]
+        with zipfile.ZipFile(path) as archive:
+            x, y = (_read_array(archive, name) for name in ("x", "y"))
     except KeyError as error:
         raise ImageError(f"{path}: the array {error} is missing; x and y are expected") from None
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
-        raise ImageError(f"{path}: is not an .npz file with x and y: {error}") from None
+    # Of zipfile, of its decompressors, of NumPy's parser of headers.
+    except Exception as error:
+        raise ImageError(f"{path}: is not an .npz file with x and y: {one_line(error)}") from None
     if x.dtype != np.uint8:
         raise ImageError(f"{path}: x is {x.dtype}, not uint8")
     if x.ndim == 3:
@@ -104,6 +103,29 @@ def read_dataset(path: str | os.PathLike[str], labels: Sequence[str], ignore: Se
             f"{path}: y holds {y.min()} to {y.max()}, but the model has classes 0 to {len(labels) - 1}"
         )
     return Dataset(y.astype(np.int64), [f"{path.name}[{i}]" for i in range(len(x))], x)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of an ``.npz`` file, whose size is known before memory is taken for it.
+
+    Raises:
+        KeyError: naming it, where it is missing.
+        ValueError: where it is larger than :data:`MAX_BYTES`, or holds objects.
+    """
+    if f"{name}.npy" not in archive.namelist():
+        raise KeyError(name)
+    with archive.open(f"{name}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = header(stream)
+        size = math.prod(shape) * dtype.itemsize
+    if size > MAX_BYTES:
+        raise ValueError(f"{name} takes {size} bytes; at most {MAX_BYTES} are read")
+    with archive.open(f"{name}.npy") as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
 
 
 def match_label(folder: str, labels: Sequence[str]) -> int | None:

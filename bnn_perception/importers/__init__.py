@@ -101,7 +101,7 @@ def import_model(
         The model as it is read back from ``out``.
 
     Raises:
-        ImporterError: where the source cannot be imported or the folder cannot be written.
+        ImporterError: where the source cannot be imported, or the folder cannot be written; it is as it was then.
     """
     model = read(source, pixels)
     try:
@@ -110,5 +110,7 @@ def import_model(
         raise ImporterError(f"{source}: {error}") from None
     try:
         return save_model(model, out)
+    except ModelError as error:
+        raise ImporterError(str(error)) from None
     except OSError as error:
         raise ImporterError(f"{out}: cannot be written: {error}") from None

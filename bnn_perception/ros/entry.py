@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import rclpy
+import rclpy.logging
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import uninstall_signal_handlers
 from rclpy.utilities import remove_ros_args
 
 from bnn_perception.errors import one_line
-from bnn_perception.ros.process import prepare_process
+from bnn_perception.ros.leavings import remove_leavings
+from bnn_perception.ros.process import prepare_process, uses_fast_dds
 from bnn_perception.ros.worker import PAUSE, with_place
 
 AnyNode = TypeVar("AnyNode", bound=Node)
@@ -46,6 +48,8 @@ def run_node(
         0 at the end and after Ctrl-C or SIGTERM, 1 after an expected exception, 2 for arguments that make no sense.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before the room for segments is looked at.
+    removed = remove_leavings() if uses_fast_dds() else ""
     prepare_process(publishes_images)
     try:
         unknown = remove_ros_args([name, *arguments])[1:]
@@ -56,6 +60,8 @@ def run_node(
     except RuntimeError as error:  # what rclpy says of arguments that it cannot parse
         print(f"{name}: {one_line(error)}", file=sys.stderr)
         return 2
+    if removed:
+        rclpy.logging.get_logger(name).info(removed)
     node = None
     code = 0
     threads_before = set(threading.enumerate())

@@ -87,7 +87,14 @@ CUDA_NET = tuple(
 TARGETS: dict[str, Target] = {
     "net/bits": Target(("net/bits.py",), ("unit/test_bits.py",)),
     "net/model": Target(
-        ("net/model.py", "net/layers.py", "net/fields.py", "net/checks.py", "net/folder.py"),
+        (
+            "net/model.py",
+            "net/layers.py",
+            "net/fields.py",
+            "net/checks.py",
+            "net/description.py",
+            "net/folder.py",
+        ),
         ("unit/test_model.py", "unit/test_layer_kinds.py"),
         tuple(
             f"unit/test_model.py::{name}"
@@ -175,19 +182,29 @@ TARGETS: dict[str, Target] = {
         ("kernels/test_cuda_float.py", "kernels/test_float_kernels.py"),
     ),
     "importers/float_twin": Target(
-        ("importers/onnx/float_twin.py", "importers/onnx/stages.py", "importers/stage.py"),
-        ("unit/test_float_twin.py",),
+        (
+            "importers/onnx/float_twin.py",
+            "importers/onnx/twin_file.py",
+            "importers/onnx/stages.py",
+            "importers/stage.py",
+        ),
+        ("unit/test_float_twin.py", "unit/test_cpu_float.py"),
     ),
     "importers/onnx": Target(
         (
             "importers/__init__.py",
             "importers/fold/*.py",
-            "importers/onnx/[!fs]*.py",
+            "importers/onnx/[!fst]*.py",
             "importers/onnx/file.py",
             "importers/onnx/shapes.py",
             "importers/onnx/signs.py",
         ),
-        ("unit/test_import_qonnx.py", "unit/test_import_fold.py", "unit/test_import_operators.py"),
+        (
+            "unit/test_import_limits.py",
+            "unit/test_import_qonnx.py",
+            "unit/test_import_fold.py",
+            "unit/test_import_operators.py",
+        ),
     ),
     "importers/tflite": Target(("importers/tflite/*.py",), ("unit/test_import_tflite.py",)),
     "importers/bnn_pynq": Target(("importers/bnn_pynq.py",), ("unit/test_import_bnn_pynq.py",)),

@@ -78,9 +78,10 @@ def apart(number):
 
 
 def ending(process, timeout=PATIENCE):
-    """What a node wrote, and its exit code."""
+    """What a node wrote, and its exit code. What it says of killed processes before it is left out."""
     output, _ = process.communicate(timeout=timeout)
-    return output, process.returncode
+    own = [line for line in output.splitlines(keepends=True) if "of shared memory that" not in line]
+    return "".join(own), process.returncode
 
 
 def image(pixels, encoding="rgb8", padding=0, frame_id="camera"):

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -280,6 +281,33 @@ def test_ends_at_once_while_it_evaluates_the_largest_net(peer, tmp_path):
     assert code == 0, output
     assert "Traceback" not in output
     assert seconds < ENDING + 4  # as above
+
+
+def segments(process):
+    """The shared memory of a process that is its own: it holds the locks."""
+    found = set()
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if match := re.fullmatch(r"(/dev/shm/fast(?:rtps|dds)_[0-9a-f]{16})_el", os.readlink(entry)):
+                found.add(Path(match[1]))
+    return found
+
+
+def test_what_a_killed_node_leaves_is_removed_by_the_next(peer, english):
+    answers = peer.subscribe(Classification, "/bnn/labels")
+    with running("classifier_node", f"model:={english}") as process:
+        peer.camera(image(picture("red")), "/bnn/image", answers)
+        own, others = segments(process), segments(SimpleNamespace(pid=os.getpid()))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if not own:
+        pytest.skip("this DDS has no segments of shared memory")
+    assert all(path.exists() for path in own)
+    for path in own:
+        os.utime(f"{path}_el", (0, 0))  # a young lock may not be held yet
+    with running("classifier_node", f"model:={english}") as process:
+        peer.until(lambda: not any(path.exists() for path in own))
+        assert all(path.exists() for path in others)
 
 
 FAILING = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,9 +12,15 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
+import numba
+
 from bnn_perception import native
 from bnn_perception.__main__ import main
 from bnn_perception.cli import compile_
+
+
+def twice(number):
+    return 2 * number
 
 
 def test_kernels_that_are_kept_are_found(capsys):
@@ -44,6 +52,33 @@ def test_it_says_whether_they_were_there(monkeypatch, path, misses, said):
     stats = SimpleNamespace(cache_path=path, cache_misses=misses)
     monkeypatch.setattr(native, "evaluate", SimpleNamespace(stats=stats))
     assert compile_._cache("cpu") == said
+
+
+def test_a_cache_that_is_full_or_damaged_costs_the_time_to_compile(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(native._Forgiving, "_is_told", False)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+        assert [native.compiled(twice)(number) for number in (1, 1.5)] == [2, 3]
+    (record,) = caplog.records  # once
+    assert record.levelname == "WARNING"
+    assert "No space left on device" in record.getMessage()
+    assert not list(tmp_path.rglob("*.nbc"))
+
+    caplog.clear()
+    monkeypatch.setattr(native._Forgiving, "_is_told", False)
+    assert native.compiled(twice)(1) == 2
+    (kept,) = tmp_path.rglob("*.nbc")
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert native.compiled(twice)(1) == 2
+    assert len(caplog.records) == 1
+    found = native.compiled(twice)
+    assert found(1) == 2
+    assert found.stats.cache_path
 
 
 def test_a_device_that_is_not_there_is_named(capsys, monkeypatch):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +18,7 @@ import pytest
 from models import scaled_stem_model
 
 from bnn_perception.__main__ import main
+from bnn_perception.cli.json_text import to_json
 from bnn_perception.evaluation import pictures as drawing
 from bnn_perception.net import bits
 from bnn_perception.net.folder import load_model, save_model
@@ -332,6 +337,80 @@ def test_evaluate_npz_with_every_backend_alike(colours, capsys, tmp_path):
     assert reports[0]["n"] == 40
 
 
+def test_json_is_json_whatever_a_model_says(colours, tmp_path, capsys):
+    shutil.copytree(colours, tmp_path / "model")
+    odd = (
+        "n: [.nan, .inf, -.inf, 0x"
+        + "f" * 5000
+        + "]\n2024-01-01: 2024-01-01\n1: {2: 3, null: 4}\nmacs: none\n"
+    )
+    text = (tmp_path / "model" / "model.yaml").read_text()
+    (tmp_path / "model" / "model.yaml").write_text(odd + text)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert main(["inspect", str(tmp_path / "model"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert report["n"] == [None, None, None, "0x" + "f" * 5000]
+    assert report["2024-01-01"] == "2024-01-01"
+    assert report["1"] == {"2": 3, "None": 4}
+    assert isinstance(report["macs"], int)  # what was counted, not what the model says of itself
+    assert to_json({"a": b"x", "b": datetime.date(2024, 1, 1), "c": (1, True)}) == (
+        '{"a": "b\'x\'", "b": "2024-01-01", "c": [1, true]}'
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inspect"], ["inspect", "--json"], ["classify", "--help"]]
+)
+def test_a_full_disk_is_one_line(arguments):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bnn_perception", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(": No space left on device")
+
+
+def npz(path, **headers):
+    """An ``.npz`` whose headers state shapes that its data do not hold."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (shape, dtype) in headers.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+                stream.write(bytes(1000))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "reason"),
+    [
+        (
+            ((10**12, 1, 1, 3), "|u1"),
+            ((1,), "<i8"),
+            "x takes 3000000000000 bytes; at most 4294967296 are read",
+        ),
+        (((1, 1, 1, 3), "|u1"), ((1 << 40,), "<i8"), "y takes 8796093022208 bytes"),
+        (((1, 1, 1, 3), "|O"), ((1,), "<i8"), "bject"),
+        (((-1, 5), "|u1"), ((1,), "<i8"), "is not an .npz file"),
+    ],
+)
+def test_the_size_of_arrays_is_known_before_they_are_read(colours, tmp_path, capsys, x, y, reason):
+    path = npz(tmp_path / "set.npz", x=x, y=y)
+    assert main(["evaluate", str(path), "--model", str(colours)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -343,6 +422,11 @@ def test_evaluate_npz_with_every_backend_alike(colours, capsys, tmp_path):
         (["evaluate", "x", "--compare"], "has no float twin"),
         (["evaluate", "x", "--compare", "--backend", "float"], "leave --backend float out"),
         (["inspect", "no_such_model"], "no_such_model/model.yaml: no such file"),
+        (
+            ["evaluate", "x", "--threads", "100000"],
+            "threads is 100000; it must be 0 (as many as pay off) to 256",
+        ),
+        (["evaluate", "x", "--threads", "-1"], "threads is -1; it must be 0 (as many as pay off) to 256"),
     ],
 )
 def test_mistakes_end_with_one_line(colours, arguments, reason, capsys, tmp_path, monkeypatch):

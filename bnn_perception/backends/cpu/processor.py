@@ -8,6 +8,9 @@ from pathlib import Path
 
 from bnn_perception.backends.protocol import BackendError
 
+#: The most threads; each takes memory before it does anything.
+MAX_THREADS = 256
+
 
 def thread_count(threads: int, useful: int) -> int:
     """The number of threads to run; 0 stands for as many as pay off.
@@ -17,10 +20,10 @@ def thread_count(threads: int, useful: int) -> int:
         useful: more than these would not pay off; at most one on each core that this process may use does.
 
     Raises:
-        BackendError: for a negative number.
+        BackendError: for a negative number, or one over :data:`MAX_THREADS`.
     """
-    if threads < 0:
-        raise BackendError(f"threads is {threads}; it must be 0 (as many as pay off) or more")
+    if not 0 <= threads <= MAX_THREADS:
+        raise BackendError(f"threads is {threads}; it must be 0 (as many as pay off) to {MAX_THREADS}")
     return threads or min(useful, len(os.sched_getaffinity(0)))
 
 

@@ -7,23 +7,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.onnx.costs import Budget
 from bnn_perception.importers.onnx.evaluate import evaluate_node
 from bnn_perception.importers.onnx.node import FLOATS, UNDEFINED, Node, Value, attribute, where
 from bnn_perception.importers.onnx.operators import QUANT_DOMAINS, STANDARD, Numbers, find
-from bnn_perception.net.checks import ModelError
+from bnn_perception.net.checks import MAX_SIDE, ModelError
 
 if TYPE_CHECKING:
     import onnx
 
 #: Before it, operators broadcast by attributes, and a batch norm could be in training mode by default.
 OLDEST_OPSET = 7
-#: Numbers that nodes may make of constants: so many, and so many of each that the file holds. A quantizer of weights
-#: takes less than twenty nodes.
-MADE_NUMBERS, MADE_OF_EACH = 1 << 26, 32
+#: Images that a graph may take at once.
+MAX_BATCH = 256
 #: Nodes that give other numbers each time.
 RANDOM = (
     "Bernoulli",
@@ -78,7 +77,7 @@ class Graph:
                 self.constants[tensor.name] = numpy_helper.to_array(tensor)
             except MALFORMED as error:
                 raise ImporterError(f"the constant '{tensor.name}' cannot be read: {error}") from None
-        self._room = MADE_NUMBERS + MADE_OF_EACH * sum(values.size for values in self.constants.values())
+        self._budget = Budget(sum(value.size for value in self.constants.values()))
         inputs = [value for value in model.graph.input if value.name not in self.constants]
         tails = [
             _before_tail(model.graph, output.name, self.opset) if strip_tail else (output.name, False)
@@ -102,6 +101,11 @@ class Graph:
         )
         self.takes_integers = annotated or kind.elem_type not in (UNDEFINED, *FLOATS)
         self.batch = max(*self.image_shape[:1], 1)
+        if self.batch > MAX_BATCH or any(size > MAX_SIDE for size in self.image_shape[1:]):
+            raise ImporterError(
+                f"input '{self.image}' has shape {self.image_shape}; at most {MAX_BATCH} images of {MAX_SIDE} by "
+                f"{MAX_SIDE} are taken"
+            )
         self.nodes = _needed(model.graph, self.logits)
         self.uses = Counter(
             name for node in self.nodes if _takes_numbers(node) for name in dict.fromkeys(node.input)
@@ -152,15 +156,14 @@ class Graph:
         """Evaluate a node that takes nothing but constants, and add what it gives to the constants.
 
         Raises:
-            RefusalError: where that is not the same each time, would have to be interpreted, or is too large.
+            RefusalError: where that is not the same each time, would have to be interpreted, or costs too much.
         """
         if node.op in RANDOM:
             raise RefusalError("gives random numbers")
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
             raise RefusalError("has a graph of its own, which is not evaluated")
-        made = evaluate_node(node.proto, node.constants, self.opset, self._room)
-        self._room -= sum(np.size(values) for values in made)
-        self.constants.update(zip(node.outputs, made))
+        self._budget.take(node.proto, node.constants)
+        self.constants.update(zip(node.outputs, evaluate_node(node.proto, node.constants, self.opset)))
 
 
 def _check_operator(node: onnx.NodeProto, opset: int) -> None:

@@ -125,8 +125,16 @@ def graph_logits(
     Raises:
         ImporterError: where the graph cannot be evaluated.
     """
-    walk = Walk(proto, pixels)
+    try:
+        walk = Walk(proto, pixels)
+        # What its constants cost is known, and bounded, when they have been computed once.
+        walk.run()
+    except ImporterError as error:
+        raise ImporterError(f"{source}: {printable(error)}") from None
     graph = walk.graph
+    # The evaluator would compute what nobody asks for as well.
+    del proto.graph.node[:]
+    proto.graph.node.extend(graph.nodes)
     rows = []
     try:
         reference = evaluator(proto)
