@@ -8,10 +8,12 @@ at too.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import struct
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,12 +21,16 @@ from numpy.typing import NDArray
 
 from bnn_perception.errors import Error, one_line
 from bnn_perception.frames.frame import MAX_SIDE
+from bnn_perception.frames.jpeg import Jpeg, JpegError
 
 #: OpenCV decodes up to 2**30 pixels; an image that large is a mistake or an attack on a robot's memory.
 MAX_PIXELS = 1 << 27
 
 #: Chunks and segments of an image at most, so that walking over them takes a fraction of a second.
 MAX_PARTS = 100_000
+
+#: Bytes of a JPEG from which on a thread of its own checks its data: handing over fewer takes longer than the check.
+LARGE = 8192
 
 #: Why an encoded image cannot be used, in a word.
 Reason = Literal["undecodable", "too large", "zero size"]
@@ -70,14 +76,25 @@ def decode(
     """
     # Read by OpenCV when it is loaded: a second bound, should a header have said less than the data.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-    import cv2
-
-    check(data, max_pixels, formats, limit)
-    try:
-        pixels: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    # Not cv2.error alone: a size that numpy cannot take, or no memory, are exceptions of other types.
-    except Exception as error:
-        raise EncodedError("undecodable", f"cannot be decoded: {one_line(error)}") from None
+    checks = _checks(data, max_pixels, formats, limit)
+    name = next(checks)
+    if name == "JPEG" and data.size >= LARGE:
+        # Its header has been checked, so that memory is bounded. The walk over its data takes a third of the time of
+        # decoding it, and neither holds the interpreter.
+        checked = _helper().submit(_exhaust, checks)
+        try:
+            pixels = _decoded(data)
+        finally:
+            if checked.cancel():  # no processor has been free for it
+                _exhaust(checks)
+            else:
+                checked.result()
+    else:
+        _exhaust(checks)
+        pixels = _decoded(data)
+    if pixels is None and name == "JPEG":
+        # Whole, as its check says, but for the end marker, without which OpenCV from 4.11 on refuses it.
+        pixels = _decoded(np.append(data, np.frombuffer(b"\xff\xd9", np.uint8)))
     if pixels is None:
         raise EncodedError("undecodable", "is not an image that can be decoded, or is cut short")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -89,6 +106,31 @@ def decode(
     return np.asarray(pixels)
 
 
+def _decoded(data: NDArray[np.uint8]) -> Any:
+    """What OpenCV makes of it, None where it makes nothing."""
+    import cv2
+
+    try:
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    # Not cv2.error alone: a size that numpy cannot take, or no memory, are exceptions of other types.
+    except Exception as error:
+        raise EncodedError("undecodable", f"cannot be decoded: {one_line(error)}") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _helper() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "jpeg")
+
+
+# The thread does not live on in a child.
+os.register_at_fork(after_in_child=_helper.cache_clear)
+
+
+def _exhaust(checks: Iterator[str]) -> None:
+    for _ in checks:
+        pass
+
+
 def check(
     data: NDArray[np.uint8], max_pixels: int, formats: Collection[str] | None = None, limit: str = ""
 ) -> None:
@@ -97,6 +139,13 @@ def check(
     Raises:
         EncodedError: with the reason.
     """
+    _exhaust(_checks(data, max_pixels, formats, limit))
+
+
+def _checks(
+    data: NDArray[np.uint8], max_pixels: int, formats: Collection[str] | None, limit: str
+) -> Iterator[str]:
+    """As :func:`check`; yields the format's name each time that a size has passed."""
     content = memoryview(np.ascontiguousarray(data).data)
     name = format_of(bytes(content[:32]))
     taken = FORMATS if formats is None else formats
@@ -109,6 +158,7 @@ def check(
             sizes += 1
             if sizes > MAX_PARTS:
                 raise _too_many_parts(name)
+            yield name
     # A header that ends in the midst of a field.
     except (struct.error, IndexError):
         raise _cut_short(name) from None
@@ -180,39 +230,14 @@ def _png(data: memoryview) -> Iterator[Size]:
         raise EncodedError("undecodable", "is not an image that can be decoded: PNG without data")
 
 
-#: Markers of JPEG that state a size: all SOFn, which C4, C8 and CC are not.
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-#: As libjpeg looks for the next marker: over what stands between segments, and over fill bytes.
-_MARKER = re.compile(rb"\xff[^\x00\xff]")
-
-
 def _jpeg(data: memoryview) -> Iterator[Size]:
-    at = 2
-    for _ in range(MAX_PARTS):
-        found = _MARKER.search(data, at)
-        if found is None:
-            raise _cut_short("JPEG")
-        at = found.end()
-        marker = data[at - 1]
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            continue
-        (length,) = struct.unpack_from(">H", data, at)
-        if length < 2 or at + length > len(data):
-            raise _cut_short("JPEG")
-        if marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            yield Size(width, height)
-        at += length
-        if marker == 0xDA:
-            break
-    else:
-        raise _too_many_parts("JPEG")
-    # Until OpenCV 4.11 a scan that is cut short is a picture whose rest is grey.
-    if bytes(data[at:]).rfind(b"\xff\xd9") < 0:
+    try:
+        for size in Jpeg(np.frombuffer(data, np.uint8)).sizes():
+            yield Size(*size)
+    except JpegError as error:
         raise EncodedError(
-            "undecodable", "is not an image that can be decoded, or is cut short: JPEG without its end"
-        )
+            "undecodable", f"is not an image that can be decoded, or is cut short: JPEG {error}"
+        ) from None
 
 
 def _webp(data: memoryview) -> Iterator[Size]:
