@@ -6,6 +6,8 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from bnn_perception.ros.launching import as_truth, end_with
+
 # Arguments that set a parameter unless they are empty: what is not given is left to params_file, to the launch file
 # that includes this one (SetParameter, SetParametersFromFile), and to the defaults of the node.
 OVERRIDES = {
@@ -29,22 +31,16 @@ def as_region(text):
     return numbers
 
 
-def as_truth(text):
-    """A truth value as people write it on a command line."""
-    values = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in values:
-        raise ValueError(f"use_sim_time:={text} must be true or false")
-    return values[text.lower()]
-
-
 def classifier(context):
     """The node, with the arguments as they were given."""
     image_topic = LaunchConfiguration("image_topic").perform(context)
     overrides = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
     parameters = {name: value for name, value in overrides.items() if value}
-    for name, read in (("region", as_region), ("use_sim_time", as_truth)):
-        if name in parameters:
-            parameters[name] = read(parameters[name])
+    if "region" in parameters:
+        parameters["region"] = as_region(parameters["region"])
+    if "use_sim_time" in parameters:
+        parameters["use_sim_time"] = as_truth("use_sim_time", parameters["use_sim_time"])
+    required = as_truth("required", LaunchConfiguration("required").perform(context))
     file = LaunchConfiguration("params_file").perform(context)
     return [
         Node(
@@ -55,6 +51,7 @@ def classifier(context):
             parameters=[source for source in (file, parameters) if source],
             remappings=[("image", image_topic), ("image/compressed", f"{image_topic}/compressed")],
             output="screen",
+            on_exit=end_with(required),
         )
     ]
 
@@ -73,6 +70,11 @@ def generate_launch_description():
             *(
                 DeclareLaunchArgument(name, default_value="", description=f"{text}; empty leaves it as it is")
                 for name, text in OVERRIDES.items()
+            ),
+            DeclareLaunchArgument(
+                "required",
+                default_value="true",
+                description="end the whole launch, with an error, where the node ends with one: true or false",
             ),
             OpaqueFunction(function=classifier),
         ]

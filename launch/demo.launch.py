@@ -12,6 +12,7 @@ from launch_ros.actions import Node
 
 from bnn_perception.cli.demo import region_for
 from bnn_perception.resources import resource_folder
+from bnn_perception.ros.launching import as_truth, end_with
 
 CLASSIFY = str(resource_folder("launch") / "classify.launch.py")
 
@@ -26,6 +27,7 @@ def region(context):
 def camera(context):
     """The node that plays the source."""
     source = LaunchConfiguration("source").perform(context)
+    required = as_truth("required", LaunchConfiguration("required").perform(context))
     return [
         Node(
             package="bnn_perception",
@@ -34,6 +36,7 @@ def camera(context):
             namespace=LaunchConfiguration("namespace"),
             parameters=[{"source": source, "decode": True, "loop": True}],
             output="screen",
+            on_exit=end_with(required),
         )
     ]
 

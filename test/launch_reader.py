@@ -54,6 +54,7 @@ class StartedNode:
     parameters: list[Any] = field(default_factory=list)
     remappings: list[tuple[str, str]] = field(default_factory=list)
     output: str = "log"
+    on_exit: Any = None
 
 
 @dataclass

@@ -9,19 +9,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import rclpy
 import rclpy.logging
+from rcl_interfaces.msg import Log
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import uninstall_signal_handlers
 from rclpy.utilities import remove_ros_args
 
 from bnn_perception.errors import one_line
+from bnn_perception.ros.diagnostics import sendable
 from bnn_perception.ros.leavings import remove_leavings
 from bnn_perception.ros.process import prepare_process, uses_fast_dds
 from bnn_perception.ros.worker import PAUSE, with_place
+
+#: The level of a line on /rosout: of Log.FATAL, which is bytes in some distributions and a number in others.
+FATAL = 50
+
+#: How long an ending node waits for who listens to /rosout (seconds), and then for the line to reach them.
+FINDING, ARRIVING = 2.0, Duration(seconds=2)
 
 AnyNode = TypeVar("AnyNode", bound=Node)
 
@@ -77,6 +88,7 @@ def run_node(
         pass
     except expected as error:
         print(f"{name}: {error}", file=sys.stderr)
+        tell_rosout(name, str(error))
         code = 1
     except Exception:
         if rclpy.ok():
@@ -100,6 +112,24 @@ def run_node(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def tell_rosout(name: str, line: str) -> None:
+    """Publish why a node ends on ``/rosout``, for those who see no terminal of it.
+
+    A node whose making failed has no logger that does; whoever listens has to find this process first.
+    """
+    with suppress(Exception):  # the reason has been printed, and is all that counts
+        node = Node(f"{name}_end", enable_rosout=False, start_parameter_services=False)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        publisher = node.create_publisher(Log, "/rosout", latched)
+        until = time.monotonic() + FINDING
+        while publisher.get_subscription_count() == 0 and time.monotonic() < until and rclpy.ok():
+            time.sleep(0.02)
+        stamp = node.get_clock().now().to_msg()
+        publisher.publish(Log(stamp=stamp, level=FATAL, name=name, msg=sendable(line)))
+        publisher.wait_for_all_acked(ARRIVING)
+        node.destroy_node()
 
 
 def spin_once(

@@ -68,6 +68,7 @@ def test_the_node(tmp_path: Path) -> None:
 
 
 def test_without_onnx_int8_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     monkeypatch.setitem(sys.modules, "onnx", None)
     results = run("road_signs", tmp_path / "result.json", "--threads", "1")
     assert list(results["threads"]["1"]["net"]) == ["cpu_binary", "float32"]

@@ -31,6 +31,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="module")
 def shipped() -> Model:
     """The model that comes with the package, which has a float twin."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     return load_model(find_model("road_signs"))
 
 

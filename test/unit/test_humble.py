@@ -22,6 +22,7 @@ SOURCES = [
 MODULES = {
     "rclpy.clock": {"Clock", "ClockType"},
     "rclpy.context": {"Context"},
+    "rclpy.duration": {"Duration"},
     "rclpy.exceptions": {"InvalidParameterTypeException", "InvalidParameterValueException"},
     "rclpy.executors": {"ExternalShutdownException", "ShutdownException", "SingleThreadedExecutor"},
     "rclpy.node": {"Node"},
@@ -63,7 +64,7 @@ MEMBERS = {
         "set_parameters",
         "subscriptions",
     },
-    "rclpy.publisher:Publisher": {"get_subscription_count", "publish", "topic_name"},
+    "rclpy.publisher:Publisher": {"get_subscription_count", "publish", "topic_name", "wait_for_all_acked"},
     "rclpy.subscription:Subscription": {"callback", "topic_name"},
     "rclpy.executors:SingleThreadedExecutor": {"add_node", "context", "shutdown", "spin", "spin_once"},
     "rclpy.context:Context": {"init", "ok", "shutdown", "try_shutdown"},

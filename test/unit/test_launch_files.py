@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -91,6 +92,7 @@ def test_use_sim_time_is_a_truth_value(value, expected):
     ("argument", "value", "remedy"),
     [
         ("use_sim_time", "maybe", "use_sim_time:=maybe must be true or false"),
+        ("required", "perhaps", "required:=perhaps must be true or false"),
         ("region", "5", r"region:=5 must be four numbers in brackets"),
         ("region", "left", r"region:=left must be four numbers in brackets"),
         ("region", "[0, 0, 1]", r"region:=\[0, 0, 1\] must be four numbers in brackets"),
@@ -124,6 +126,7 @@ def test_the_shipped_file_states_what_holds_without_one():
                 "image_transport",
                 "region",
                 "use_sim_time",
+                "required",
             },
         ),
         (DEMO, {"source", "namespace", "region"}),
@@ -134,6 +137,31 @@ def test_arguments_describe_themselves(path, names):
     told = launch(path).arguments
     assert names <= set(told)
     assert all(told.values())
+
+
+@pytest.mark.parametrize("path", [CLASSIFY, DEMO])
+@pytest.mark.parametrize(
+    ("required", "code", "is_shutdown", "is_error"),
+    [
+        ({}, 1, False, True),
+        ({}, 2, False, True),
+        ({}, 0, False, False),
+        ({}, -2, False, False),  # by a signal
+        ({}, 1, True, False),  # at the end of the launch
+        ({"required": "true"}, 1, False, True),
+        ({"required": "false"}, 1, False, False),
+    ],
+)
+def test_a_node_that_cannot_start_ends_the_launch_with_an_error(path, required, code, is_shutdown, is_error):
+    """launch ends with 1 where a handler of it raises; with 0 whatever its nodes end with."""
+    event = SimpleNamespace(returncode=code, process_name="node-1")
+    context = SimpleNamespace(is_shutdown=is_shutdown)
+    for node in launch(path, **required).started:
+        if is_error:
+            with pytest.raises(RuntimeError, match=f"node-1 ended with code {code}; its last line says why"):
+                node.on_exit(event, context)
+        else:
+            assert node.on_exit(event, context) is None
 
 
 def test_the_demo_shows_every_argument_that_it_takes():

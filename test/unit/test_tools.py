@@ -93,6 +93,7 @@ def test_classify_looks_at_the_region_only(colours, tmp_path, capsys):
 
 
 def test_evaluate_counts_and_ends_with_json(colours, pictures, capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     (pictures / "red" / "broken.png").write_bytes(b"x")
     confusion, sheet = tmp_path / "confusion.png", tmp_path / "mistakes.png"
     arguments = ["evaluate", str(pictures), "--model", str(colours), "--backend", "reference", "--json"]
@@ -209,6 +210,7 @@ def test_a_comparison_says_who_alone_is_right(pair, pictures, capsys):
 
 
 def test_labels_of_any_kind_are_shown_and_drawn(colours, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     labels = ("$\\frac$", "a" * 60 + " and its end", "標識")
     odd = tmp_path / "odd"
     save_model(replace(load_model(colours), labels=labels), odd)
@@ -249,6 +251,7 @@ def test_figures_of_a_confusion_matrix_can_be_read():
 
 
 def test_a_picture_of_many_classes_has_its_limit(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.setattr(drawing, "MAX_SIDE", 5.0)  # instead of 50 inches, which take long to draw
     labels = [f"class {index}" for index in range(40)]
     drawing.confusion_matrices([np.eye(40, dtype=int)], [""], labels, tmp_path / "a.png")
