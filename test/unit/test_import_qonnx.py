@@ -1119,6 +1119,18 @@ def joined_streams() -> Graph:
     return g.node("Concat", before, axis=1, name="join")
 
 
+def divided(sizes: Sequence[int], at: int = 0, axis: int = 1, whole: int = 0) -> Graph:
+    """Parts of the channels, of which the one at ``at`` goes on beside the last one."""
+    g = stem()
+    channels = whole or sum(sizes)
+    g.conv(6, channels).norm(channels)
+    parts = [f"part{index}" for index in range(len(sizes))]
+    more = [g.constant(sizes, np.int64)] if len(set(sizes)) > 1 else []
+    g.nodes.append(onnx.helper.make_node("Split", [g.tensor, *more], parts, "split", axis=axis))
+    g.tensor = parts[at]
+    return g.node("Concat", parts[-1], axis=1)
+
+
 def tiled() -> Graph:
     g = stem()
     result, before = body(g, 6)
@@ -1343,6 +1355,18 @@ def joined_rows() -> Graph:
 THREE = np.asarray([0.2, 0.3, 0.4]).reshape(3, 1, 1)
 FIVE = np.asarray([0.0, 1, 1, 1, 1]).reshape(5, 1, 1)
 REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
+    "parts of the rows": (
+        lambda: divided([4, 4], axis=2),
+        r"node 'split' \(Split\): does not split channels",
+    ),
+    "parts of other channels": (
+        lambda: divided([3, 4], whole=8),
+        r"\(Split\): splits 8 channels into \[3, 4\]",
+    ),
+    "the largest of rows": (
+        lambda: stem().node("ReduceMax", axes=[2], keepdims=1),
+        r"\(ReduceMax\): reduces other axes than height and width",
+    ),
     "ternary weights": (
         ternary,
         r"node 'first' \(Conv\): \d+ of its weights are exactly 0, the others \+c and -c",
@@ -1757,6 +1781,11 @@ EXPRESSED: dict[str, Callable[[], Graph]] = {
     "two streams": two_streams,
     "two convolutions": two_convolutions,
     "ReLU after batch norm": bent_after_norm,
+    "magnitudes": lambda: stem().conv(6, 8).norm(8).node("Abs"),
+    "the largest of each map": lambda: stem().conv(6, 8).norm(8).node("GlobalMaxPool"),
+    "the largest by axes": lambda: stem().conv(6, 8).norm(8).node("ReduceMax", axes=[-1, 2], keepdims=1),
+    "equal parts": lambda: divided([4, 4]),
+    "parts": lambda: divided([3, 1, 4], 1),
     "ReLU behind the last layer": lambda: signs().node("Flatten").matmul(240, 3).node("Relu"),
     "ReLU before a convolution": lambda: first().norm(5).node("Relu").conv(5, 5),
     "PReLU of a stream": bent_stream,

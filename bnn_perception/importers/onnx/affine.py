@@ -110,6 +110,10 @@ def relu(node: Node[Signal], layers: LayerBuilder) -> Signal:
     return layers.clip(node.signal, zero, constant(UNLIMITED, len(zero)))
 
 
+def absolute(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    return layers.bent(node.signal, constant(-1, len(node.signal.scale)))
+
+
 def leaky_relu(node: Node[Signal], layers: LayerBuilder) -> Signal:
     slope = Fraction(node.attribute("alpha", 0.01))
     return layers.bent(node.signal, constant(slope, len(node.signal.scale)))

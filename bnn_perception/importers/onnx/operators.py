@@ -24,7 +24,7 @@ Sub                            with one constant, or one a channel; of two real 
                                again; on the image, with thresholds along a new axis: a thermometer code
 Mul, Div                       with one constant, or one a channel
 Neg                            everywhere
-Relu, LeakyRelu                of sums and real values
+Relu, LeakyRelu, Abs           of sums and real values
 PRelu                          of sums and real values: one slope a channel
 Clip                           of sums and real values (Hardtanh); of pixels and signs where it changes nothing
 MaxPool                        of sums, signs and real values, with any window, stride and padding
@@ -32,7 +32,10 @@ Pad                            of height and width before a Conv; of channels wi
 AveragePool                    of sums and real values, with any window, stride and padding
 GlobalAveragePool              of sums and real values
 ReduceMean                     of sums and real values, over height and width
+GlobalMaxPool                  of sums, signs and real values
+ReduceMax                      of sums, signs and real values, over height and width
 Slice                          of real values: every n-th pixel, channels side by side
+Split                          of the channels of sums and real values
 Concat                         of sums and real values, along the channels
 Tile                           of the channels of sums and real values
 Unsqueeze                      of (N, features) to a map of one pixel; of the image, by the axis of a thermometer's
@@ -109,8 +112,8 @@ class Tail(NamedTuple):
     axis_before_13: int | None
 
 
-#: How an operator changes the signal, and the layers of a binary net; it may give a constant instead of a signal.
-Change = Callable[[Node[Signal], LayerBuilder], "Signal | NDArray[np.int64]"]
+#: How an operator changes the signal, and the layers of a binary net; it may give several, or a constant instead.
+Change = Callable[[Node[Signal], LayerBuilder], "Signal | list[Signal] | NDArray[np.int64]"]
 #: How an operator changes the stages of a float twin.
 StageChange = Callable[[Node[stages.Tensor], stages.Chain], None]
 
@@ -297,6 +300,7 @@ RECORDS = (
     Operator("Neg", "everywhere", _signal(affine.negate), numbers=Numbers.EXACT),
     Operator("Relu", "of sums and real values", affine.relu, stage=_chain(stages.relu)),
     Operator("LeakyRelu", "of sums and real values", affine.leaky_relu),
+    Operator("Abs", "of sums and real values", affine.absolute),
     Operator(
         "PRelu",
         "of sums and real values: one slope a channel",
@@ -328,7 +332,10 @@ RECORDS = (
     ),
     Operator("GlobalAveragePool", "of sums and real values", products.global_average),
     Operator("ReduceMean", "of sums and real values, over height and width", products.reduce_mean),
+    Operator("GlobalMaxPool", "of sums, signs and real values", products.global_max),
+    Operator("ReduceMax", "of sums, signs and real values, over height and width", products.reduce_max),
     Operator("Slice", "of real values: every n-th pixel, channels side by side", shapes.strided),
+    Operator("Split", "of the channels of sums and real values", shapes.split),
     Operator(
         "Concat",
         "of sums and real values, along the channels",

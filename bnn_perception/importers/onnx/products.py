@@ -65,18 +65,34 @@ def global_average(node: Node[Signal], layers: LayerBuilder) -> Signal:
     return layers.average(node.signal, size, (1, 1), (0, 0, 0, 0), counts_padding=True)
 
 
+def global_max(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    size = _map(node).sizes["H"], _map(node).sizes["W"]
+    return layers.pool(node.signal, size, (1, 1), (0, 0, 0, 0), node.is_shared)
+
+
 def reduce_mean(node: Node[Signal], layers: LayerBuilder) -> Signal:
     """The mean of all pixels, as tf2onnx and hand-written nets write it."""
+    size = _reduced(node)
+    mean = layers.average(node.signal, size, (1, 1), (0, 0, 0, 0), counts_padding=True)
+    return mean if node.attribute("keepdims", 1) else replace(mean, flat=True)
+
+
+def reduce_max(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    size = _reduced(node)
+    largest = layers.pool(node.signal, size, (1, 1), (0, 0, 0, 0), node.is_shared)
+    return largest if node.attribute("keepdims", 1) else replace(largest, flat=True)
+
+
+def _reduced(node: Node[Signal]) -> tuple[int, int]:
+    """Height and width, which are what a node reduces."""
     signal = node.signal
     rank = len(signal.shape)
-    # An input since opset 18.
+    # An input since opset 18, of ReduceMean as of ReduceMax.
     axes = node.constant(1).reshape(-1).tolist() if len(node.inputs) > 1 else node.attribute("axes", [])
     named = {("N" + signal.axes)[int(axis) % rank] for axis in axes} if not signal.flat else set()
     if named != {"H", "W"}:
-        raise RefusalError("takes the mean of other axes than height and width")
-    size = signal.sizes["H"], signal.sizes["W"]
-    mean = layers.average(signal, size, (1, 1), (0, 0, 0, 0), counts_padding=True)
-    return mean if node.attribute("keepdims", 1) else replace(mean, flat=True)
+        raise RefusalError("reduces other axes than height and width")
+    return signal.sizes["H"], signal.sizes["W"]
 
 
 def _map(node: Node[Signal]) -> Signal:

@@ -205,6 +205,26 @@ def _flat(signal: Signal) -> Signal:
 # -- channels
 
 
+def split(node: Node[Signal], layers: LayerBuilder) -> list[Signal]:
+    """Parts of the channels, one after the other."""
+    signal, count = node.signal, len(node.outputs)
+    axis = node.attribute("axis", 0)
+    place = axis + len(signal.shape) if axis < 0 else axis
+    if signal.flat or place < 1 or ("N" + signal.axes)[place : place + 1] != "C":
+        raise RefusalError("does not split channels")
+    channels = signal.sizes["C"]
+    stated = node.option(1, np.zeros(0)) if node.opset >= 13 else np.array(node.attribute("split", []))
+    each = -(-channels // count)  # a last part may be smaller
+    sizes = [int(size) for size in stated.reshape(-1)] or [each] * (count - 1) + [
+        channels - each * (count - 1)
+    ]
+    if len(sizes) != count or sum(sizes) != channels or min(sizes) < 1:
+        raise RefusalError(f"splits {channels} channels into {sizes}")
+    signal = layers.value(signal)
+    ends = np.cumsum(sizes).tolist()
+    return [layers.channels(signal, end - size, end) for size, end in zip(sizes, ends)]
+
+
 def concat(node: Node[Signal], layers: LayerBuilder) -> Signal:
     if any(value is None for value in node.values):
         raise RefusalError("joins activations and constants")

@@ -106,15 +106,19 @@ class Walk:
         if operator is None or operator.apply is None:
             raise RefusalError("the model format has no such operation")
         operator.check(node)
-        result = operator.apply(node, self._builder)
-        if isinstance(result, np.ndarray):
-            self.graph.constants[node.outputs[0]] = result
+        results = operator.apply(node, self._builder)
+        if isinstance(results, np.ndarray):
+            self.graph.constants[node.outputs[0]] = results
             return
-        result = result.in_range()
-        stated = self._shapes.get(node.outputs[0], result.shape)
+        for name, result in zip(node.outputs, [results] if isinstance(results, Signal) else results):
+            self._keep(name, result.in_range())
+
+    def _keep(self, name: str, result: Signal) -> None:
+        """Keep a signal for the nodes that take it."""
+        stated = self._shapes.get(name, result.shape)
         if result.pad is None and result.shape[1:] != stated[1:]:  # what a Pad adds comes with the next layer
             raise RefusalError(f"gives {list(result.shape)} where the file states {list(stated)}")
         # What two operators take is made once. Signs and pixels are there already.
-        if self.graph.uses[node.outputs[0]] > 1 and result.kind not in ("pixels", "signs"):
+        if self.graph.uses[name] > 1 and result.kind not in ("pixels", "signs"):
             result = self._builder.value(result)
-        self._signals[node.outputs[0]] = result
+        self._signals[name] = result
