@@ -167,10 +167,19 @@ def scratch_bytes(pixels: int, signal: bool = False) -> int:
     return VALUE_BYTES + TOTAL_BYTES + (OWN_BYTES + 2 * VECTOR_BYTES * pixels if signal else 4 * 2 * pixels)
 
 
+def _warn_once(text: str, *values: object) -> None:
+    """Say why kernels are compiled anew, once a process: it costs many seconds at every start."""
+    global _is_warned  # noqa: PLW0603 - of the process
+    if not _is_warned:
+        _is_warned = True
+        logging.getLogger("bnn_perception").warning(text, *values)
+
+
+_is_warned = False
+
+
 class _Forgiving:
     """A cache of numba that does without its disk where that is full or damaged; numba would end the start over it."""
-
-    _is_told = False
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
@@ -195,16 +204,13 @@ class _Forgiving:
             self._tell(error)
 
     def _tell(self, error: Exception) -> None:
-        """Say so, once a process."""
-        if not _Forgiving._is_told:
-            _Forgiving._is_told = True
-            logging.getLogger("bnn_perception").warning(
-                "the CPU's kernels are compiled anew, for numba's cache %s cannot be used (%s: %s); make room there, "
-                "or set NUMBA_CACHE_DIR",
-                self._cache.cache_path,
-                type(error).__name__,
-                error,
-            )
+        _warn_once(
+            "the CPU's kernels are compiled anew, for numba's cache %s cannot be used (%s: %s); make room there, "
+            "or set NUMBA_CACHE_DIR",
+            self._cache.cache_path,
+            type(error).__name__,
+            error,
+        )
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -216,8 +222,9 @@ def compiled(function: Callable[..., Any]) -> Any:
         return dispatcher
     # numba found no place to write: not NUMBA_CACHE_DIR, not __pycache__, not the user's own.
     except RuntimeError:
-        logging.getLogger(__name__).debug(
-            "numba's cache has no directory: %s is compiled anew", function.__name__
+        _warn_once(
+            "the CPU's kernels are compiled at every start, for numba finds no directory to write to; "
+            "set NUMBA_CACHE_DIR to a folder that can be written to"
         )
         return numba.njit(**options)(function)
 

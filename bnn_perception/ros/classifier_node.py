@@ -36,12 +36,12 @@ from bnn_perception.backends.cuda.device import why_not_installed, why_unusable
 from bnn_perception.classifier import Prediction
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model
-from bnn_perception.resources import find_model
 from bnn_perception.ros.diagnostics import sendable
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
 from bnn_perception.ros.entry import run_node, settle, spin_once
 from bnn_perception.ros.health import Health
 from bnn_perception.ros.image_msg import RefusedFrame
+from bnn_perception.ros.model_root import model_folder
 from bnn_perception.ros.parameters import ENGINE_PARAMETERS, ParameterError, Settings, declare_parameters
 from bnn_perception.ros.pipeline import Arrival, Pipeline
 from bnn_perception.ros.reading import Reading, ReadingError
@@ -392,7 +392,9 @@ def make_spec(settings: Settings, loaded: EngineSpec | None = None) -> EngineSpe
         ModelError: where the model cannot be used.
         BackendError: where the backend cannot evaluate it.
     """
-    model = loaded.model if loaded is not None else load_model(find_model(settings.model))
+    model = (
+        loaded.model if loaded is not None else load_model(model_folder(settings.model, settings.model_root))
+    )
     check_choice(model, settings.backend, settings.device)
     return EngineSpec(settings, model)
 

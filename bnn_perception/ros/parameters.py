@@ -109,6 +109,9 @@ class Settings(EngineSettings):
         choices=("raw", "compressed"),
         read_only=True,
     )
+    model_root: str = parameter(
+        "", "folder that models must lie in, but for those of the package; empty takes any", read_only=True
+    )
     max_pixels: int = parameter(40_000_000, "larger images are refused", bounds=(1, 1 << 27), read_only=True)
     diagnostics_period: float = parameter(
         1.0, "seconds between /diagnostics messages", bounds=(0.1, 60.0), read_only=True

@@ -970,3 +970,16 @@ def test_larger_images_than_allowed_are_refused(peer, host, patient):
     hosted.diagnostics.until(lambda status, values: hosted.diagnostics.frames("refused: too large") == 1)
     send_and_wait(peer, camera, image(picture("blue", 4, 5)), hosted.answers)
     assert labels_of(hosted.answers[-1]) == ["blue"]
+
+
+def test_a_request_names_models_below_the_root_alone(peer, host, english, german):
+    hosted = host(model="red-green-blue", model_root=str(english.parent))
+    for values, reason in (
+        ({"model": str(german)}, f"model '{german}' does not lie in model_root, {english.parent}"),
+        ({"model": "../other"}, "model '../other' does not lie in model_root"),
+        ({"model_root": "/"}, "read-only"),
+    ):
+        (result,) = peer.set_parameters(NODE, **values)
+        assert not result.successful
+        assert reason in result.reason
+    assert hosted.get("model", "model_root") == ["red-green-blue", str(english.parent)]

@@ -56,7 +56,7 @@ def test_it_says_whether_they_were_there(monkeypatch, path, misses, said):
 
 def test_a_cache_that_is_full_or_damaged_costs_the_time_to_compile(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(native._Forgiving, "_is_told", False)
+    monkeypatch.setattr(native, "_is_warned", False)
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -70,7 +70,7 @@ def test_a_cache_that_is_full_or_damaged_costs_the_time_to_compile(monkeypatch, 
     assert not list(tmp_path.rglob("*.nbc"))
 
     caplog.clear()
-    monkeypatch.setattr(native._Forgiving, "_is_told", False)
+    monkeypatch.setattr(native, "_is_warned", False)
     assert native.compiled(twice)(1) == 2
     (kept,) = tmp_path.rglob("*.nbc")
     kept.write_bytes(kept.read_bytes()[:-100])
@@ -87,3 +87,24 @@ def test_a_device_that_is_not_there_is_named(capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("bnn_perception compile: device cuda cannot be used: ")
     assert main(["compile", "--model", "/nowhere"]) == 1
     assert "/nowhere" in capsys.readouterr().err
+
+
+def test_a_cache_without_a_directory_is_told_once_with_the_remedy(monkeypatch, caplog):
+    """It costs as long as a cold start, at every start."""
+    plain = numba.njit
+
+    def without_directory(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function 'twice': no locator available for file '/ro/native.py'")
+        return plain(**options)
+
+    monkeypatch.setattr(native.numba, "njit", without_directory)
+    monkeypatch.setattr(native, "_is_warned", False)
+    assert [native.compiled(twice)(number) for number in (1, 2)] == [2, 4]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            "the CPU's kernels are compiled at every start, for numba finds no directory to write to; "
+            "set NUMBA_CACHE_DIR to a folder that can be written to",
+        )
+    ]

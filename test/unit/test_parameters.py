@@ -31,6 +31,7 @@ def test_what_is_set_at_start_up_only():
     assert {parameter.name for parameter in PARAMETERS if parameter.read_only} == {
         "image_topics",
         "image_transport",
+        "model_root",
         "max_pixels",
         "diagnostics_period",
     }
