@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from benchmark.cpu import CLASSES, NETS, SIDE, Graph  # noqa: E402
+from benchmark.cpu import CLASSES, NETS, SIDE, Net  # noqa: E402
 from bnn_perception.importers import read  # noqa: E402
 from bnn_perception.importers.fold.builder import UNIT  # noqa: E402
 from bnn_perception.net.signals import ScaledBinaryConv2d  # noqa: E402
@@ -19,7 +19,7 @@ from bnn_perception.net.signals import ScaledBinaryConv2d  # noqa: E402
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_both_nets_have_the_same_shapes(name: str, tmp_path: Path) -> None:
-    graphs = {binary: Graph(binary) for binary in (True, False)}
+    graphs = {binary: Net(binary) for binary in (True, False)}
     paths = {b: graph.save(tmp_path / f"{b}.onnx", NETS[name](graph)) for b, graph in graphs.items()}
     model = read(paths[True], UNIT)
     assert sum(isinstance(layer, ScaledBinaryConv2d) for layer in model.layers) == 16
@@ -38,7 +38,7 @@ def test_both_nets_have_the_same_shapes(name: str, tmp_path: Path) -> None:
 
 
 def test_the_float_net_answers(tmp_path: Path) -> None:
-    graph = Graph(binary=False)
+    graph = Net(binary=False)
     path = graph.save(tmp_path / "float.onnx", NETS["quicknet"](graph))
     image = np.random.default_rng(0).random((1, 3, SIDE, SIDE), np.float32)
     (logits,) = ReferenceEvaluator(str(path)).run(None, {"image": image})
