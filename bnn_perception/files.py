@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-
 #: Bytes that are read at once beyond the size that a file states.
 CHUNK = 1 << 20
 
