@@ -15,7 +15,7 @@ RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train mutants soak train-demo gpu-check lint clean
+.PHONY: demo test test-train fuzz mutants soak train-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
@@ -26,6 +26,10 @@ test: $(STAMP)
 # The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
 test-train: $(VENV)/.made-for-training
 	$(RUN) -m pytest $(ARGS)
+
+# Damaged messages, model folders and nets of other tools, 135,000 of them; `make test` takes a share. Minutes.
+fuzz: $(STAMP)
+	FUZZ=1 $(RUN) -m pytest test/fuzz $(ARGS)
 
 # How many small faults, put into a copy of the package one at a time, the tests notice; takes hours with all modules.
 mutants: $(STAMP)

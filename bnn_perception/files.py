@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+#: Bytes that are read at once beyond the size that a file states.
+CHUNK = 1 << 20
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -70,8 +73,11 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ValueError(f"{size} bytes; at most {limit} are read")
-        # One more than the limit, for a file that grows, or of a system that states no size.
-        content = file.read(limit + 1)
+        # What is asked for is taken in memory at once: the size that is stated and one more, and on for a file that
+        # grows, or of a system that states no size.
+        content = file.read(size + 1)
+        while size < len(content) <= limit and (more := file.read(min(CHUNK, limit + 1 - len(content)))):
+            content += more
     if len(content) > limit:
         raise ValueError(f"{len(content)} bytes or more; at most {limit} are read")
     return content

@@ -364,9 +364,7 @@ def test_json_is_json_whatever_a_model_says(colours, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["inspect"], ["inspect", "--json"], ["classify", "--help"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect"], ["inspect", "--json"]])
 def test_a_full_disk_is_one_line(arguments):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
