@@ -60,17 +60,22 @@ def quantize(twin: Path, folder: Path, input_shape: tuple[int, int, int]) -> Pat
     name = str(onnx.load(str(twin), load_external_data=False).graph.input[0].name)
     prepared, quantized = folder / "prepared.onnx", folder / "int8.onnx"
     # Its warnings advise to do what was just done.
-    logging.getLogger().setLevel(logging.ERROR)
-    quant_pre_process(str(twin), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(quantized),
-        Images(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        quant_pre_process(str(twin), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(quantized),
+            Images(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        root.setLevel(level)
     return quantized
 
 

@@ -199,7 +199,7 @@ def test_what_is_left_of_a_cupy_is_no_cupy(monkeypatch: pytest.MonkeyPatch, tmp_
     reasons: list[str] = []
     make_backend(SMALL, "binary", "auto", report=reasons.append).close()
     assert reasons == []
-    monkeypatch.delitem(sys.modules, "cupy")
+    del sys.modules["cupy"]  # by monkeypatch it would come back for the tests behind
 
 
 def test_a_cupy_that_is_there_is_looked_up_without_an_import(

@@ -1954,7 +1954,7 @@ def test_parity_with_a_graph_that_does_not_run_is_refused_in_one_line(tmp_path: 
     proto = onnx.load(str(tmp_path / "net.onnx"))
     proto.graph.node[0].attribute.append(onnx.helper.make_attribute("kernel_shape", [9, 9]))
     onnx.save(proto, str(tmp_path / "net.onnx"))
-    with pytest.raises(ImporterError, match=r"net.onnx: cannot be evaluated for comparison: ") as error:
+    with pytest.raises(ImporterError, match=r"net.onnx: .*cannot be evaluated") as error:
         compare(tmp_path / "net.onnx", model, frames(8, 10))
     assert "\n" not in str(error.value)
 
