@@ -15,6 +15,7 @@ import numpy as np
 from bnn_perception.backends import make_backend
 from bnn_perception.backends.cuda.device import why_unusable
 from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.jpeg import compile_ahead
 from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
 
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         backend = make_backend(model, "binary", device)
         backend.logits([Frame(np.zeros((480, 640, 3), np.uint8))])
         backend.close()
+        if device == "cpu":
+            compile_ahead()
         print(
             f"{backend.name} is ready after {time.perf_counter() - begin:.1f} s{_cache(device)}", flush=True
         )

@@ -34,6 +34,7 @@ except ImportError:  # where they are until ROS 2 Humble
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_not_installed, why_unusable
 from bnn_perception.classifier import Prediction
+from bnn_perception.frames.jpeg import compile_ahead
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model
 from bnn_perception.ros.diagnostics import sendable
@@ -303,6 +304,8 @@ class ClassifierNode(Node):
     # Loading thread.
 
     def _take_engine(self, engine: Engine) -> None:
+        if self._settings.image_transport == "compressed":
+            compile_ahead()  # here, and not with the first frame
         self.pipeline.swap(engine)
 
     def _warn(self, line: str) -> None:
