@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lce.make import FOLDER, pictures
+from tflite_files import OperatorOf, TensorOf, options, write
 
 from bnn_perception.__main__ import main
 from bnn_perception.backends.reference import ReferenceBackend
@@ -321,3 +323,104 @@ def test_every_operator_is_tested_here_or_by_a_file() -> None:
     in_files = {operator.op for path in NETS for operator in load(path).operators}
     text = Path(__file__).read_text(encoding="utf-8")
     assert [op for op in OPERATORS if op not in in_files and f'"{op}"' not in text] == []
+
+
+# -- files that no converter writes
+
+PHOTO = TensorOf("image", (1, 8, 8, 3))
+
+
+def refused(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ImporterError, match=message) as caught:
+        read(path, RANGE)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_files_that_are_wrong(tmp_path: Path) -> None:
+    path, other = tmp_path / "net.tflite", TensorOf("other", (1, 8, 8, 3))
+    one = np.ones(3, np.float32)
+    add = OperatorOf(0, [0, 0], [1])
+    for content, message in [
+        (write([PHOTO, other], [add], [0], [1], graphs=2), "holds 2 graphs"),
+        (write([PHOTO, other], [OperatorOf(0, [0, 7], [1])], [0], [1]), "names a tensor that is not there"),
+        (write([PHOTO, other], [OperatorOf(0, [0, -2], [1])], [0], [1]), "names a tensor that is not there"),
+        (write([PHOTO, other], [OperatorOf(3, [0, 0], [1])], [0], [1]), "operator code that is not there"),
+        (write([PHOTO, other], [OperatorOf(0, [0, 0], [])], [0], [1]), "an operator gives nothing"),
+        (write([PHOTO, TensorOf("c", (3,), 9)], [add], [0], [1]), "'c' has no buffer"),
+        (
+            write([PHOTO, TensorOf("c", (4,), 1)], [add], [0], [1], [one]),
+            r"'c' of \[4\] float32 has 12 bytes",
+        ),
+        (write([PHOTO, TensorOf("c", [1] * 9)], [add], [0], [1]), "holds 9 axes"),
+        (
+            write([PHOTO, other], [OperatorOf(0, [0, 0], [0])], [0], [0]),
+            "gives 'image', which is there already",
+        ),
+        (
+            write([PHOTO, TensorOf("c", (3,), 1), other], [OperatorOf(0, [0, 0], [1]), add], [0], [1], [one]),
+            "gives 'c', which is there already",
+        ),
+        (
+            write([PHOTO, TensorOf("s", (3,), 0, "string"), other], [OperatorOf(0, [0, 1], [2])], [0], [2]),
+            "takes 's', whose type of numbers is not known",
+        ),
+        (
+            write([PHOTO, other], [OperatorOf(0, [0], [1], b"\1\2\3")], [0], [1], codes=["LceQuantize"]),
+            "options of a custom operator are no map|is malformed",
+        ),
+        (
+            write([PHOTO, other], [OperatorOf(0, [0], [1])], [0], [1], codes=["Unknown\nname"]),
+            r"node 'other' \(Unknown name\): the model format has no such operation",
+        ),
+    ]:
+        refused(path, content, message)
+
+
+def test_numbers_of_8_bits_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    """What the operator computes of them is not what it computes of floats: a sign compares with their zero point."""
+    image = TensorOf("image", (1, 8, 8, 3), 0, "int8", 0.02)
+    result = TensorOf("signs", (1, 8, 8, 1), 0, "int32")
+    content = write([image, result], [OperatorOf(0, [0], [1])], [0], [1], codes=["LceQuantize"])
+    refused(
+        tmp_path / "net.tflite", content, r"node 'signs' \(LceQuantize\): nets that are quantized to 8 bits"
+    )
+    inner = TensorOf("inner", (1, 8, 8, 3), 0, "int8", 0.02)
+    content = write([PHOTO, inner], [OperatorOf(0, [0], [1])], [0], [1], codes=["QUANTIZE"])
+    refused(tmp_path / "net.tflite", content, r"node 'inner' \(QUANTIZE\): nets that are quantized to 8 bits")
+
+
+def test_tensors_of_one_name_stay_apart(tmp_path: Path) -> None:
+    """Also from one that has the name that another would be given."""
+    path, shape = tmp_path / "net.tflite", (1, 8, 8, 3)
+    tensors = [TensorOf(name, shape) for name in ("a", "a", "a", "a#1")]
+    path.write_bytes(write(tensors, [OperatorOf(0, [i, i], [i + 1]) for i in range(3)], [0], [3]))
+    net = load(path)
+    names = [net.inputs[0].name, *(operator.outputs[0].name for operator in net.operators)]
+    assert len(set(names)) == 4
+    assert [operator.inputs[0].name for operator in net.operators] == names[:3]
+
+
+def test_small_files_cost_little(tmp_path: Path) -> None:
+    """Tables, names and buffers that many share: what a file asks for is bounded, not its bytes alone."""
+    path, began = tmp_path / "net.tflite", time.process_time()
+    tensors, many = [PHOTO, TensorOf("o", (1, 8, 8, 3))], [0] * 1000
+    busy = OperatorOf(0, many, [1])
+    refused(path, write(tensors, [busy], [0], [1], repeats=16000), "inputs and outputs of operators; at most")
+    refused(path, write(tensors, [busy], [0], [1], repeats=20000), "holds 20000 operators")
+    entries = options(**{f"option{i}": i for i in range(33)})
+    content = write(tensors, [OperatorOf(0, [0], [1], entries)], [0], [1], codes=["LceQuantize"])
+    refused(path, content, "the options of a custom operator have 33 entries")
+    big = [np.zeros(1 << 22, np.float32)]
+    shared = [TensorOf(f"c{i}", (1, 1, 1 << 10, 1 << 12), 1) for i in range(80)]
+    sums = [TensorOf(f"s{i}", (1, 1, 1 << 10, 1 << 12)) for i in range(80)]
+    adds = [OperatorOf(0, [i, 80 + i], [81 + i]) for i in range(80)]
+    content = write([*shared, PHOTO, *sums], adds, [80], [160], big)
+    refused(path, content, r"node 's6\d' \(ADD\): \d+ weights so far; at most")
+    assert time.process_time() - began < 60  # seconds; without the bounds, hours
+
+
+def test_a_softmax_that_turns_the_order() -> None:
+    with pytest.raises(ImporterError, match="does not keep the order"):
+        translate(Net([IMAGE], [OUT], [Operator("SOFTMAX", [IMAGE], [OUT], {"Beta": -1.0})]), "net")

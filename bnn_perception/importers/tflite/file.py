@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.files import read_regular
 from bnn_perception.importers.errors import ImporterError, printable
 
 MAX_BYTES = 1 << 30
-#: Tensors and operators of a file; the deepest nets of the field have some thousands.
-MAX_COUNT = 1 << 16
-#: Axes of a tensor, inputs and outputs of an operator, bytes of a custom operator's options.
-MAX_AXES, MAX_INPUTS, MAX_OPTIONS = 8, 1024, 4096
+#: Tensors and operators of a file, and what all operators together take and give; the deepest nets of the field have
+#: some thousands. The tables of a file may share their bytes, so that its size bounds none of them.
+MAX_COUNT, MAX_NAMED = 1 << 14, 1 << 17
+#: Axes of a tensor; inputs of an operator; bytes and entries of a custom operator's options.
+MAX_AXES, MAX_INPUTS, MAX_OPTIONS, MAX_ENTRIES = 8, 1024, 4096, 32
 #: What a damaged flatbuffer can raise.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error)
 
@@ -49,7 +51,7 @@ class Tensor:
         name: as the file has it; unique where the reader has made it so.
         shape: its sizes; an open one counts as 1.
         dtype: of its numbers.
-        data: its numbers, where it is a constant.
+        data: its numbers, where it is a constant; they lie in the file's bytes.
         is_quantized: whether its integers stand for scaled numbers.
     """
 
@@ -104,12 +106,11 @@ def load(source: Path) -> Net:
             f"{source}: reading it needs the package tflite; pip install 'tflite>=2.10,<3'"
         ) from None
     try:
-        size = source.stat().st_size
-        if size > MAX_BYTES:
-            raise ImporterError(f"{source}: {size} bytes; at most {MAX_BYTES} are read")
-        content = source.read_bytes()
+        content = read_regular(source, MAX_BYTES)
     except OSError as error:
         raise ImporterError(f"{source}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ImporterError(f"{source}: {printable(error)}") from None
     if content[4:8] != b"TFL3":
         raise ImporterError(f"{source}: is not a TFLite file")
     try:
@@ -126,7 +127,8 @@ class _Reader:
     def __init__(self, content: bytes, tflite: Any) -> None:
         self._content, self._tflite = content, tflite
         self._model = tflite.Model.GetRootAs(content, 0)
-        self._names: dict[str, int] = {}
+        self._names: set[str] = set()
+        self._named = 0
 
     def net(self) -> Net:
         model = self._model
@@ -140,7 +142,9 @@ class _Reader:
         ]
 
         def named(length: Callable[[], int], get: Callable[[int], int]) -> list[Tensor | None]:
-            indices = [get(i) for i in range(_count(length(), "inputs or outputs", MAX_INPUTS))]
+            count = _count(length(), "inputs or outputs of an operator", MAX_INPUTS)
+            self._named = _count(self._named + count, "inputs and outputs of operators", MAX_NAMED)
+            indices = [get(i) for i in range(count)]
             if any(not -1 <= index < len(tensors) for index in indices):
                 raise ImporterError("names a tensor that is not there")
             return [tensors[index] if index >= 0 else None for index in indices]
@@ -183,10 +187,11 @@ class _Reader:
         code = table.Type()
         dtype = DTYPES.get(code)
         # Two tensors may have one name.
-        name = _text(table.Name()) or "tensor"
-        self._names[name] = self._names.get(name, 0) + 1
-        if self._names[name] > 1:
-            name = f"{name}#{self._names[name]}"
+        stated = _text(table.Name()) or "tensor"
+        name = stated if stated not in self._names else f"{stated}#{len(self._names)}"
+        if name in self._names:
+            raise ImporterError(f"holds two tensors named '{name}'")
+        self._names.add(name)
         quantization = table.Quantization()
         is_quantized = quantization is not None and quantization.ScaleLength() > 0
         if dtype is None:
@@ -206,7 +211,8 @@ class _Reader:
         size = math.prod(shape)
         if length > len(self._content) or size * dtype.itemsize != length:
             raise ImporterError(f"the tensor '{name}' of {list(shape)} {dtype.name} has {length} bytes")
-        return np.frombuffer(buffer.DataAsNumpy().tobytes(), dtype.newbyteorder("<")).reshape(shape)
+        # No copy: many tensors may share one buffer.
+        return np.frombuffer(buffer.DataAsNumpy(), dtype.newbyteorder("<")).reshape(shape)
 
     def _options(self, table: Any) -> dict[str, int | float | bool]:
         custom = table.CustomOptionsLength()
@@ -256,7 +262,7 @@ def _flexible(content: bytes) -> dict[str, int | float | bool]:
     if not root.IsMap:
         raise ImporterError("the options of a custom operator are no map")
     entries = root.AsMap
-    if len(entries) > MAX_INPUTS:
+    if len(entries) > MAX_ENTRIES:
         raise ImporterError(f"the options of a custom operator have {len(entries)} entries")
     found: dict[str, int | float | bool] = {}
     for key, value in zip(entries.Keys, entries.Values):

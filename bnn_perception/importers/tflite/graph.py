@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 OPSET = 17
 #: The orders of (N, H, W, C) as (N, C, H, W), and back.
 CHW, HWC = [0, 3, 1, 2], [0, 2, 3, 1]
-#: Weights of all layers together: each bit becomes a float32 on the way.
-MAX_WEIGHTS = 1 << 28
+#: Numbers of all constants together: each bit of a weight becomes a float32 on the way.
+MAX_NUMBERS = 1 << 28
 
 
 class GraphBuilder:
@@ -32,7 +32,7 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._named: dict[str, str] = {}
-        self._weights = 0
+        self._numbers = 0
         self._operator: Operator | None = None
         self._parts = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -44,6 +44,8 @@ class GraphBuilder:
     def of(self, tensor: Tensor) -> str:
         """The name of a tensor of the file in the graph."""
         if tensor.name not in self._named:
+            if tensor.dtype == object:
+                raise RefusalError(f"takes '{tensor.name}', whose type of numbers is not known")
             if tensor.data is None:
                 raise RefusalError(f"takes '{tensor.name}', which nothing before it gives")
             self._named[tensor.name] = self.constant(tensor.data)
@@ -59,6 +61,8 @@ class GraphBuilder:
 
         name = f"constant {len(self._constants)}"
         array = np.asarray(values)
+        self.check_room(array.size)
+        self._numbers += array.size
         native = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
         self._constants.append(numpy_helper.from_array(native.reshape(array.shape), name))
         return name
@@ -88,16 +92,21 @@ class GraphBuilder:
             result: which of its outputs; None: the first.
         """
         tensor = operator.outputs[0] if result is None else result
+        if tensor.name in self._named or tensor.data is not None:
+            raise RefusalError(f"gives '{tensor.name}', which is there already")
         self._named[tensor.name] = name
         # Signs are 32 to a word in the file, and so is its last axis.
         if tensor.dtype != np.int32:
             self.shapes[name] = tensor.shape
 
-    def count_weights(self, weights: int) -> None:
-        """Bound what the weights take."""
-        self._weights += weights
-        if self._weights > MAX_WEIGHTS:
-            raise RefusalError(f"{self._weights} weights so far; at most {MAX_WEIGHTS} are read")
+    def check_room(self, numbers: int) -> None:
+        """Check that a constant of so many numbers can still be made.
+
+        Raises:
+            RefusalError: where there would be too many.
+        """
+        if self._numbers + numbers > MAX_NUMBERS:
+            raise RefusalError(f"{self._numbers + numbers} weights so far; at most {MAX_NUMBERS} are read")
 
     @staticmethod
     def type_of(dtype: np.dtype[Any]) -> int:

@@ -11,7 +11,6 @@ between two Transposes. Larq Compute Engine's operators, by its kernels:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +31,9 @@ ACTIVATIONS: dict[int, tuple[float | None, float | None]] = {
     2: (-1.0, 1.0),
     3: (0.0, 6.0),
 }
+
+#: Why whole numbers that stand for others are refused.
+EIGHT_BITS = "nets that are quantized to 8 bits cannot be expressed; convert without quantization"
 
 Translate = Callable[[Operator, GraphBuilder], None]
 
@@ -54,7 +56,7 @@ def lce_bconv(operator: Operator, graph: GraphBuilder) -> None:
         raise RefusalError(
             f"takes its {channels} channels in groups; only binary convolutions of all channels can be expressed"
         )
-    graph.count_weights(packed.size * 32)
+    graph.check_room(packed.size * 32)
     bits = np.unpackbits(packed.astype("<i4").view(np.uint8), axis=-1, bitorder="little")
     weights = np.where(bits[..., :channels], np.float32(-1), np.float32(1)).transpose(0, 3, 1, 2)
     _check_dilation(options, "dilation_height_factor", "dilation_width_factor")
@@ -74,9 +76,7 @@ def lce_bconv(operator: Operator, graph: GraphBuilder) -> None:
         graph.name(_signs(graph, dot, "GreaterOrEqual", at.astype(np.float32)), operator)
         return
     if result.dtype != np.float32:
-        raise RefusalError(
-            f"gives {result.dtype.name}; nets that are quantized to 8 bits cannot be expressed"
-        )
+        raise RefusalError(EIGHT_BITS)
     multiplier, bias = (_constant(operator, index) for index in (2, 3))
     if multiplier.shape != (outputs,) or bias.shape != (outputs,):
         raise RefusalError(
@@ -102,7 +102,7 @@ def lce_max_pool(operator: Operator, graph: GraphBuilder) -> None:
 
 
 def conv(operator: Operator, graph: GraphBuilder) -> None:
-    shape = _weights(operator, graph).shape
+    shape = _weights(operator).shape
     channels = _input(operator, 0).shape[-1:]
     if len(shape) != 4 or len(channels) != 1 or channels[0] % shape[3]:
         raise RefusalError(f"has weights of {list(shape)} for an input of {list(_input(operator, 0).shape)}")
@@ -110,7 +110,7 @@ def conv(operator: Operator, graph: GraphBuilder) -> None:
 
 
 def depthwise_conv(operator: Operator, graph: GraphBuilder) -> None:
-    shape = _weights(operator, graph).shape
+    shape = _weights(operator).shape
     channels = _input(operator, 0).shape[-1:]
     if len(shape) != 4 or shape[0] != 1 or len(channels) != 1:
         raise RefusalError(f"has weights of {list(shape)} for an input of {list(_input(operator, 0).shape)}")
@@ -118,7 +118,7 @@ def depthwise_conv(operator: Operator, graph: GraphBuilder) -> None:
 
 
 def fully_connected(operator: Operator, graph: GraphBuilder) -> None:
-    source, matrix = _input(operator, 0), _weights(operator, graph)
+    source, matrix = _input(operator, 0), _weights(operator)
     if len(matrix.shape) != 2 or operator.options.get("WeightsFormat", 0) != 0:
         raise RefusalError(f"has weights of {list(matrix.shape)}, or in another order than rows of outputs")
     flat, shape = graph.of(source), operator.outputs[0].shape
@@ -210,6 +210,14 @@ def prelu(operator: Operator, graph: GraphBuilder) -> None:
     graph.name(graph.add("PRelu", graph.of(_input(operator, 0)), slope), operator)
 
 
+def softmax(operator: Operator, graph: GraphBuilder) -> None:
+    if not float(operator.options.get("Beta", 1.0)) > 0:
+        raise RefusalError(
+            "has a factor that is not positive, so that it does not keep the order of the logits"
+        )
+    unary("Softmax", axis=-1)(operator, graph)
+
+
 def rsqrt(operator: Operator, graph: GraphBuilder) -> None:
     root = graph.add("Sqrt", graph.of(_input(operator, 0)))
     graph.name(graph.add("Reciprocal", root), operator)
@@ -228,9 +236,7 @@ def cast(operator: Operator, graph: GraphBuilder) -> None:
 def dequantize(operator: Operator, graph: GraphBuilder) -> None:
     """Of float16 weights; whole numbers are those of a net of 8 bits."""
     if _input(operator, 0).dtype != np.float16:
-        raise RefusalError(
-            "nets that are quantized to 8 bits cannot be expressed; convert without quantization"
-        )
+        raise RefusalError(EIGHT_BITS)
     cast(operator, graph)
 
 
@@ -318,14 +324,11 @@ def _constant(operator: Operator, index: int) -> NDArray[Any]:
     return data
 
 
-def _weights(operator: Operator, graph: GraphBuilder) -> Tensor:
+def _weights(operator: Operator) -> Tensor:
     """The weights of a real-valued layer."""
     tensor = _input(operator, 1)
     if tensor.dtype in QUANTIZED:
-        raise RefusalError(
-            "nets that are quantized to 8 bits cannot be expressed; convert without quantization"
-        )
-    graph.count_weights(math.prod(tensor.shape))
+        raise RefusalError(EIGHT_BITS)
     return tensor
 
 
@@ -506,6 +509,6 @@ OPERATORS: dict[str, Translate] = {
     "SLICE": sliced,
     "STRIDED_SLICE": strided_slice,
     "SPLIT": split,
-    "SOFTMAX": unary("Softmax", axis=-1),
+    "SOFTMAX": softmax,
     "LOG_SOFTMAX": unary("LogSoftmax", axis=-1),
 }

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from bnn_perception.importers.errors import ImporterError, RefusalError, printable
 from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.importers.onnx.read import read_graph
-from bnn_perception.importers.tflite.file import MALFORMED, Net, Operator, load
+from bnn_perception.importers.tflite.file import MALFORMED, QUANTIZED, Net, Operator, Tensor, load
 from bnn_perception.importers.tflite.graph import GraphBuilder
-from bnn_perception.importers.tflite.operators import OPERATORS
+from bnn_perception.importers.tflite.operators import EIGHT_BITS, OPERATORS
 from bnn_perception.net.model import Model
 
 if TYPE_CHECKING:
@@ -73,12 +73,20 @@ def translate(net: Net, source: str) -> tuple[onnx.ModelProto, dict[str, tuple[i
         graph.begin(operator)
         where = f"node '{operator.outputs[0].name}' ({operator.op})"
         try:
+            if any(tensor.is_quantized and tensor.dtype in QUANTIZED for tensor in _tensors(operator)):
+                raise RefusalError(EIGHT_BITS)
             if operator.op not in OPERATORS:
                 raise RefusalError("the model format has no such operation")
             OPERATORS[operator.op](operator, graph)
         except RefusalError as error:
             raise ImporterError(f"{where}: {error}") from None
+        except MALFORMED as error:
+            raise ImporterError(f"{where}: its options or constants are malformed: {error}") from None
     return graph.model(net.inputs[0], net.outputs[0], source), graph.shapes
+
+
+def _tensors(operator: Operator) -> list[Tensor]:
+    return [tensor for tensor in (*operator.inputs, *operator.outputs) if tensor is not None]
 
 
 def _needed(net: Net) -> Sequence[Operator]:
