@@ -36,7 +36,17 @@ def main(folder: str) -> int:
     python = target / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
     oldest = ["--resolution", "lowest-direct", "--only-binary", ":all:"]
-    command: list[str | Path] = [python, "-m", "uv", "pip", "install", "--python", python, *oldest, *requirements()]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--python",
+        python,
+        *oldest,
+        *requirements(),
+    ]
     return subprocess.run(command, check=False).returncode
 
 
