@@ -15,7 +15,7 @@ RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train fuzz mutants soak train-demo gpu-check lint clean
+.PHONY: demo test test-train test-oldest fuzz mutants soak train-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
@@ -30,6 +30,11 @@ test-train: $(VENV)/.made-for-training
 # Damaged messages, model folders and nets of other tools, 135,000 of them; `make test` takes a share. Minutes.
 fuzz: $(STAMP)
 	FUZZ=1 $(RUN) -m pytest test/fuzz $(ARGS)
+
+# The tests without ROS on the oldest packages that setup.py takes and that have wheels for this Python.
+test-oldest:
+	$(PYTHON) scripts/make_oldest.py .venv-oldest
+	.venv-oldest/bin/python -m pytest test/unit $(ARGS)
 
 # How many small faults, put into a copy of the package one at a time, the tests notice; takes hours with all modules.
 mutants: $(STAMP)
