@@ -37,6 +37,9 @@ COMPONENT = 7
 #: Why a walk ended before its end.
 CUT, DAMAGED = -1, -2
 
+#: Bytes behind the last block that pass: webcams put some there, of whole pictures ("extraneous bytes before marker").
+STRAY = 8
+
 #: Zeros behind the data of an interval: more than a block can take, whose 64 codes have up to 32 bits.
 SPARE = 1 << 10
 
@@ -182,10 +185,10 @@ def _refined_band(
 
 
 @_inner
-def _is_padding(packed: Any, bit: int, count: int) -> bool:
+def _is_padding(packed: Any, bit: int, count: int, stray: int) -> bool:
     """Whether what is left of an interval is filling: ones or zeros in its last byte, and in whole bytes behind.
 
-    Those are of encoders in cameras, which write whole words.
+    Those are of encoders in cameras, which write whole words. So many ``stray`` bytes may hold anything.
     """
     if bit & 7:
         left = 0xFF >> (bit & 7)
@@ -195,7 +198,7 @@ def _is_padding(packed: Any, bit: int, count: int) -> bool:
     left = count - ((bit + 7) >> 3)
     while left > 0 and (packed[count - left] == 0 or packed[count - left] == 0xFF):
         left -= 1
-    return left <= 0
+    return left <= stray
 
 
 @compiled
@@ -294,7 +297,9 @@ def walk(
                 row, column = row + 1, 0
         if bit > bits:
             return broken
-        if run or not _is_padding(packed, bit, count):
+        if run:
+            return np.int64(DAMAGED)
+        if not _is_padding(packed, bit, count, STRAY if mcu == rows * columns else 0):
             return np.int64(DAMAGED)
         while at + 1 < len(data) and data[at + 1] == 0xFF:
             at += 1

@@ -191,7 +191,7 @@ def test_what_is_whole_passes(data):
     [
         (HEADER + SCAN + BLOCKS[:1], "data ends before its picture"),
         (HEADER + SCAN + BLOCKS[:1] + END, "data is damaged"),
-        (HEADER + SCAN + BLOCKS + b"\x28\xab" + END, "data is damaged"),  # one block too many
+        (HEADER + SCAN + BLOCKS + b"\x28\xab" * 5 + END, "data is damaged"),  # blocks that nobody asked for
         (HEADER + SCAN + bytes([0b00101000, 0b10100010]) + END, "data is damaged"),  # half a block too many
         (HEADER + INTERVAL + SCAN + BLOCK + b"\xff\xd1" + BLOCK + END, "data is damaged"),  # the marker after next
         (HEADER + INTERVAL + SCAN + BLOCK + BLOCK + END, "data is damaged"),
@@ -287,3 +287,13 @@ def test_any_bytes_are_whole_or_refused(data, progressive, place):
     ):
         with contextlib.suppress(JpegError, struct.error, IndexError):
             list(Jpeg(array(candidate)).sizes())
+
+
+@pytest.mark.parametrize("kind", ["plain", "optimized"])
+def test_stray_bytes_behind_the_last_block_pass(kind):
+    """As webcams send them with pictures that are whole; more of them would be data that no block took."""
+    data = jpeg_of(picture(64, 48), kind)
+    assert data.endswith(b"\xff\xd9")
+    for count in (1, 4, 8):
+        assert verdict(data[:-2] + b"\x55" * count + b"\xff\xd9") is None
+    assert verdict(data[:-2] + b"\x55" * 40 + b"\xff\xd9") is not None
