@@ -694,7 +694,10 @@ def test_without_a_place_for_the_cache() -> None:
         "assert np.array_equal(prepare(frame, spec), prepare_reference(frame, spec))\n"
     )
     # What is compiled is kept nowhere, so that it need not be fast.
-    assert run_python(code, NUMBA_OPT="0") == (0, "", "")
+    returned, output, said = run_python(code, NUMBA_OPT="0")
+    assert (returned, output) == (0, "")
+    (line,) = said.splitlines()  # once, whatever is compiled
+    assert "set NUMBA_CACHE_DIR" in line
 
 
 @pytest.mark.parametrize("package", ["numba", "onnxruntime"])
