@@ -179,10 +179,10 @@ class Soak:
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.samples: list[Sample] = []
-        self.levels: Counter[str] = Counter()
         self.latencies: list[float] = []
         self._futures: list[Any] = []
         self._publishers: dict[str, Any] = {}
+        self._third: Child | None = None
         self.node = rclpy.create_node("soak")
         self._spinner = rclpy.executors.SingleThreadedExecutor()
         self._spinner.add_node(self.node)
@@ -257,7 +257,7 @@ class Soak:
         message.data = array.array("B", pixels.tobytes())
         message.header.stamp = self.node.get_clock().now().to_msg()
         message.header.frame_id = f"{name} {self.counts['sent']}"
-        key = _key(message.header)
+        key = _key(message)
         if self.counts["sent"] % DAMAGED == DAMAGED - 1:
             damaged(message, self.rng)
             self.spoilt.add(key)
@@ -266,7 +266,7 @@ class Soak:
         self._publishers[name][0].publish(message)
 
     def _on_label(self, message: Any) -> None:
-        key = _key(message.header)
+        key = _key(message)
         if key[1] == "camera":  # of the camera_node
             self.counts["answers to the camera_node"] += 1
             return
@@ -284,7 +284,6 @@ class Soak:
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             level = status.level[0] if isinstance(status.level, bytes) else status.level
-            self.levels[("ok", "warning", "error", "stale")[level]] += 1
             if level == 2:
                 self.wrong.append(f"diagnostics say: {status.message}")
 
@@ -301,16 +300,14 @@ class Soak:
 
     def _kill(self) -> None:
         """Kill the camera_node as the system does when it is out of memory, and start another."""
-        if (old := getattr(self, "_third", None)) is not None:
-            old.process.kill()
-            old.process.wait()
+        if self._third is not None:
+            self._third.process.kill()
+            self._third.process.wait()
             self.counts["kills of a camera_node"] += 1
-            for path in _leavings():
-                path.unlink(missing_ok=True)
         self._camera.close()
         folder = Path(self._camera.enter_context(tempfile.TemporaryDirectory()))
         parameters = {"source": "scene:5", "loop": True, "rate": 5.0}
-        self._third: Child = self._camera.enter_context(
+        self._third = self._camera.enter_context(
             child("camera_node", parameters, {"image_raw": "/bnn/third"}, folder)
         )
 
@@ -371,23 +368,10 @@ class Soak:
         return found
 
 
-def _key(header: Any) -> tuple[int, str]:
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec, header.frame_id
+def _key(message: Any) -> tuple[int, str]:
+    from bnn_perception.ros.watcher import stamp_of  # which loads rclpy, whose environment is set first
 
-
-def _leavings() -> list[Path]:
-    """Segments of shared memory of processes that are gone: whose lock nobody holds."""
-    import fcntl
-
-    found: list[Path] = []
-    for lock in SHARED_MEMORY.glob("fastrtps_*_el"):
-        try:
-            with lock.open("rb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        found += [lock, lock.with_name(lock.name[: -len("_el")])]
-    return found
+    return stamp_of(message), message.header.frame_id
 
 
 PAGE = """# Reliability
@@ -414,7 +398,7 @@ code than 0.
 **Faults: {faults}**
 
 What the process holds, by the system's word every {sample:.0f} s; medians of the first and the last quarter after a
-warm-up of {warm_up:.0%}. What killed processes leave in `/dev/shm` is removed by the run.
+warm-up of {warm_up:.0%}. What a killed `camera_node` leaves in `/dev/shm` the next one removes.
 
 | | first | last | most | grows at most |
 | --- | --- | --- | --- | --- |

@@ -5,6 +5,9 @@ from __future__ import annotations
 from bnn_perception.errors import Error
 from bnn_perception.net.checks import ModelError
 
+#: What a graph with damaged attributes or constants can raise.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 class RefusalError(Error):
     """Why one operator cannot be evaluated or expressed; the reader that catches it adds the file and the node."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnn_perception.importers.errors import FloatTwinError, ImporterError, RefusalError, printable
+from bnn_perception.importers.errors import MALFORMED, FloatTwinError, ImporterError, RefusalError, printable
 from bnn_perception.importers.onnx.file import load
-from bnn_perception.importers.onnx.graph import MALFORMED, Graph
+from bnn_perception.importers.onnx.graph import Graph
 from bnn_perception.importers.onnx.operators import OPERATORS, find
 from bnn_perception.importers.onnx.stages import Chain
 from bnn_perception.importers.stage import Stage

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from bnn_perception.importers.errors import ImporterError, RefusalError
+from bnn_perception.importers.errors import MALFORMED, ImporterError, RefusalError
 from bnn_perception.importers.onnx.costs import Budget
 from bnn_perception.importers.onnx.evaluate import evaluate_node
 from bnn_perception.importers.onnx.node import FLOATS, UNDEFINED, Node, Value, attribute, where
@@ -32,8 +32,6 @@ RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-#: What a graph with damaged attributes or constants can raise.
-MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Graph:

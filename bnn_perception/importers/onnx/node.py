@@ -218,9 +218,7 @@ class Node(Generic[Value]):
         elif auto_pad != b"NOTSET":
             if size is None:
                 raise RefusalError(f"auto_pad {auto_pad.decode()}; state pads instead")
-            # SAME: as many windows as steps begin in the input.
-            totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, stated, stride)]
-            less, more = [total // 2 for total in totals], [-(-total // 2) for total in totals]
+            less, more = same_pads(size, stated, stride)
             pads = less + more if auto_pad == b"SAME_UPPER" else more + less
         top, left, bottom, right = (int(pad) for pad in pads)
         return Window(
@@ -272,6 +270,14 @@ class Node(Generic[Value]):
             found.append(float(np.asarray(value).reshape(())))
         low, high = found
         return low, high
+
+
+def same_pads(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The smaller and the larger half (y, x) of the padding SAME: as many windows as steps begin in the input."""
+    totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride)]
+    return [total // 2 for total in totals], [-(-total // 2) for total in totals]
 
 
 def attribute(proto: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers.errors import ImporterError, printable
+from bnn_perception.importers.errors import MALFORMED, ImporterError, printable
 from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.file import load
-from bnn_perception.importers.onnx.graph import MALFORMED
 from bnn_perception.importers.onnx.walk import Walk
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.model import InputSpec, Model

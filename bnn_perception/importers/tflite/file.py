@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.files import read_regular
-from bnn_perception.importers.errors import ImporterError, printable
+from bnn_perception.importers.errors import MALFORMED, ImporterError, printable
 
 MAX_BYTES = 1 << 30
 #: Tensors and operators of a file, and what all operators together take and give; the deepest nets of the field have
@@ -26,7 +26,7 @@ MAX_COUNT, MAX_NAMED = 1 << 14, 1 << 17
 #: Axes of a tensor; inputs of an operator; bytes and entries of a custom operator's options.
 MAX_AXES, MAX_INPUTS, MAX_OPTIONS, MAX_ENTRIES = 8, 1024, 4096, 32
 #: What a damaged flatbuffer can raise.
-MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error)
+DAMAGED = (*MALFORMED, struct.error)
 
 #: Types of numbers by their code in the schema (``tflite.TensorType``).
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -117,7 +117,7 @@ def load(source: Path) -> Net:
         return _Reader(content, tflite).net()
     except ImporterError as error:
         raise ImporterError(f"{source}: {printable(error)}") from None
-    except MALFORMED as error:
+    except DAMAGED as error:
         raise ImporterError(f"{source}: is malformed: {printable(error)}") from None
 
 

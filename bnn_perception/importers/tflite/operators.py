@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
+from bnn_perception.importers.onnx.node import same_pads
 from bnn_perception.importers.tflite.file import QUANTIZED, Operator, Tensor
 from bnn_perception.importers.tflite.graph import CHW, HWC, GraphBuilder
 
@@ -364,12 +365,6 @@ def _check_dilation(options: dict[str, int | float | bool], height: str, width: 
         raise RefusalError(f"dilations {list(dilation)}; only 1 can be expressed")
 
 
-def _same_pads(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> list[int]:
-    """(top, left, bottom, right) of the padding SAME: as many windows as steps begin in the input."""
-    totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride)]
-    return [total // 2 for total in totals] + [-(-total // 2) for total in totals]
-
-
 def _pads(source: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: int) -> list[int]:
     if len(source.shape) != 4 or min(*kernel, *stride) < 1 or padding not in (SAME, VALID):
         raise RefusalError(
@@ -377,7 +372,8 @@ def _pads(source: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padd
         )
     if padding == VALID:
         return [0, 0, 0, 0]
-    return _same_pads((source.shape[1], source.shape[2]), kernel, stride)
+    less, more = same_pads(source.shape[1:3], kernel, stride)
+    return less + more
 
 
 def _kernel(shape: Sequence[int]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bnn_perception.importers.errors import ImporterError, RefusalError, printable
 from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.importers.onnx.read import read_graph
-from bnn_perception.importers.tflite.file import MALFORMED, QUANTIZED, Net, Operator, Tensor, load
+from bnn_perception.importers.tflite.file import DAMAGED, QUANTIZED, Net, Operator, Tensor, load
 from bnn_perception.importers.tflite.graph import GraphBuilder
 from bnn_perception.importers.tflite.operators import EIGHT_BITS, OPERATORS
 from bnn_perception.net.model import Model
@@ -50,7 +50,7 @@ def load_graph(source: Path) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]
         return translate(net, source.stem)
     except ImporterError as error:
         raise ImporterError(f"{source}: {printable(error)}") from None
-    except MALFORMED as error:
+    except DAMAGED as error:
         raise ImporterError(f"{source}: is malformed: {printable(error)}") from None
 
 
@@ -80,7 +80,7 @@ def translate(net: Net, source: str) -> tuple[onnx.ModelProto, dict[str, tuple[i
             OPERATORS[operator.op](operator, graph)
         except RefusalError as error:
             raise ImporterError(f"{where}: {error}") from None
-        except MALFORMED as error:
+        except DAMAGED as error:
             raise ImporterError(f"{where}: its options or constants are malformed: {error}") from None
     return graph.model(net.inputs[0], net.outputs[0], source), graph.shapes
 
