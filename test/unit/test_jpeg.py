@@ -195,6 +195,7 @@ def test_what_is_whole_passes(data):
         (HEADER + SCAN + bytes([0b00101000, 0b10100010]) + END, "data is damaged"),  # half a block too many
         (HEADER + INTERVAL + SCAN + BLOCK + b"\xff\xd1" + BLOCK + END, "data is damaged"),  # the marker after next
         (HEADER + INTERVAL + SCAN + BLOCK + BLOCK + END, "data is damaged"),
+        (HEADER + INTERVAL + SCAN + BLOCK + b"\x55\xff\xd0" + BLOCK + END, "data is damaged"),  # stray in the midst
         (HEADER + INTERVAL + SCAN + BLOCK, "data ends before its picture"),
         (HEADER + INTERVAL + SCAN + BLOCK + END, "data is damaged"),
         (HEADER + SCAN + BLOCK + b"\xff\xd0" + BLOCK + END, "data is damaged"),  # a marker that nobody announced
