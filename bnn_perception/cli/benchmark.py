@@ -231,7 +231,8 @@ def tables(measured: dict[str, Any], threads: int) -> list[str]:
     lines += ["", *_aligned(rows)]
     if len(names) > 1:
         lines.append(
-            "(layers: cpu_binary by the clock, each called by itself; the others by ONNX Runtime's profiler)"
+            "(layers: cpu_binary by the clock, each called by itself; the others by ONNX Runtime's profiler, which may "
+            "run two branches in the other order)"
         )
     figures = measured["preprocess"]
     lines += [
