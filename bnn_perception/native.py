@@ -64,8 +64,8 @@ PAIRS_IN_SHORT = 64
 #: Pairs of taps of a convolution of pixels with 24-bit weights whose sums, in halves of 12 bits, an int32 holds.
 PAIRS_IN_INT = 1024
 #: Output pixels of a convolution with real weights that share each weight that is loaded: of a signal, and of pixels.
-#: With one more, the sums would not stay in the 16 registers of AVX2.
-REAL_PIXELS, INPUT_PIXELS = 3, 2
+#: Each takes half a vector of filters at a time; with more pixels the sums would not stay in the 16 registers of AVX2.
+REAL_PIXELS, INPUT_PIXELS = 4, 2
 
 #: What a step does; see :data:`STEP`.
 THERMOMETER, LEVELS, INPUT_CONV, BINARY_CONV, OUTPUT, OUTPUT_BITS = range(6)
@@ -153,10 +153,10 @@ def state_bytes(steps: int) -> int:
 VALUE_BYTES, TOTAL_BYTES = 2 * PIXELS * 2 * LANES, 4 * PIXELS * 2 * LANES
 
 
-#: Bytes of a vector of int32 or float32, and of a step's own vectors: two of zeros, one for a signal that no step
-#: reads, and of each pixel of a tile a value, sums in two halves, and sums in float64.
+#: Bytes of a vector of int32 or float32, and of a step's own vectors: one for a signal that no step reads, and of each
+#: pixel of a tile a value, sums in two halves, and sums in float64.
 VECTOR_BYTES = 4 * LANES
-OWN_BYTES = (3 + (1 + 2 + 2) * REAL_PIXELS) * VECTOR_BYTES
+OWN_BYTES = (1 + (1 + 2 + 2) * REAL_PIXELS) * VECTOR_BYTES
 
 
 def scratch_bytes(pixels: int, signal: bool = False) -> int:
@@ -518,13 +518,13 @@ def _dot(
 
 
 def _dots(vector: ir.VectorType) -> Any:
-    """An intrinsic ``dots(target, values, base, shift)``: store the dot products of :func:`_dot`."""
+    """An intrinsic ``dots(target, values, base, shift)``: store the dot products of :func:`_dot` as float32."""
 
     @intrinsic
     def dots(_: Any, target: Any, values: Any, base: Any, shift: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             target, values, base, shift = args
-            _store(builder, _dot(builder, values, vector, base, shift), target)
+            _store(builder, builder.sitofp(_dot(builder, values, vector, base, shift), _FLOATS), target)
             return context.get_dummy_value()
 
         integer = types.int64
@@ -535,81 +535,88 @@ def _dots(vector: ir.VectorType) -> Any:
 
 @intrinsic
 def _largest(_: Any, target: Any, other: Any) -> Any:
-    """``largest(target, other)``: raise a vector of int32 to another where that is larger."""
+    """``largest(target, other)``: raise a vector of float32 to another where that is larger."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         target, other = args
-        ours, theirs = _load(builder, target, _INTS), _load(builder, other, _INTS)
-        _store(builder, builder.select(builder.icmp_signed(">", ours, theirs), ours, theirs), target)
+        larger = _larger(builder, _load(builder, target, _FLOATS), _load(builder, other, _FLOATS))
+        _store(builder, larger, target)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
 
 
-def _epilogue(vector: ir.VectorType) -> Any:
-    """An intrinsic ``epilogue(target, values, base, shift, ops, parameters, addend)``.
+#: Values that an epilogue takes, in memory: dot products of 16 and of 32 bits as :func:`_dot` has them, float32.
+_SHORT_VALUES, _INT_VALUES, _FLOAT_VALUES = range(3)
 
-    It takes a vector of values (integers as :func:`_dot` has them, or float32) through the operations ``ops``, stores
-    the result at ``target`` and returns the word of its comparisons with the thresholds.
+
+@intrinsic
+def _epilogue(
+    _: Any, target: Any, kind: Any, values: Any, base: Any, shift: Any, ops: Any, parameters: Any, addend: Any
+) -> Any:
+    """``epilogue(target, kind, values, base, shift, ops, parameters, addend)``, of one vector.
+
+    It takes values of the given kind through the operations ``ops``, stores the result at ``target`` and returns the
+    word of its comparisons with the thresholds.
     """
 
-    @intrinsic
-    def epilogue(
-        _: Any, target: Any, values: Any, base: Any, shift: Any, ops: Any, parameters: Any, addend: Any
-    ) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            target, values, base, shift, ops, parameters, addend = args
-            if vector is _FLOATS:
-                first = _load(builder, values, _FLOATS)
-            else:
-                first = builder.sitofp(_dot(builder, values, vector, base, shift), _FLOATS)
-            x, row, op = (cgutils.alloca_once(builder, kind) for kind in (_FLOATS, _I64, _I64))
-            for place, value in ((x, first), (row, parameters), (op, ops)):
-                builder.store(value, place)
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        target, kind, values, base, shift, ops, parameters, addend = args
+        x, row, op = (cgutils.alloca_once(builder, type_) for type_ in (_FLOATS, _I64, _I64))
+        for place, value in ((row, parameters), (op, ops)):
+            builder.store(value, place)
 
-            def parameter() -> ir.Value:
-                """The next row of parameters."""
-                address = builder.load(row)
-                builder.store(builder.add(address, _I64(VECTOR_BYTES)), row)
-                return _load(builder, address, _FLOATS)
+        def parameter() -> ir.Value:
+            """The next row of parameters."""
+            address = builder.load(row)
+            builder.store(builder.add(address, _I64(VECTOR_BYTES)), row)
+            return _load(builder, address, _FLOATS)
 
-            def affine(value: ir.Value) -> ir.Value:
-                scaled = builder.fmul(parameter(), value)
-                return builder.fadd(scaled, parameter())
+        def affine(value: ir.Value) -> ir.Value:
+            scaled = builder.fmul(parameter(), value)
+            return builder.fadd(scaled, parameter())
 
-            def prelu(value: ir.Value) -> ir.Value:
-                rises = builder.fcmp_ordered(">=", value, _constant(_FLOATS, 0.0))
-                return builder.select(rises, value, builder.fmul(parameter(), value))
+        def prelu(value: ir.Value) -> ir.Value:
+            rises = builder.fcmp_ordered(">=", value, _constant(_FLOATS, 0.0))
+            return builder.select(rises, value, builder.fmul(parameter(), value))
 
-            def clip(value: ir.Value) -> ir.Value:
-                low = parameter()
-                value = builder.select(builder.fcmp_ordered(">", value, low), value, low)
-                high = parameter()
-                return builder.select(builder.fcmp_ordered("<", value, high), value, high)
+        def clip(value: ir.Value) -> ir.Value:
+            low = parameter()
+            value = builder.select(builder.fcmp_ordered(">", value, low), value, low)
+            high = parameter()
+            return builder.select(builder.fcmp_ordered("<", value, high), value, high)
 
-            def add(value: ir.Value) -> ir.Value:
-                return builder.fadd(value, _load(builder, addend, _FLOATS))
+        def add(value: ir.Value) -> ir.Value:
+            return builder.fadd(value, _load(builder, addend, _FLOATS))
 
-            head, done = builder.append_basic_block("op"), builder.append_basic_block("end")
+        head, done = builder.append_basic_block("op"), builder.append_basic_block("end")
+        floats = builder.append_basic_block("floats")
+        form = builder.switch(kind, floats)
+        for code, vector in ((_SHORT_VALUES, _SHORTS), (_INT_VALUES, _INTS)):
+            block = builder.append_basic_block("dots")
+            form.add_case(_I64(code), block)
+            builder.position_at_end(block)
+            builder.store(builder.sitofp(_dot(builder, values, vector, base, shift), _FLOATS), x)
             builder.branch(head)
-            builder.position_at_end(head)
-            address = builder.load(op)
-            builder.store(builder.add(address, _I64(8)), op)
-            choice = builder.switch(builder.load(_pointer(builder, address, _I64)), done)
-            for code, apply in ((AFFINE, affine), (PRELU, prelu), (CLIP, clip), (ADD, add)):
-                block = builder.append_basic_block("apply")
-                choice.add_case(_I64(code), block)
-                builder.position_at_end(block)
-                builder.store(apply(builder.load(x)), x)
-                builder.branch(head)
-            builder.position_at_end(done)
-            y = builder.load(x)
-            _store(builder, y, target)
-            return builder.bitcast(builder.fcmp_ordered(">=", y, parameter()), _I32)
+        builder.position_at_end(floats)
+        builder.store(_load(builder, values, _FLOATS), x)
+        builder.branch(head)
+        builder.position_at_end(head)
+        address = builder.load(op)
+        builder.store(builder.add(address, _I64(8)), op)
+        choice = builder.switch(builder.load(_pointer(builder, address, _I64)), done)
+        for code, apply in ((AFFINE, affine), (PRELU, prelu), (CLIP, clip), (ADD, add)):
+            block = builder.append_basic_block("apply")
+            choice.add_case(_I64(code), block)
+            builder.position_at_end(block)
+            builder.store(apply(builder.load(x)), x)
+            builder.branch(head)
+        builder.position_at_end(done)
+        y = builder.load(x)
+        _store(builder, y, target)
+        return builder.bitcast(builder.fcmp_ordered(">=", y, parameter()), _I32)
 
-        return types.uint32(*[types.int64] * 7), generate
-
-    return epilogue
+    return types.uint32(*[types.int64] * 8), generate
 
 
 def _window(first: float, combine: Callable[..., ir.Value]) -> Any:
@@ -658,33 +665,40 @@ def _divide(_: Any, target: Any, count: Any) -> Any:
     return types.void(types.int64, types.float32), generate
 
 
-def _real_tile(pixels: int, is_depthwise: bool) -> Any:
+def _real_tile(pixels: int, lanes: int, is_depthwise: bool) -> Any:
     """An intrinsic ``tile(sums, weights, offsets, taps, windows)`` of a tile of pixels and one vector of filters.
 
-    It sets ``sums``, (pixels, LANES) float32, to the sums of ``x * w`` over the taps, products and sums rounded one
-    after the other. ``x`` is the value of a tap, or of its lane's own channel. weights: (taps, LANES) float32; offsets:
-    (taps,) int32; windows: an address a pixel.
+    It takes ``lanes`` of the vector at a time, as many as leave their sums in registers, and sets ``sums``, (pixels,
+    LANES) float32, to the sums of ``x * w`` over the taps, products and sums rounded one after the other. ``x`` is the
+    value of a tap, or of its lane's own channel. weights: (taps, LANES) float32; offsets: (taps,) int32; windows: an
+    address a pixel.
     """
+    some = ir.VectorType(_FLOAT, lanes)
 
     @intrinsic
     def tile(_: Any, sums: Any, weights: Any, offsets: Any, taps: Any, windows: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             sums, weights, offsets, taps, windows = args
             corners = [builder.extract_value(windows, pixel) for pixel in range(pixels)]
-            totals = [cgutils.alloca_once(builder, _FLOATS) for _ in range(pixels)]
-            for total in totals:
-                builder.store(_constant(_FLOATS, 0.0), total)
-            with cgutils.for_range(builder, taps, intp=_I64) as loop:
-                offset = _element(builder, offsets, loop.index, _I32)
-                row = builder.add(weights, builder.mul(loop.index, _I64(VECTOR_BYTES)))
-                w = _load(builder, row, _FLOATS)
-                for corner, total in zip(corners, totals):
-                    at = builder.add(corner, offset)
-                    x = _load(builder, at, _FLOATS if is_depthwise else _FLOAT)
-                    x = x if is_depthwise else _broadcast(builder, x, _FLOATS)
-                    builder.store(builder.fadd(builder.load(total), builder.fmul(x, w)), total)
-            for pixel, total in enumerate(totals):
-                _store(builder, builder.load(total), builder.add(sums, _I64(VECTOR_BYTES * pixel)))
+            totals = [cgutils.alloca_once(builder, some) for _ in range(pixels)]
+            with cgutils.for_range(builder, _I64(LANES // lanes), intp=_I64) as part:
+                for total in totals:
+                    builder.store(_constant(some, 0.0), total)
+                begin = builder.mul(part.index, _I64(4 * lanes))
+                first = builder.add(weights, begin)
+                firsts = [builder.add(corner, begin) if is_depthwise else corner for corner in corners]
+                with cgutils.for_range(builder, taps, intp=_I64) as loop:
+                    offset = _element(builder, offsets, loop.index, _I32)
+                    row = builder.add(first, builder.mul(loop.index, _I64(VECTOR_BYTES)))
+                    w = _load(builder, row, some)
+                    for corner, total in zip(firsts, totals):
+                        at = builder.add(corner, offset)
+                        x = _load(builder, at, some if is_depthwise else _FLOAT)
+                        x = x if is_depthwise else _broadcast(builder, x, some)
+                        builder.store(builder.fadd(builder.load(total), builder.fmul(x, w)), total)
+                for pixel, total in enumerate(totals):
+                    target = builder.add(builder.add(sums, begin), _I64(VECTOR_BYTES * pixel))
+                    _store(builder, builder.load(total), target)
             return context.get_dummy_value()
 
         integer = types.int64
@@ -795,11 +809,12 @@ _binary_tile_1x2, _binary_tile_1x1 = _binary_tile(1, 2), _binary_tile(1, 1)
 _input_tile_4 = _input_tile(PIXELS)
 _reached_short, _reached_int = _reached(_SHORTS), _reached(_INTS)
 _dots_short, _dots_int = _dots(_SHORTS), _dots(_INTS)
-_epilogue_short, _epilogue_int, _epilogue_float = _epilogue(_SHORTS), _epilogue(_INTS), _epilogue(_FLOATS)
 _max_window, _sum_window = _window(-np.inf, _larger), _window(0.0, _sum)
-_real_tile_3, _real_tile_1 = _real_tile(REAL_PIXELS, False), _real_tile(1, False)
-_depthwise_tile_3, _pixel_tile_2 = _real_tile(REAL_PIXELS, True), _pixel_tile(INPUT_PIXELS)
+_real_tile_4, _real_tile_1 = _real_tile(REAL_PIXELS, LANES // 2, False), _real_tile(1, LANES, False)
+_depthwise_tile_4, _pixel_tile_2 = _real_tile(REAL_PIXELS, LANES // 2, True), _pixel_tile(INPUT_PIXELS)
 _inner: Any = numba.njit(nogil=True, error_model="numpy")
+#: What numba puts into its caller: a level less through which it and LLVM take all that lies below, at compilation.
+_thin: Any = numba.njit(nogil=True, error_model="numpy", inline="always")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -918,29 +933,36 @@ def _convolution(step: Any, group: int, first: int, last: int, scratch: int) -> 
                 _write_u32(target, index, word ^ _read_u32(step.flip, index))
 
 
-#: How :func:`_finish` takes its values.
-_AS_SHORT, _AS_INT, _AS_FLOAT = range(3)
-
-
 @_inner
 def _finish(
-    step: Any, vector: int, row: int, column: int, kind: int, values: int, base: int, shift: int, own: int
+    step: Any, vector: int, vectors: int, row: int, column: int, kind: int, values: int, base: int, own: int
 ) -> None:
-    """Signal and word of one pixel of the output and one vector of filters, from its values; see :func:`_epilogue`."""
-    y = own + 2 * VECTOR_BYTES
+    """Signal and words of one pixel of the output and ``vectors`` of filters, from values side by side.
+
+    See :func:`_epilogue`.
+    """
+    size = 2 * LANES if kind == _SHORT_VALUES else 4 * LANES
+    y, step_y = own, np.int64(0)
     if step.signal:
         y = step.signal + row * step.signal_row + column * step.signal_pixel + VECTOR_BYTES * vector
+        step_y = np.int64(VECTOR_BYTES)
     addend = step.addend + row * step.addend_row + column * step.addend_pixel + VECTOR_BYTES * vector
     parameters = step.parameters + step.parameter_bytes * vector
-    if kind == _AS_FLOAT:
-        word = _epilogue_float(y, values, base, shift, step.ops, parameters, addend)
-    elif kind == _AS_INT:
-        word = _epilogue_int(y, values, base, shift, step.ops, parameters, addend)
-    else:
-        word = _epilogue_short(y, values, base, shift, step.ops, parameters, addend)
-    if step.target:
-        target = step.target + row * step.target_row + column * step.target_pixel
-        _write_u32(target, vector, word ^ _read_u32(step.flip, vector))
+    target = step.target + row * step.target_row + column * step.target_pixel
+    for index in range(vectors):
+        more = VECTOR_BYTES * index
+        word = _epilogue(
+            y + step_y * index,
+            kind,
+            values + size * index,
+            base + more,
+            step.shift,
+            step.ops,
+            parameters + step.parameter_bytes * index,
+            addend + more,
+        )
+        if step.target:
+            _write_u32(target, vector + index, word ^ _read_u32(step.flip, vector + index))
 
 
 @_inner
@@ -950,9 +972,9 @@ def _signal_convolution(step: Any, group: int, first: int, last: int, scratch: i
     totals = scratch + VALUE_BYTES
     own = totals + TOTAL_BYTES
     dots = own + OWN_BYTES
-    for lane in range(2 * LANES):
-        _write_i32(own, lane, np.int32(0))
-    values, size, kind = (totals, 4 * LANES, _AS_INT) if step.wide else (scratch, 2 * LANES, _AS_SHORT)
+    values, size, kind = scratch, 2 * LANES, _SHORT_VALUES
+    if step.wide:
+        values, size, kind = totals, 4 * LANES, _INT_VALUES
     pooled = step.pool_size > 1 or step.pool_stride > 1
     top = first * step.pool_stride * step.width
     bottom = ((last - 1) * step.pool_stride + step.pool_size) * step.width
@@ -964,9 +986,7 @@ def _signal_convolution(step: Any, group: int, first: int, last: int, scratch: i
             base = step.limits + VECTOR_BYTES * (pattern * step.words + group * step.vectors)
             theirs = values + size * slot * vectors
             if not pooled:
-                for index in range(vectors):
-                    vector, place = group * step.vectors + index, base + VECTOR_BYTES * index
-                    _finish(step, vector, row, column, kind, theirs + size * index, place, step.shift, own)
+                _finish(step, group * step.vectors, vectors, row, column, kind, theirs, base, own)
                 column += 1
                 if column == step.width:
                     row, column = row + 1, np.int64(0)
@@ -989,9 +1009,7 @@ def _signal_convolution(step: Any, group: int, first: int, last: int, scratch: i
                     pixel = dots + VECTOR_BYTES * (corner + y * step.width + x) * vectors
                     for index in range(vectors):
                         _largest(largest + VECTOR_BYTES * index, pixel + VECTOR_BYTES * index)
-            for index in range(vectors):
-                vector, place = group * step.vectors + index, largest + VECTOR_BYTES * index
-                _finish(step, vector, row, column, _AS_INT, place, own, np.int64(0), own)
+            _finish(step, group * step.vectors, vectors, row, column, _FLOAT_VALUES, largest, own, own)
 
 
 @_inner
@@ -1029,44 +1047,45 @@ def _pixel_values(step: Any, vector: int, pixel: int, count: int, values: int, w
 @_inner
 def _real_convolution(step: Any, vector: int, first: int, last: int, own: int) -> None:
     """Output rows of one vector of filters of a convolution with real weights."""
-    values = own + 3 * VECTOR_BYTES
+    values = own + VECTOR_BYTES
     source = step.source + np.int64(_read_i32(step.starts, vector))
     weights = step.weights + VECTOR_BYTES * vector * step.units
     row, column, end = first, np.int64(0), last * step.width
     size = INPUT_PIXELS if step.kind == REAL_INPUT_CONV else REAL_PIXELS
     for pixel in range(first * step.width, end, size):
         # A tile that is not full repeats the last pixel.
-        a, b, c = pixel, min(pixel + 1, end - 1), min(pixel + 2, end - 1)
+        a, b, c, d = pixel, min(pixel + 1, end - 1), min(pixel + 2, end - 1), min(pixel + 3, end - 1)
         windows = (
             source + np.int64(_read_u32(step.windows, 2 * a)),
             source + np.int64(_read_u32(step.windows, 2 * b)),
             source + np.int64(_read_u32(step.windows, 2 * c)),
+            source + np.int64(_read_u32(step.windows, 2 * d)),
         )
         count = min(size, end - pixel)
         if step.kind == REAL_INPUT_CONV:
             _pixel_values(step, vector, pixel, count, values, windows)
         elif step.kind == DEPTHWISE_CONV:
-            _depthwise_tile_3(values, weights, step.offsets, step.units, windows)
+            _depthwise_tile_4(values, weights, step.offsets, step.units, windows)
         elif count == 1:
             _real_tile_1(values, weights, step.offsets, step.units, windows[:1])
         else:
-            _real_tile_3(values, weights, step.offsets, step.units, windows)
+            _real_tile_4(values, weights, step.offsets, step.units, windows)
         for slot in range(count):
             value = values + VECTOR_BYTES * slot
-            _finish(step, vector, row, column, _AS_FLOAT, value, own, np.int64(0), own)
+            _finish(step, vector, 1, row, column, _FLOAT_VALUES, value, own, own)
             column += 1
             if column == step.width:
                 row, column = row + 1, np.int64(0)
 
 
-@_inner
+@_thin
 def _signal_rows(step: Any, vector: int, first: int, last: int, scratch: int) -> None:
     """Output rows of one vector of channels of a step that takes a signal, or pixels with real weights."""
     own = scratch + VALUE_BYTES + TOTAL_BYTES
     if step.kind >= REAL_CONV:
         _real_convolution(step, vector, first, last, own)
         return
-    value = own + 3 * VECTOR_BYTES
+    value = own + VECTOR_BYTES
     for row in range(first, last):
         for column in range(step.out_width):
             source = value
@@ -1075,7 +1094,7 @@ def _signal_rows(step: Any, vector: int, first: int, last: int, scratch: int) ->
                 source += VECTOR_BYTES * vector
             else:
                 _pooled(step, vector, row, column, value)
-            _finish(step, vector, row, column, _AS_FLOAT, source, own, np.int64(0), own)
+            _finish(step, vector, 1, row, column, _FLOAT_VALUES, source, own, own)
 
 
 @_inner
@@ -1126,7 +1145,7 @@ def _output_bits(step: Any) -> None:
         _write_f32(step.target, index, _read_f32(step.table, 2 * index + bit))
 
 
-@_inner
+@_thin
 def _work(step: Any, item: int, scratch: int) -> None:
     """One item of a step: some output rows of one group of filters."""
     chunks = step.items // step.groups
@@ -1198,17 +1217,17 @@ _condition_broadcast = external("pthread_cond_broadcast", types.int32(types.int6
 SPINS = 50_000
 
 
-@_inner
+@_thin
 def _counter(state: int, index: int) -> int:
     return state + CACHE_LINE * index
 
 
-@_inner
+@_thin
 def _mutex(state: int) -> int:
     return _counter(state, STATE_MUTEX)
 
 
-@_inner
+@_thin
 def _condition(state: int) -> int:
     return _counter(state, STATE_CONDITION)
 
@@ -1233,7 +1252,7 @@ def _announce(state: int) -> None:
     _mutex_unlock(_mutex(state))
 
 
-@_inner
+@_thin
 def _run(steps: Any, state: int, frame: int, scratch: int) -> None:
     """Do frame number ``frame`` together with whichever other threads run this.
 
@@ -1273,19 +1292,21 @@ def evaluate(steps: Any, state: int, scratch: int, helper: bool) -> None:
         helper: whether to help with every frame until :func:`close_state`. A helper that comes late to a frame is
             not waited for.
     """
-    frames = _counter(state, STATE_FRAMES)
+    frames, closed = _counter(state, STATE_FRAMES), _counter(state, STATE_CLOSED)
+    frame = np.int64(0)
     if not helper:
         frame = _atomic_add(frames, 1) + 1
         _announce(state)
+    while True:
         _run(steps, state, frame, scratch)
-        return
-    frame = np.int64(0)
-    while _atomic_load(_counter(state, STATE_CLOSED)) == 0:
-        _run(steps, state, frame, scratch)
+        if not helper:
+            return
         _mutex_lock(_mutex(state))
-        while _atomic_load(frames) == frame and _atomic_load(_counter(state, STATE_CLOSED)) == 0:
+        while _atomic_load(frames) == frame and _atomic_load(closed) == 0:
             _condition_wait(_condition(state), _mutex(state))
         _mutex_unlock(_mutex(state))
+        if _atomic_load(closed):
+            return
         frame = _atomic_load(frames)
 
 
