@@ -660,6 +660,27 @@ def test_squeeze_of_a_map_of_one_pixel(tmp_path: Path) -> None:
     check(g.node("Squeeze", g.constant([2, -1], np.int64)).matmul(6, 3), tmp_path)
 
 
+def one_pixel(g: Graph, order: str) -> Graph:
+    """The flattened map of 240 features as the channels of one pixel, by the operator that the order names."""
+    if order == "Unsqueeze":
+        return axes_of(g.node("Flatten"), "Unsqueeze", 2, 3)
+    if order == "HWC":
+        g.node("Transpose", perm=[0, 2, 3, 1])
+        return axes_of(g, "Reshape", 1, 1, 1, 240).node("Transpose", perm=[0, 3, 1, 2])
+    return axes_of(g, "Reshape", 1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("order", ["CHW", "HWC", "Unsqueeze"])
+@pytest.mark.parametrize("before", [True, False])
+def test_convolutions_of_one_pixel_as_dense_layers(tmp_path: Path, order: str, before: bool) -> None:
+    """As converters write fully connected layers (Larq's), and people; signs before the reshape or behind."""
+    g = first().norm(5)
+    g = one_pixel(g.bipolar(), order) if before else one_pixel(g, order).bipolar()
+    g.node("Conv", g.weights(6, 240, 1, 1)).norm(6).bipolar().node("Conv", g.weights(3, 6, 1, 1))
+    model = check(g.node("Flatten"), tmp_path)
+    assert [layer.kind for layer in model.layers][-2:] == ["binary_dense", "output_dense"]
+
+
 @pytest.mark.parametrize("shape", [[2, -1], [0, -1], [2, 240]])
 def test_graph_for_a_fixed_batch(tmp_path: Path, shape: list[int]) -> None:
     g = signs()
@@ -1740,6 +1761,10 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     "another shape": (
         lambda: axes_of(signs(), "Reshape", 1, 10, 24),
         r"\(Reshape\): reshapes \[1, 5, 6, 8\] to \[1, 10, 24\]",
+    ),
+    "windows of a flattened map": (
+        lambda: (g := one_pixel(signs(), "CHW")).node("Conv", g.weights(6, 240, 3, 3), pads=[1] * 4),
+        r"\(Conv\): convolves a flattened map; only one pixel without padding, of group 1, can be taken",
     ),
     "a fifth axis of signs": (
         lambda: axes_of(signs(), "Unsqueeze", 2),

@@ -414,6 +414,7 @@ class LayerBuilder:
             asked.offset,
             signal.layer,
             signal.flat,
+            signal.pixel,
             asked.dtype,
         )
         if signal.kind == "signs":
@@ -473,7 +474,7 @@ class LayerBuilder:
             raise ImporterError(f"the output '{source}' is a difference of two activations")
         if signal.pad is not None:
             raise ImporterError(f"the output '{source}' is padded")
-        if needs_matrix and not signal.flat:
+        if needs_matrix and len(signal.shape) != 2:
             raise ImporterError(f"the last axis of '{source}' is taken for that of the classes")
         last, products = self._layers.get(signal.layer), signal.products
         if (

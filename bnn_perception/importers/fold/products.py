@@ -85,7 +85,7 @@ def multiply(signal: Signal, matrix: NDArray[Any], bias: NDArray[Any]) -> Signal
     Raises:
         RefusalError: where the model format has no such layer.
     """
-    if matrix.ndim != 2 or not signal.flat or matrix.shape[1] != signal.shape[1]:
+    if matrix.ndim != 2 or len(signal.shape) != 2 or matrix.shape[1] != signal.shape[1]:
         raise RefusalError(f"a matrix of {list(matrix.T.shape)} on an activation of {list(signal.shape)}")
     if bias.size not in (1, len(matrix)) or bias.shape[-1:] not in ((), (bias.size,)):
         raise RefusalError(f"has a bias of shape {list(bias.shape)} for {len(matrix)} outputs")

@@ -81,6 +81,8 @@ class Signal:
         scale, offset: (C * L,) rational numbers.
         layer: name of the layer that gives the signs or values; empty for others.
         flat: whether the axes were flattened, in their order, to one.
+        pixel: of a flat signal, the axes of the map of one pixel as which it stands, CHW or HWC: its features are the
+            channels; empty where it stands as a matrix.
         dtype: type of its numbers in the graph.
         levels: (256,) int16, the integers that pixels stand for.
         products: what makes the sums.
@@ -97,6 +99,7 @@ class Signal:
     offset: Exact
     layer: str = ""
     flat: bool = False
+    pixel: str = ""
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     levels: NDArray[np.int16] | None = None
     products: Products | RealProducts | None = None
@@ -108,6 +111,8 @@ class Signal:
     def shape(self) -> tuple[int, ...]:
         """The shape of its tensor in the graph, for one image."""
         sizes = [self.sizes[axis] for axis in self.axes]
+        if self.pixel:
+            return (1, *(math.prod(sizes) if axis == "C" else 1 for axis in self.pixel))
         return (1, math.prod(sizes)) if self.flat else (1, *sizes)
 
     @property
@@ -257,7 +262,7 @@ def per_channel(signal: Signal, values: NDArray[Any]) -> tuple[Signal, Exact]:
     # Flat signals still know the axes that they had before.
     if signal.flat:
         sizes = [signal.sizes[axis] for axis in signal.axes]
-        shape = (1, *(sizes if shape[-1] > 1 else [1 for _ in sizes]))
+        shape = (1, *(sizes if values.size > 1 else [1 for _ in sizes]))
     by_axis = values.reshape(shape)
     for number, axis in enumerate("N" + signal.axes):
         # A number a channel may be written out for each pixel.

@@ -72,7 +72,7 @@ def negate(node: Node[Signal]) -> Signal:
 def batch_norm(node: Node[Signal]) -> Signal:
     signal = node.signal
     norm = node.normalization(len(signal.scale))
-    if not signal.flat and signal.axes[0] != "C":
+    if len(signal.shape) != 2 and (signal.pixel or signal.axes)[0] != "C":
         raise RefusalError("normalizes along another axis than the channels")
     factor = exact(norm.gamma) / exact(np.sqrt(norm.variance.astype(np.float64) + norm.epsilon))
     return signal.shifted(-exact(norm.mean)).scaled(factor).shifted(exact(norm.beta))

@@ -15,6 +15,16 @@ from bnn_perception.importers.onnx.node import Node
 
 def conv(node: Node[Signal], layers: LayerBuilder) -> Signal:
     signal = _taken(node, layers)
+    if signal.pixel == "CHW":
+        # A convolution of one pixel, whose channels are a whole map's features, is a matrix.
+        weights, window, groups = node.convolution((1, 1))
+        if weights.shape[1:] != (signal.shape[1], 1, 1) or any(window.pads) or groups != 1:
+            raise RefusalError(
+                "convolves a flattened map; only one pixel without padding, of group 1, can be taken"
+            )
+        bias = node.option(2, np.zeros(len(weights)))
+        sums = multiply(replace(signal, pixel=""), weights.reshape(len(weights), -1), bias)
+        return replace(sums, flat=False)
     if signal.flat or signal.axes != "CHW":
         raise RefusalError("is not a two-dimensional convolution of (N, channels, height, width)")
     # A Pad before the convolution counts for auto_pad as part of the map.

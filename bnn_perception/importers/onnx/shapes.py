@@ -115,6 +115,8 @@ def transpose(node: Node[Signal]) -> Signal:
     permutation = node.attribute("perm", list(range(len(signal.shape)))[::-1])
     if sorted(permutation) != list(range(len(signal.shape))):
         raise RefusalError(f"its permutation {list(permutation)} is not one of {len(signal.shape)} axes")
+    if signal.pixel and permutation[0] == 0:
+        return _pixel(signal, "".join(signal.pixel[axis - 1] for axis in permutation[1:]))
     if signal.flat or permutation[0] != 0 or "L" in signal.axes:
         raise RefusalError("moves the batch axis, or transposes a matrix of activations")
     moved = "".join(signal.axes[axis - 1] for axis in permutation[1:])
@@ -159,7 +161,10 @@ def reshape(node: Node[Signal]) -> Signal:
             sizes = dict(zip(axes, shape[1:]))
             kept_order = [name for name in axes if sizes[name] > 1] == long
             if kept_order and all(sizes[name] == signal.sizes[name] for name in long):
-                return replace(signal, axes=axes, flat=False)
+                return replace(signal, axes=axes, flat=False, pixel="")
+        for axes, whole in (("CHW", (1, total, 1, 1)), ("HWC", (1, 1, 1, total))):
+            if shape == whole:
+                return _pixel(signal, axes)
     if signal.axes == "CLHW" and shape == (1, signal.shape[1] * signal.shape[2], *signal.shape[3:]):
         return replace(signal, axes="CHW", sizes={"C": shape[1], "H": shape[2], "W": shape[3]})
     raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
@@ -167,14 +172,16 @@ def reshape(node: Node[Signal]) -> Signal:
 
 def unsqueeze(node: Node[Signal]) -> Signal:
     signal = node.signal
-    # A matrix of features as a map of one pixel, for a batch norm of maps.
-    if signal.flat and all(signal.sizes[axis] == 1 for axis in "HW"):
+    # A matrix of features as a map of one pixel, for a batch norm of maps, say.
+    if len(signal.shape) == 2:
         rank = 2 + len(node.constant(1).reshape(-1) if len(node.inputs) > 1 else node.attribute("axes", []))
         axes = _axes(node, rank)
-        if rank in (3, 4) and sorted(axes) in ([2], [2, 3]):
-            return replace(signal, flat=False, axes="CHW" if rank == 4 else "CW")
-        if rank == 4 and sorted(axes) == [1, 2]:
-            return replace(signal, flat=False, axes="HWC")
+        is_pixel = all(signal.sizes[axis] == 1 for axis in "HW")
+        if rank == 3 and axes == [2] and is_pixel:
+            return replace(signal, flat=False, axes="CW")
+        for order, places in (("CHW", [2, 3]), ("HWC", [1, 2])):
+            if rank == 4 and sorted(axes) == places:
+                return replace(signal, flat=False, axes=order) if is_pixel else _pixel(signal, order)
     if signal.kind != "pixels" or signal.axes != "CHW" or _axes(node, 5) != [2]:
         raise RefusalError(
             "only the axis of a thermometer's levels, behind the channels of the image, can be added"
@@ -199,7 +206,12 @@ def _normalized(axes: Sequence[int], rank: int) -> list[int]:
 def _flat(signal: Signal) -> Signal:
     if "L" in signal.axes:
         raise RefusalError("flattens a thermometer whose levels are no channels yet")
-    return replace(signal, flat=True, axes="CHW" if signal.axes == "CW" else signal.axes)
+    return replace(signal, flat=True, pixel="", axes="CHW" if signal.axes == "CW" else signal.axes)
+
+
+def _pixel(signal: Signal, axes: str) -> Signal:
+    """A flattened map as the channels of one pixel."""
+    return replace(_flat(signal), pixel=axes)
 
 
 # -- channels

@@ -48,7 +48,7 @@ def multi_threshold(node: Node[Signal]) -> Threshold:
             f"has thresholds of shape {list(thresholds.shape)}; one a channel can be expressed"
         )
     layout = "HWC" if node.attribute("data_layout", b"") == b"NHWC" else "CHW"
-    if not signal.flat and signal.axes != layout:
+    if len(signal.shape) != 2 and (signal.pixel or signal.axes) != layout:
         raise RefusalError("its data layout is another one than its input's")
     if len(thresholds) not in (1, len(signal.scale)):
         raise RefusalError(f"has {len(thresholds)} thresholds for {len(signal.scale)} channels")
