@@ -1,7 +1,9 @@
-"""Makes the ``.tflite`` files beside this one by the converter of Larq Compute Engine, and the engine's answers.
+"""Makes the ``.tflite`` files beside this one by the converter of Larq Compute Engine, with the engine's answers.
 
-    pip install larq larq-compute-engine larq-zoo tf_keras    # an environment of their own
-    python test/lce/make.py
+The same nets as tf2onnx writes them, with Keras' answers, go into ``nets/tf2onnx.zip``.
+
+    pip install larq larq-compute-engine larq-zoo tf_keras tf2onnx    # an environment of their own
+    PYTHONPATH=test python -m lce.make
 
 Each net is small, untrained, and normalizes what it sees. One holds plain stacks with bits between layers; three are in
 the manner of QuickNet, Bi-Real Net and BinaryDenseNet; one holds what else a converter writes.
@@ -19,6 +21,15 @@ from numpy.typing import NDArray
 FOLDER = Path(__file__).parent
 PICTURES, SIDE = 24, 32
 
+#: Of each file, the kind of net that it holds, as ``nets/architectures.py`` names them.
+KINDS = {
+    "plain": "binary stack (BinaryNet, VGG)",
+    "quicknet": "QuickNet",
+    "bireal": "Bi-Real Net",
+    "densenet": "BinaryDenseNet",
+    "mixed": "slices, splits, limits, paddings",
+}
+
 
 def pictures(count: int = PICTURES, side: int = SIDE) -> NDArray[np.uint8]:
     """(count, side, side, 3): coloured squares and noise, the same ones each time."""
@@ -33,8 +44,10 @@ def make() -> None:
     import larq as lq
     import larq_compute_engine as lce
     import tensorflow as tf
+    import tf2onnx
     import tf_keras as keras
     from larq_compute_engine.tflite.python.interpreter import Interpreter
+    from nets.stored import add
 
     layers = keras.layers
     rng = np.random.default_rng(0)
@@ -120,7 +133,13 @@ def make() -> None:
         x = tf.squeeze(layers.Conv2D(10, 1)(x), [1, 2])
         return keras.Model(image, tf.nn.log_softmax(x))
 
-    images = pictures()
+    def as_onnx(net: Any) -> bytes:
+        taken = [tf.TensorSpec((1, SIDE, SIDE, 3), tf.float32, name="image")]
+        function = tf.function(lambda image: net(image, training=False))
+        proto, _ = tf2onnx.convert.from_function(function, input_signature=taken, opset=17)
+        return bytes(proto.SerializeToString())
+
+    images, graphs, by_keras = pictures(), {}, {}
     x = images.astype(np.float32) / np.float32(127.5) - 1
     for build in (plain, quicknet, bireal, densenet, mixed):
         keras.utils.set_random_seed(3)
@@ -137,11 +156,14 @@ def make() -> None:
             logits = keras.Model(net.input, layer.output)(x).numpy().reshape(PICTURES, -1)
             kernel, _ = layer.get_weights()
             layer.set_weights([kernel / logits.std(), -logits.mean(axis=0) / logits.std()])
+        name = KINDS[build.__name__]
+        graphs[name], by_keras[name] = as_onnx(net), net(x, training=False).numpy()
         content = lce.convert_keras_model(net)
         (FOLDER / f"{build.__name__}.tflite").write_bytes(content)
         answers = np.asarray(Interpreter(content).predict(x), np.float32)
         np.save(FOLDER / f"{build.__name__}.npy", answers)
         print(build.__name__, len(content), "classes:", np.bincount(answers.argmax(axis=1)))
+    add("tf2onnx", graphs, by_keras)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Imports the architectures of larq-zoo, with random weights, and compares them with Larq Compute Engine.
 
-    python test/lce/zoo.py make FOLDER [NAME ...]       # in the environment of make.py: files, and the engine's answers
-    python -m lce.zoo compare FOLDER                    # in that of the project, with PYTHONPATH=.:test
+    PYTHONPATH=test python -m lce.zoo make FOLDER [NAME ...]   # in the environment of make.py: files and answers
+    PYTHONPATH=.:test python -m lce.zoo compare FOLDER         # in that of the project
 
 The trained weights of the zoo lie on a server; what is compared here is the reading of the files.
 """
@@ -44,7 +44,7 @@ def make(folder: Path, names: list[str]) -> None:
     import larq_compute_engine as lce
     import larq_zoo as zoo
     from larq_compute_engine.tflite.python.interpreter import Interpreter
-    from make import pictures
+    from lce.make import pictures
 
     plain = larq.quantizers.get
 

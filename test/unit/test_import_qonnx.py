@@ -1152,6 +1152,13 @@ def divided(sizes: Sequence[int], at: int = 0, axis: int = 1, whole: int = 0) ->
     return g.node("Concat", parts[-1], axis=1)
 
 
+def sliced_channels_last() -> Graph:
+    g = stem().conv(6, 8).norm(8).node("Transpose", perm=[0, 2, 3, 1])
+    begin, end, axes, step = ([0, 0, 2], [99, 99, 7], [1, 2, 3], [2, 2, 1])
+    g.node("Slice", *(g.constant(values, np.int64) for values in (begin, end, axes, step)))
+    return g.node("Transpose", perm=[0, 3, 1, 2])
+
+
 def tiled() -> Graph:
     g = stem()
     result, before = body(g, 6)
@@ -1809,6 +1816,9 @@ EXPRESSED: dict[str, Callable[[], Graph]] = {
     "magnitudes": lambda: stem().conv(6, 8).norm(8).node("Abs"),
     "the largest of each map": lambda: stem().conv(6, 8).norm(8).node("GlobalMaxPool"),
     "the largest by axes": lambda: stem().conv(6, 8).norm(8).node("ReduceMax", axes=[-1, 2], keepdims=1),
+    "at least": lambda: with_constant(stem().conv(6, 8).norm(8), "Max", -0.25),
+    "at most, of sums": lambda: with_constant(first(), "Min", FIVE),
+    "sliced channels last": sliced_channels_last,
     "equal parts": lambda: divided([4, 4]),
     "parts": lambda: divided([3, 1, 4], 1),
     "ReLU behind the last layer": lambda: signs().node("Flatten").matmul(240, 3).node("Relu"),

@@ -88,6 +88,16 @@ def clip(node: Node[Signal], layers: LayerBuilder) -> Signal:
     return layers.clip(layers.fix_pixel_range(node.signal, highest), lowest, highest)
 
 
+def bounded(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    """Max and Min with a constant: the half of a Clip, a limit a channel."""
+    if len(node.inputs) != 2:
+        raise RefusalError(f"compares {len(node.inputs)} tensors; only two can be")
+    signal, limit = _operands(node)
+    free = constant(UNLIMITED, len(limit))
+    low, high = (limit, free) if node.op == "Max" else (-free, limit)
+    return layers.clip(layers.fix_pixel_range(signal, limit), low, high)
+
+
 def negation(node: Node[Signal]) -> Signal:
     """Logical NOT of a 0/1 signal: ``1 - x``."""
     one = constant(1, len(node.signal.scale))

@@ -27,6 +27,7 @@ Neg                            everywhere
 Relu, LeakyRelu, Abs           of sums and real values
 PRelu                          of sums and real values: one slope a channel
 Clip                           of sums and real values (Hardtanh); of pixels and signs where it changes nothing
+Max, Min                       of sums and real values, with one constant, or one a channel
 MaxPool                        of sums, signs and real values, with any window, stride and padding
 Pad                            of height and width before a Conv; of channels with 0, of real values
 AveragePool                    of sums and real values, with any window, stride and padding
@@ -312,6 +313,18 @@ RECORDS = (
         "of sums and real values (Hardtanh); of pixels and signs where it changes nothing",
         affine.clip,
         stage=_chain(stages.clip),
+    ),
+    Operator(
+        "Max",
+        "of sums and real values, with one constant, or one a channel",
+        affine.bounded,
+        activations=Activations.ANY_ONE,
+    ),
+    Operator(
+        "Min",
+        "of sums and real values, with one constant, or one a channel",
+        affine.bounded,
+        activations=Activations.ANY_ONE,
     ),
     Operator(
         "MaxPool",

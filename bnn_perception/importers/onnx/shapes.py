@@ -91,10 +91,14 @@ def strided(node: Node[Signal], layers: LayerBuilder) -> Signal:
         axes = [int(v) for v in node.option(3, np.arange(len(starts))).reshape(-1)]
         steps = [int(v) for v in node.option(4, np.ones(len(starts), np.int64)).reshape(-1)]
     by_axis = {name: (0, size, 1) for name, size in zip("N" + signal.axes, signal.shape)}
-    if signal.flat or signal.axes != "CHW" or not len(starts) == len(ends) == len(axes) == len(steps):
-        raise RefusalError("does not slice (N, channels, height, width)")
+    if (
+        signal.flat
+        or sorted(signal.axes) != ["C", "H", "W"]
+        or not len(starts) == len(ends) == len(axes) == len(steps)
+    ):
+        raise RefusalError("does not slice channels, height and width")
     for axis, start, end, step in zip(_normalized(axes, rank), starts, ends, steps):
-        name = "NCHW"[axis]
+        name = ("N" + signal.axes)[axis]
         if step < 1:
             raise RefusalError(f"takes steps of {step}")
         by_axis[name] = (*slice(start, end).indices(by_axis[name][1])[:2], step)
