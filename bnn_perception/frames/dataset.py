@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import one_line
-from bnn_perception.frames.images import SUFFIXES, ImageError, ImageFile, class_folders, read_image
+from bnn_perception.frames.images import (
+    SUFFIXES,
+    ImageError,
+    ImageFile,
+    class_folders,
+    parts_among,
+    read_image,
+)
 
 #: Bytes of each array of an ``.npz`` file: a million images of 36 by 36 pixels in colour.
 MAX_BYTES = 1 << 32
@@ -155,11 +162,17 @@ def _is_number(text: str) -> bool:
 def _read_folder(path: Path, labels: Sequence[str], ignore: Sequence[str]) -> Dataset:
     indices: list[int] = []
     files: list[ImageFile] = []
-    for folder, images in class_folders(path).items():
+    folders = class_folders(path)
+    for folder, images in folders.items():
         if folder in ignore:
             continue
         index = match_label(folder, labels)
         if index is None:
+            if folder in (parts := parts_among(path, folders)):
+                part = next((name for name in parts if "test" in name.lower()), parts[0])
+                raise ImageError(
+                    f"{path}: its folders ({', '.join(parts)}) are parts; give {path / part}, say"
+                )
             shown = ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
             raise ImageError(f"{path / folder}: the model has no class '{folder}'; it has {shown}")
         indices += [index] * len(images)

@@ -58,9 +58,10 @@ class Size(NamedTuple):
 def decode(
     data: NDArray[np.uint8], max_pixels: int, formats: Collection[str] | None = None, limit: str = ""
 ) -> NDArray[np.uint8]:
-    """The pixels of an encoded image, upright as its EXIF orientation says.
+    """The pixels of an encoded image, upright as its EXIF orientation says, or the rotation of an AVIF.
 
-    Grey becomes colour, 16 bits become 8 by their upper half, transparency is dropped.
+    Grey becomes colour, 16 bits become 8 by their upper half, transparency is dropped. What has 12 bits or fewer in 16
+    is refused: it would be nearly black.
 
     Args:
         data: (n,), the bytes of the file.
@@ -83,7 +84,7 @@ def decode(
         # decoding it, and neither holds the interpreter.
         checked = _helper().submit(_exhaust, checks)
         try:
-            pixels = _decoded(data)
+            pixels = _decoded(data, name)
         finally:
             if checked.cancel():  # no processor has been free for it
                 _exhaust(checks)
@@ -91,10 +92,10 @@ def decode(
                 checked.result()
     else:
         _exhaust(checks)
-        pixels = _decoded(data)
+        pixels = _decoded(data, name)
     if pixels is None and name == "JPEG":
         # Whole, as its check says, but for the end marker, without which OpenCV from 4.11 on refuses it.
-        pixels = _decoded(np.append(data, np.frombuffer(b"\xff\xd9", np.uint8)))
+        pixels = _decoded(np.append(data, np.frombuffer(b"\xff\xd9", np.uint8)), name)
     if pixels is None:
         raise EncodedError("undecodable", "is not an image that can be decoded, or is cut short")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -103,15 +104,24 @@ def decode(
             f"is decoded to {pixels.dtype} of shape {pixels.shape}, which is no picture in colour",
         )
     check_size(pixels.shape[1], pixels.shape[0], max_pixels, limit)
+    if _may_be_deep(data, name) and 0 < pixels.max() < 16 and _is_deep(data):
+        raise EncodedError(
+            "undecodable",
+            f"is {name} of 16 bits whose values need 12 or fewer, and would be nearly black; shift them up to 16 bits",
+        )
     return np.asarray(pixels)
 
 
-def _decoded(data: NDArray[np.uint8]) -> Any:
-    """What OpenCV makes of it, None where it makes nothing."""
+def _decoded(data: NDArray[np.uint8], name: str) -> Any:
+    """What OpenCV makes of it, upright; None where it makes nothing."""
     import cv2
 
     try:
-        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if name not in TURNED:
+            return cv2.imdecode(data, cv2.IMREAD_COLOR)
+        # OpenCV turns WebP from 4.13 on, and AVIF never.
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return pixels if pixels is None else np.ascontiguousarray(TURNED[name](bytes(data), pixels))
     # Not cv2.error alone: a size that numpy cannot take, or no memory, are exceptions of other types.
     except Exception as error:
         raise EncodedError("undecodable", f"cannot be decoded: {one_line(error)}") from None
@@ -323,6 +333,80 @@ def _avif(data: memoryview) -> Iterator[Size]:
     # Every size of every picture in it, wherever it stands: type, version and flags, width, height.
     for box in re.finditer(rb"ispe", bytes(data)):
         yield Size(*struct.unpack_from(">II", data, box.end() + 4))
+
+
+def _turned_webp(content: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
+    """By the orientation in its EXIF chunk; without one, or with one that cannot be read, as it is."""
+    at = 12
+    while at + 8 <= len(content):
+        kind, length = struct.unpack_from("<4sI", content, at)
+        if kind == b"EXIF":
+            return ORIENTATIONS.get(_orientation(content[at + 8 : at + 8 + length]), _as_it_is)(pixels)
+        at += 8 + length + length % 2
+    return pixels
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation that EXIF data states; 0 where it states none."""
+    exif = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    try:
+        if order is not None:
+            (at,) = struct.unpack_from(order + "I", exif, 4)
+            (count,) = struct.unpack_from(order + "H", exif, at)
+            for entry in range(at + 2, at + 2 + 12 * count, 12):
+                tag, _, _, value = struct.unpack_from(order + "HHIH", exif, entry)
+                if tag == 0x112:
+                    return int(value)
+    except struct.error:
+        pass
+    return 0
+
+
+def _turned_avif(content: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
+    """By its boxes of rotation (quarter turns to the left) and then of mirroring."""
+    header = content[: content.find(b"mdat")]
+    turns = re.search(rb"\0\0\0\x09irot(.)", header, re.DOTALL)
+    if turns:
+        pixels = np.rot90(pixels, turns[1][0] & 3)
+    mirror = re.search(rb"\0\0\0\x09imir(.)", header, re.DOTALL)
+    if mirror:
+        pixels = pixels[:, ::-1] if mirror[1][0] & 1 else pixels[::-1]
+    return pixels
+
+
+def _as_it_is(pixels: NDArray[Any]) -> NDArray[Any]:
+    return pixels
+
+
+#: What brings a picture of each EXIF orientation upright.
+ORIENTATIONS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+#: The formats that are turned here and not by OpenCV.
+TURNED: dict[str, Callable[[bytes, NDArray[Any]], NDArray[Any]]] = {
+    "WebP": _turned_webp,
+    "AVIF": _turned_avif,
+}
+
+
+def _may_be_deep(data: NDArray[np.uint8], name: str) -> bool:
+    """Whether an image may have 16 bits a value, as far as is seen at once."""
+    return name in ("TIFF", "PNM") or (name == "PNG" and bool(data[24] == 16))
+
+
+def _is_deep(data: NDArray[np.uint8]) -> bool:
+    import cv2
+
+    deep = cv2.imdecode(data, cv2.IMREAD_ANYDEPTH)
+    return deep is not None and deep.dtype == np.uint16
 
 
 class Format(NamedTuple):

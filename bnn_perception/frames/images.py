@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
-from bnn_perception.frames.encoded import MAX_PIXELS, EncodedError, decode
+from bnn_perception.frames.encoded import MAX_PIXELS, EncodedError, decode, format_of
 
 #: Extensions of the files that are taken for images.
 SUFFIXES = {
@@ -20,7 +22,14 @@ SUFFIXES = {
 }
 
 #: Extensions that OpenCV may not support; they are tried, so that unreadable files are reported and not passed over.
-TRIED = {".avif", ".gif", ".heic", ".heif", ".jp2"}
+TRIED = {".avif", ".gif", ".heic", ".heif", ".jp2", ".mpo"}
+
+
+#: Words in the names of folders that hold a part of the images each, not a class.
+PARTS = {
+    *("train", "training", "test", "testing", "val", "valid", "validation"),
+    *("dev", "eval", "evaluation", "holdout"),
+}
 
 
 class ImageError(Error, ValueError):
@@ -78,6 +87,8 @@ def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
 def find_images(path: str | os.PathLike[str]) -> list[Path]:
     """The image files at or below ``path``, sorted by their path; hidden files and folders are passed over.
 
+    Files without an extension are taken where they begin as an image does.
+
     Raises:
         ImageError: where there is no such path, or no image.
     """
@@ -123,6 +134,31 @@ def class_folders(path: str | os.PathLike[str]) -> dict[str, list[ImageFile]]:
     return folders
 
 
+def parts_among(path: str | os.PathLike[str], folders: Mapping[str, Sequence[ImageFile]]) -> list[str]:
+    """The folders that seem to be parts of a dataset (train and test, say), and not classes.
+
+    They are named so, all of them; or two or more, at least half of all, hold mostly the same folders.
+
+    Args:
+        path, folders: what :func:`class_folders` was given, and what it returned.
+    """
+    if folders and all(PARTS & set(re.split(r"[^a-z]+", name.lower())) for name in folders):
+        return list(folders)
+    inside: dict[str, set[str]] = {}
+    for name, files in folders.items():
+        below = [PurePath(file.name).relative_to(path).parts[1:] for file in files]
+        inside[name] = {parts[0] for parts in below if len(parts) > 1}
+    for ours in inside.values():
+        alike = [
+            name
+            for name, theirs in inside.items()
+            if len(ours & theirs) >= 2 and 2 * len(ours & theirs) >= len(ours | theirs)
+        ]
+        if len(alike) >= 2 and 2 * len(alike) >= len(folders):
+            return alike
+    return []
+
+
 def _images_below(folder: Path) -> list[Path]:
     """The image files at or below a folder, sorted; links to folders are followed, hidden ones are passed over.
 
@@ -143,7 +179,11 @@ def _images_below(folder: Path) -> list[Path]:
         seen.add((status.st_dev, status.st_ino))
         # Sorted, so that of two ways to one folder the same is taken everywhere.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in files if _is_image(PurePath(name))]
+        found += [
+            Path(place, name)
+            for name in files
+            if _is_image(PurePath(name)) or (_has_no_ending(name) and _begins_as_image(Path(place, name)))
+        ]
     # A dead link stays, to be reported when it is read.
     return sorted(file for file in found if file.is_file() or not file.exists())
 
@@ -160,12 +200,32 @@ def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFil
                 if not parts or parts[0].startswith(".") or (member.isfile() and len(parts) < 2):
                     continue
                 files = folders.setdefault(parts[0], [])
-                if member.isfile() and _is_image(PurePosixPath(*parts[1:])):
+                if member.isfile() and (
+                    _is_image(PurePosixPath(*parts[1:]))
+                    or (_has_no_ending(name.name) and _member_begins_as_image(tar, member))
+                ):
                     shown = f"{archive}/{member.name}"
                     files.append(ImageFile(shown, archive, member.offset_data, member.size))
     except (OSError, tarfile.TarError) as error:
         raise ImageError(f"{archive}: is not an uncompressed tar file that can be read: {error}") from None
     return {name: sorted(folders[name], key=lambda file: file.name) for name in sorted(folders)}
+
+
+def _has_no_ending(name: str) -> bool:
+    return "." not in name
+
+
+def _begins_as_image(path: Path) -> bool:
+    try:
+        # Not of a FIFO, which would wait.
+        return path.is_file() and format_of(np.fromfile(path, np.uint8, 32).tobytes()) is not None
+    except OSError:
+        return False
+
+
+def _member_begins_as_image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    stream = tar.extractfile(member)
+    return stream is not None and format_of(stream.read(32)) is not None
 
 
 def _is_image(path: PurePath) -> bool:

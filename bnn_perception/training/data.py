@@ -20,13 +20,17 @@ from numpy.typing import NDArray
 from bnn_perception.errors import Error
 from bnn_perception.frames.dataset import match_label
 from bnn_perception.frames.frame import Frame
-from bnn_perception.frames.images import SUFFIXES, ImageError, ImageFile, class_folders, read_image
+from bnn_perception.frames.images import (
+    SUFFIXES,
+    ImageError,
+    ImageFile,
+    class_folders,
+    parts_among,
+    read_image,
+)
 from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.model import InputSpec
 from bnn_perception.training.config import is_label
-
-#: Names of folders that hold a part of the images each, not a class.
-PARTS = {"test", "testing", "train", "training", "val", "valid", "validation"}
 
 
 class DataError(Error, ValueError):
@@ -102,7 +106,7 @@ def load(
 def _load_folders(
     path: Path, folders: dict[str, list[ImageFile]], spec: InputSpec, names: tuple[str, ...]
 ) -> PreparedImages:
-    names = _class_names(path, list(folders), names)
+    names = _class_names(path, folders, names)
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     read: list[tuple[int, str, int]] = []  # class, name and size of each file
@@ -134,20 +138,24 @@ def _load_folders(
     )
 
 
-def _class_names(path: Path, folders: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+def _class_names(path: Path, folders: dict[str, list[ImageFile]], labels: tuple[str, ...]) -> tuple[str, ...]:
     """The labels, or the names of the folders where there are none, after a look at whether they can be right."""
     if len(labels) == 1:
         raise DataError(f"{path}: data.labels names '{labels[0]}' alone; it takes 2 or more classes")
+    parts = parts_among(path, folders)
+    part = next((folder for folder in parts if "train" in folder.lower()), parts[0] if parts else "")
     if labels:
         found = {match_label(folder, labels) for folder in folders}
+        if found == {None} and parts:
+            raise DataError(f"{path}: its folders ({', '.join(parts)}) are parts; give {path / part}, say")
         absent = [name for index, name in enumerate(labels) if index not in found]
         if absent:
             raise DataError(f"{path}: has no folder '{absent[0]}'; add it, or take it out of data.labels")
         return labels
-    if folders and all(folder.lower() in PARTS for folder in folders):
-        part = next((folder for folder in folders if folder.lower().startswith("train")), folders[0])
+    if parts:
         raise DataError(
-            f"{path}: its folders ({', '.join(folders)}) are parts and not classes; train on {path / part}, say"
+            f"{path}: its folders ({', '.join(parts)}) are parts and not classes, by their names or by the folders "
+            f"that they share; train on {path / part}, say, or name them under data.labels if they are classes"
         )
     if len(folders) < 2:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 from dataclasses import replace
@@ -45,11 +46,12 @@ def to_model(
     export_qonnx(net, config.network, path, data.train.names, config.name, config.input.fit)
     model = qonnx.read(path)
     check(model, net, data)
+    content = float_twin_onnx(twin, config.network)
     with replacing(run / FLOAT_TWIN) as partial:
-        partial.write_bytes(float_twin_onnx(twin, config.network))
+        partial.write_bytes(content)
     description = {"description": config.description} if config.description else {}
     info = {**description, "command": command, "training": _training_info(config, data, run)}
-    return replace(model, info=info, folder=run)
+    return replace(model, info=info, folder=run, twin_digest=hashlib.sha256(content).hexdigest())
 
 
 def _training_info(config: Config, data: TrainingData, run: Path) -> dict[str, Any]:

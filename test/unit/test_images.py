@@ -86,6 +86,102 @@ def test_a_camera_that_was_held_upright_is_honoured(tmp_path, picture):
     assert np.array_equal(read_image(tmp_path / "b.jpg"), np.rot90(upright, -1))
 
 
+def turned_webp(content: bytes, size: tuple[int, int], orientation: int) -> bytes:
+    """A WebP with an EXIF chunk."""
+    exif = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    extended = struct.pack("<II", 8, 0) + b"".join((side - 1).to_bytes(3, "little") for side in size)
+    extended = extended[:4] + extended[8:]
+    chunks = b"".join(
+        [
+            b"VP8X" + struct.pack("<I", 10) + extended,
+            content[12:],
+            b"EXIF" + struct.pack("<I", len(exif)) + exif,
+        ]
+    )
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_a_webp_is_turned_whatever_the_opencv(tmp_path, picture, orientation):
+    """OpenCV does it from 4.13 on."""
+    content = write(tmp_path / "a.webp", np.repeat(picture[:2], 12, axis=0)).read_bytes()
+    plain = read_image(tmp_path / "a.webp")
+    (tmp_path / "b.webp").write_bytes(turned_webp(content, plain.shape[1::-1], orientation))
+    # Where the first row and the first column of the data belong, by EXIF's table.
+    upright = {
+        2: plain[:, ::-1],
+        3: plain[::-1, ::-1],
+        4: plain[::-1],
+        5: plain.transpose(1, 0, 2),
+        6: plain[::-1].transpose(1, 0, 2),
+        7: plain[::-1, ::-1].transpose(1, 0, 2),
+        8: plain.transpose(1, 0, 2)[::-1],
+    }.get(orientation, plain)
+    assert np.array_equal(read_image(tmp_path / "b.webp"), upright)
+
+
+@pytest.mark.parametrize(
+    ("box", "upright"), [(b"irot\1", np.rot90), (b"imir\1", np.fliplr), (b"imir\0", np.flipud)]
+)
+def test_an_avif_is_turned(tmp_path, picture, box, upright):
+    """No OpenCV does it. The box is put among the picture's properties, and what lies behind it moves."""
+    try:
+        path = write(tmp_path / "a.avif", np.repeat(np.repeat(picture, 4, 0), 4, 1))
+    except cv2.error:
+        pytest.skip("this OpenCV writes no AVIF")
+    content, more = path.read_bytes(), struct.pack(">I", 9) + box
+    for name in (b"ipco", b"iprp", b"meta"):
+        at = content.index(name) - 4
+        (size,) = struct.unpack_from(">I", content, at)
+        content = content[:at] + struct.pack(">I", size + 9) + content[at + 4 :]
+        if name == b"ipco":
+            content = content[: at + size] + more + content[at + size :]
+    data = struct.pack(">I", path.read_bytes().index(b"mdat") + 4)
+    assert content.count(data) == 1  # where the item's data lies
+    content = content.replace(data, struct.pack(">I", content.index(b"mdat") + 4))
+    (tmp_path / "b.avif").write_bytes(content)
+    assert np.array_equal(read_image(tmp_path / "b.avif"), upright(read_image(path)))
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff", ".pgm"])
+def test_12_bits_in_16_are_refused(tmp_path, rng, ending):
+    deep = rng.integers(0, 4096, (12, 17), dtype=np.uint16)
+    with pytest.raises(
+        ImageError, match="of 16 bits whose values need 12 or fewer, and would be nearly black"
+    ):
+        read_image(write(tmp_path / f"a{ending}", deep))
+    assert read_image(write(tmp_path / f"b{ending}", deep << 4)).max() == (deep >> 4).max()
+    assert read_image(write(tmp_path / f"black{ending}", deep * 0)).max() == 0
+    assert read_image(write(tmp_path / f"dark{ending}", (deep >> 8).astype(np.uint8))).max() == 15
+
+
+def test_images_without_an_ending_are_taken(tmp_path, picture):
+    content = write(tmp_path / "other" / "a.jpg", picture).read_bytes()
+    (tmp_path / "stop").mkdir()
+    (tmp_path / "stop" / "IMG_0001").write_bytes(content)
+    (tmp_path / "stop" / "README").write_text("no image")
+    (tmp_path / "stop" / "c.MPO").write_bytes(content)
+    found = [file.name for file in class_folders(tmp_path)["stop"]]
+    assert [Path(name).name for name in found] == ["IMG_0001", "c.MPO"]
+    assert [path.name for path in find_images(tmp_path / "stop")] == ["IMG_0001", "c.MPO"]
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(tmp_path / "stop", "stop")
+    assert [Path(file.name).name for file in class_folders(tmp_path / "all.tar")["stop"]] == [
+        "IMG_0001",
+        "c.MPO",
+    ]
+
+
+def test_parts_of_a_dataset_are_named(tmp_path, picture):
+    for part in ("training_set", "test_set"):
+        for label in ("stop", "Löwe"):
+            write(tmp_path / part / label / "a.png", picture)
+    with pytest.raises(
+        ImageError, match=r"its folders \(test_set, training_set\) are parts; give .*/test_set, say"
+    ):
+        read_dataset(tmp_path, LABELS)
+
+
 def test_images_have_their_limits(tmp_path, picture, monkeypatch):
     for shape in ((1, 16385), (16385, 1)):
         path = write(tmp_path / "long.png", np.zeros(shape, np.uint8))

@@ -150,7 +150,19 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> 
         (
             {"train": 2, "val": 2},
             (),
-            r"d: its folders \(train, val\) are parts and not classes; train on .*d/train",
+            r"d: its folders \(train, val\) are parts and not classes, by .* share; train on .*d/train, say, or name",
+        ),
+        ({"seg_test": 2, "seg_train": 2}, (), r"\(seg_test, seg_train\) are parts .* train on .*d/seg_train"),
+        ({"dev/a": 1, "dev/b": 1, "holdout/a": 1}, (), r"\(dev, holdout\) are parts"),
+        (
+            {f"{part}/{name}": 1 for part in ("new", "old") for name in ("cats", "dogs")},
+            (),
+            r"\(new, old\) are parts",
+        ),
+        (
+            {f"{part}/{name}": 1 for part in ("new", "old") for name in ("cats", "dogs")},
+            ("cats", "dogs"),
+            r"d: its folders \(new, old\) are parts; give .*d/new, say",
         ),
         ({"a": 2, "b\nc": 2}, (), r"d: 'b\\nc' cannot be a label; rename the folder"),
     ],
@@ -160,6 +172,10 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> 
         "label without a folder",
         "folder without a label",
         "parts",
+        "parts by a word",
+        "parts for development",
+        "parts by their folders",
+        "parts of the labels",
         "line break",
     ],
 )
@@ -169,6 +185,17 @@ def test_folders_are_refused_with_a_remedy(
     with pytest.raises(DataError, match=reason) as refused:
         datasets.load(fill(tmp_path / "d", counts), SPEC, labels)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_classes_may_hold_folders(tmp_path: Path) -> None:
+    """Each its own, or the same where the labels say that they are classes."""
+    own = {"cat/indoors": 1, "cat/outdoors": 1, "dog/large": 1, "bus": 2}
+    assert datasets.load(fill(tmp_path / "own", own), SPEC).names == ("bus", "cat", "dog")
+    same = {f"{name}/{side}": 1 for name in ("stop", "yield") for side in ("back", "front")}
+    folder = fill(tmp_path / "same", same)
+    assert datasets.load(folder, SPEC, ("stop", "yield")).names == ("stop", "yield")
+    with pytest.raises(DataError, match="name them under data.labels if they are classes"):
+        datasets.load(folder, SPEC)
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:
