@@ -219,6 +219,11 @@ def softmax(operator: Operator, graph: GraphBuilder) -> None:
     unary("Softmax", axis=-1)(operator, graph)
 
 
+def arg_max(operator: Operator, graph: GraphBuilder) -> None:
+    axis = int(_constant(operator, 1).reshape(()))
+    graph.name(graph.add("ArgMax", graph.of(_input(operator, 0)), axis=axis, keepdims=0), operator)
+
+
 def rsqrt(operator: Operator, graph: GraphBuilder) -> None:
     root = graph.add("Sqrt", graph.of(_input(operator, 0)))
     graph.name(graph.add("Reciprocal", root), operator)
@@ -507,4 +512,5 @@ OPERATORS: dict[str, Translate] = {
     "SPLIT": split,
     "SOFTMAX": softmax,
     "LOG_SOFTMAX": unary("LogSoftmax", axis=-1),
+    "ARG_MAX": arg_max,
 }
