@@ -200,6 +200,7 @@ TARGETS: dict[str, Target] = {
             "importers/onnx/signs.py",
         ),
         (
+            "unit/test_import_cancel.py",
             "unit/test_import_limits.py",
             "unit/test_import_qonnx.py",
             "unit/test_import_fold.py",

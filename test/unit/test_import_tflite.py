@@ -152,8 +152,6 @@ CONV = Operator(
         ([Operator("LceQuantize", [], [OUT])], "input 1 is missing"),
         ([Operator("ADD", [IMAGE, tensor("other", (1,))], [OUT])], "'other', which nothing before it gives"),
         ([Operator("ADD", [IMAGE, ONES, ONES], [OUT])], "takes 3 tensors"),
-        ([Operator("RELU", [IMAGE], [OUT], {}), Operator("MAXIMUM", [IMAGE, OUT], [OUT])], "compares two"),
-        ([Operator("MAXIMUM", [IMAGE, ONES], [OUT])], "one number can be expressed"),
         ([replace(CONV, options={**CONV.options, "DilationHFactor": 2})], r"dilations \[2, 1\]"),
         ([replace(CONV, options={**CONV.options, "FusedActivationFunction": 4})], "has the activation 4"),
         ([replace(CONV, inputs=[IMAGE, tensor("w", (4, 3, 3, 2), np.ones(72))])], "weights of"),
@@ -254,6 +252,10 @@ def test_operators_with_constants() -> None:
     number = tensor("c", (1,), [0.25])
     np.testing.assert_array_equal(one("MINIMUM", ROW, number), np.minimum(ROW, 0.25))
     np.testing.assert_array_equal(one("MAXIMUM", ROW, number), np.maximum(ROW, 0.25))
+    limits = np.linspace(-1, 1, 7)
+    np.testing.assert_array_equal(
+        one("MAXIMUM", ROW, tensor("c", (7,), limits)), np.maximum(ROW, limits.astype(np.float32))
+    )
     np.testing.assert_array_equal(one("SUB", ROW, number), ROW - np.float32(0.25))
     np.testing.assert_array_equal(one("DIV", ROW, number, FusedActivationFunction=1), np.maximum(ROW * 4, 0))
     np.testing.assert_array_equal(one("LEAKY_RELU", ROW, Alpha=0.5), np.where(ROW < 0, ROW / 2, ROW))
@@ -419,6 +421,42 @@ def test_small_files_cost_little(tmp_path: Path) -> None:
     content = write([*shared, PHOTO, *sums], adds, [80], [160], big)
     refused(path, content, r"node 's6\d' \(ADD\): \d+ weights so far; at most")
     assert time.process_time() - began < 60  # seconds; without the bounds, hours
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize(
+    "path", [FOLDER / "plain.tflite", FOLDER / "bireal.tflite"], ids=lambda path: path.stem
+)
+def test_the_class_that_a_file_gives_is_that_of_its_logits(path: Path, axis: int) -> None:
+    from bnn_perception.importers.onnx.walk import Walk
+
+    net = load(path)
+    models = []
+    for tail in ([], [Operator("ARG_MAX", [], [tensor("class", (1,), dtype=np.int64)])]):
+        operators = [replace(o, inputs=[net.outputs[0], tensor("axis", (), axis, np.int32)]) for o in tail]
+        outputs = operators[-1].outputs if operators else net.outputs
+        graph, shapes = translate(
+            replace(net, operators=[*net.operators, *operators], outputs=outputs), "net"
+        )
+        walk = Walk(graph, RANGE, shapes)
+        walk.run()
+        models.append(walk)
+    plain, tailed = models
+    assert plain.outputs == tailed.outputs == 10
+    assert [layer.name for layer in plain.layers] == [layer.name for layer in tailed.layers]
+
+
+def test_the_place_that_a_file_gives_of_another_axis_is_no_class() -> None:
+    """Of rows, say: what is above the maximum of each column is no class of an image."""
+    from bnn_perception.importers.onnx.walk import Walk
+
+    net = load(FOLDER / "bireal.tflite")
+    last = Operator(
+        "ARG_MAX", [net.outputs[0], tensor("axis", (), 0, np.int32)], [tensor("class", (10,), dtype=np.int64)]
+    )
+    graph, shapes = translate(replace(net, operators=[*net.operators, last], outputs=last.outputs), "net")
+    with pytest.raises(ImporterError, match=r"\(ArgMax|ARG_MAX.*\): the model format has no such operation"):
+        Walk(graph, RANGE, shapes).run()
 
 
 def test_a_softmax_that_turns_the_order() -> None:

@@ -470,8 +470,6 @@ class LayerBuilder:
         ]
 
     def _close_output(self, signal: Signal, source: str, needs_matrix: bool) -> str:
-        if signal.less:
-            raise ImporterError(f"the output '{source}' is a difference of two activations")
         if signal.pad is not None:
             raise ImporterError(f"the output '{source}' is padded")
         if needs_matrix and len(signal.shape) != 2:

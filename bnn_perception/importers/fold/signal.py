@@ -88,8 +88,6 @@ class Signal:
         products: what makes the sums.
         limits: lowest and highest value, (C * L,) each, that a Clip has left of sums.
         pad: (pads, value outside): a padding that the next convolution takes.
-        less: name of the tensor that was subtracted from it, which an addition of the same takes back: the
-            straight-through form of a sign.
     """
 
     kind: str
@@ -105,7 +103,6 @@ class Signal:
     products: Products | RealProducts | None = None
     limits: tuple[Exact, Exact] | None = None
     pad: tuple[Pads, Fraction] | None = None
-    less: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -26,14 +26,7 @@ def add(node: Node[Signal], layers: LayerBuilder) -> Signal:
     if len(node.inputs) != 2:
         raise RefusalError(f"adds {len(node.inputs)} tensors; only two can be")
     if len(node.taken) == 2:
-        first, second = node.taken
-        # (x - y) + y, where the float32 of the graph differs from x by roundings alone.
-        for signal, other in ((first, 1), (second, 0)):
-            if signal.less:
-                if signal.less != node.inputs[other]:
-                    raise RefusalError("adds another activation than the one that was subtracted")
-                return replace(signal, less="")
-        return layers.add(first, second)
+        return layers.add(*node.taken)
     signal, number = _operands(node)
     return signal.shifted(number)
 
@@ -41,8 +34,6 @@ def add(node: Node[Signal], layers: LayerBuilder) -> Signal:
 def sub(node: Node[Signal], layers: LayerBuilder) -> Signal:
     if len(node.taken) == 2:
         first, second = node.taken
-        if first.kind == "signs" and not first.less:
-            return replace(first, less=node.inputs[1])
         minus = constant(-1, len(second.scale))
         return layers.add(first, second.scaled(minus))
     signal, other = _operands(node)

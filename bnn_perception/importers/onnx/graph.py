@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import MALFORMED, ImporterError, RefusalError
+from bnn_perception.importers.onnx.cancel import shape_of, shorten
 from bnn_perception.importers.onnx.costs import Budget
 from bnn_perception.importers.onnx.evaluate import evaluate_node
 from bnn_perception.importers.onnx.node import FLOATS, UNDEFINED, Node, Value, attribute, where
@@ -47,7 +48,8 @@ class Graph:
         batch: how many images it takes at once; 1 where it leaves that open.
         logits: name of the tensor that is compared to choose a class.
         needs_matrix: whether what follows the logits takes their last axis for that of the classes.
-        nodes: that the logits depend on, in their order.
+        stated: the nodes that the logits depend on, in their order.
+        nodes: the same without what cancels (:mod:`~bnn_perception.importers.onnx.cancel`).
         uses: how many of them take the numbers of a tensor, by its name.
     """
 
@@ -104,7 +106,10 @@ class Graph:
                 f"input '{self.image}' has shape {self.image_shape}; at most {MAX_BATCH} images of {MAX_SIDE} by "
                 f"{MAX_SIDE} are taken"
             )
-        self.nodes = _needed(model.graph, self.logits)
+        self.stated = _needed(model.graph.node, self.logits)
+        shortened, self.cancelled = shorten(self.stated, self.image)
+        self.nodes = _needed(shortened, self.logits)
+        self._producers = {name: node for node in self.stated for name in node.output}
         self.uses = Counter(
             name for node in self.nodes if _takes_numbers(node) for name in dict.fromkeys(node.input)
         )
@@ -149,6 +154,21 @@ class Graph:
             self.batch,
             any(self.uses[name] > 1 for name in proto.input if name in values),
         )
+
+    def check_cancelled(self, node: Node[Value], shape: Callable[[str], tuple[int, ...] | None]) -> None:
+        """Check that what cancels in the sum for which a node stands would not spread what is left.
+
+        Args:
+            shape: gives the shape of a tensor that is known, None for another.
+
+        Raises:
+            RefusalError: naming what cancels.
+        """
+        for name in self.cancelled.get(node.outputs[0], []):
+            if shape_of(name, shape, self._producers) != shape(node.outputs[0]):
+                raise RefusalError(
+                    f"takes off '{name}' and adds it again, which is not known to have the shape of what is left"
+                )
 
     def evaluate(self, node: Node[Any]) -> None:
         """Evaluate a node that takes nothing but constants, and add what it gives to the constants.
@@ -225,10 +245,10 @@ def _takes_numbers(node: onnx.NodeProto) -> bool:
     return operator is None or operator.numbers != Numbers.NONE
 
 
-def _needed(graph: onnx.GraphProto, logits: str) -> list[onnx.NodeProto]:
+def _needed(nodes: Sequence[onnx.NodeProto], logits: str) -> list[onnx.NodeProto]:
     """The nodes that the logits depend on, in their order."""
     needed, names = [], {logits}
-    for node in reversed(graph.node):
+    for node in reversed(nodes):
         if names.intersection(node.output):
             needed.append(node)
             names.update(filter(None, node.input))

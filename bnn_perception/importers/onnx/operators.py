@@ -17,11 +17,11 @@ Less, LessOrEqual
 Not                            of truth values
 Where                          of truth values that choose between two constants
 BatchNormalization             of the channels, with fixed statistics
-Add                            with one constant, or one a channel; of two real values (a shortcut); of a sign and what
-                               was taken off it
+Add                            with one constant, or one a channel; of two real values (a shortcut); of what was taken
+                               off before, which cancels
 Sum                            as Add, of two
-Sub                            with one constant, or one a channel; of two real values; of a sign and what an Add adds
-                               again; on the image, with thresholds along a new axis: a thermometer code
+Sub                            with one constant, or one a channel; of two real values; of what an Add adds again; on
+                               the image, with thresholds along a new axis: a thermometer code
 Mul, Div                       with one constant, or one a channel
 Neg                            everywhere
 Relu, LeakyRelu, Abs           of sums and real values
@@ -162,8 +162,6 @@ class Operator:
         self._check_numbers(node.signal.dtype)
         if any(signal.pad is not None for signal in node.taken) and not self.takes_pad:
             raise RefusalError("stands between a Pad and its Conv")
-        if any(signal.less for signal in node.taken) and self.name not in ("Add", "Identity", "Cast"):
-            raise RefusalError("takes a difference of two activations; only an Add of the second may follow")
 
     def _check_numbers(self, dtype: np.dtype[Any]) -> None:
         takes_integers = bool(self.numbers & Numbers.INTEGERS)
@@ -275,7 +273,8 @@ RECORDS = (
     ),
     Operator(
         "Add",
-        "with one constant, or one a channel; of two real values (a shortcut); of a sign and what was taken off it",
+        "with one constant, or one a channel; of two real values (a shortcut); of what was taken off before, which "
+        "cancels",
         affine.add,
         activations=Activations.SEVERAL,
         numbers=Numbers.EXACT,
@@ -284,8 +283,8 @@ RECORDS = (
     Operator("Sum", "as Add, of two", affine.add, activations=Activations.SEVERAL),
     Operator(
         "Sub",
-        "with one constant, or one a channel; of two real values; of a sign and what an Add adds again; on the image, "
-        "with thresholds along a new axis: a thermometer code",
+        "with one constant, or one a channel; of two real values; of what an Add adds again; on the image, with "
+        "thresholds along a new axis: a thermometer code",
         affine.sub,
         activations=Activations.SEVERAL,
         numbers=Numbers.EXACT,

@@ -133,7 +133,7 @@ def graph_logits(
     graph = walk.graph
     # The evaluator would compute what nobody asks for as well.
     del proto.graph.node[:]
-    proto.graph.node.extend(graph.nodes)
+    proto.graph.node.extend(graph.stated)
     rows = []
     try:
         reference = evaluator(proto)

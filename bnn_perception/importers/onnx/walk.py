@@ -92,7 +92,9 @@ class Walk:
         """
         for proto in self.graph.nodes:
             with self.graph.at(proto):
-                self._take(self.graph.node(proto, self._signals))
+                node = self.graph.node(proto, self._signals)
+                self._take(node)
+                self.graph.check_cancelled(node, self._shape)
         logits = self.graph.logits
         if logits not in self._signals:
             raise ImporterError(f"the output '{logits}' is not computed from the image")
@@ -112,6 +114,11 @@ class Walk:
             return
         for name, result in zip(node.outputs, [results] if isinstance(results, Signal) else results):
             self._keep(name, result.in_range())
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor that is known."""
+        found = self._signals.get(name, self.graph.constants.get(name))
+        return None if found is None else tuple(found.shape)
 
     def _keep(self, name: str, result: Signal) -> None:
         """Keep a signal for the nodes that take it."""

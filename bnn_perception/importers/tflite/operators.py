@@ -179,28 +179,6 @@ def limited(low: float | None, high: float | None) -> Translate:
     return translate
 
 
-def bounded(is_minimum: bool) -> Translate:
-    """The smaller, or larger, of a tensor and a constant."""
-
-    def translate(operator: Operator, graph: GraphBuilder) -> None:
-        constants = [t for t in operator.inputs if t is not None and t.data is not None]
-        others = [t for t in operator.inputs if t is not None and t.data is None]
-        if (
-            len(constants) != 1
-            or len(others) != 1
-            or constants[0].data is None
-            or constants[0].data.size != 1
-        ):
-            raise RefusalError(
-                "compares two activations, or takes a constant a channel; one number can be expressed"
-            )
-        limit = float(constants[0].data.reshape(()))
-        low, high = (None, limit) if is_minimum else (limit, None)
-        graph.name(graph.clip(graph.of(others[0]), low, high), operator)
-
-    return translate
-
-
 def leaky_relu(operator: Operator, graph: GraphBuilder) -> None:
     alpha = float(operator.options.get("Alpha", 0.0))
     graph.name(graph.add("LeakyRelu", graph.of(_input(operator, 0)), alpha=alpha), operator)
@@ -217,6 +195,11 @@ def softmax(operator: Operator, graph: GraphBuilder) -> None:
             "has a factor that is not positive, so that it does not keep the order of the logits"
         )
     unary("Softmax", axis=-1)(operator, graph)
+
+
+def arg_max(operator: Operator, graph: GraphBuilder) -> None:
+    axis = int(_constant(operator, 1).reshape(()))
+    graph.name(graph.add("ArgMax", graph.of(_input(operator, 0)), axis=axis, keepdims=0), operator)
 
 
 def rsqrt(operator: Operator, graph: GraphBuilder) -> None:
@@ -476,8 +459,8 @@ OPERATORS: dict[str, Translate] = {
     "SUB": binary("Sub"),
     "MUL": binary("Mul"),
     "DIV": binary("Div"),
-    "MINIMUM": bounded(is_minimum=True),
-    "MAXIMUM": bounded(is_minimum=False),
+    "MINIMUM": binary("Min"),
+    "MAXIMUM": binary("Max"),
     "RELU": unary("Relu"),
     "RELU6": limited(0.0, 6.0),
     "RELU_N1_TO_1": limited(-1.0, 1.0),
@@ -507,4 +490,5 @@ OPERATORS: dict[str, Translate] = {
     "SPLIT": split,
     "SOFTMAX": softmax,
     "LOG_SOFTMAX": unary("LogSoftmax", axis=-1),
+    "ARG_MAX": arg_max,
 }
