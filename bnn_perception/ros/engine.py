@@ -20,6 +20,7 @@ from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.net.model import Model
 from bnn_perception.ros.parameters import EngineSettings
+from bnn_perception.ros.process import return_freed_memory
 from bnn_perception.ros.worker import Worker, with_place
 
 #: Seconds that the loading thread may be busy with one thing: more than compiling takes on a slow computer.
@@ -223,8 +224,10 @@ class EngineLoader:
             fault, self._fault = self._fault, None
             request, self._request = self._request, None
             closed = self._closed
-        for engine in retired:
-            self._close(engine)
+        if retired:
+            while retired:
+                self._close(retired.pop())
+            return_freed_memory()
         if closed:
             return False
         if fault is not None:
