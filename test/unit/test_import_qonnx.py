@@ -935,6 +935,25 @@ def test_negated_signs_of_a_residual(tmp_path: Path) -> None:
     check(head(join(g, before, g.tensor), 6 * 8 * 10), tmp_path)
 
 
+@pytest.mark.parametrize("case", ["opposites", "negated twice", "pooled"])
+def test_what_is_made_of_signs_changes_them_for_nobody_else(tmp_path: Path, case: str) -> None:
+    """Two convolutions take one tensor of signs; it was negated, or pooled, for both where one of them asked for it."""
+    g = first().norm(5).bipolar().conv(5, 7).norm(7).bipolar()
+    taken = [g.tensor] * 2
+    if case != "pooled":
+        taken[1] = g.node("Neg").tensor
+        taken[0] = taken[1] if case == "negated twice" else taken[0]
+    else:
+        taken[1] = g.node("Identity").pool().tensor
+    logits = []
+    for tensor, pixels in zip(taken, (4 * 6, 2 * 3 if case == "pooled" else 4 * 6)):
+        g.tensor = tensor
+        g.conv(7, 9, kernel=1).norm(9).bipolar()
+        logits.append(g.node("Flatten").matmul(9 * pixels, 3).tensor)
+    join(g, *logits)
+    check(g, tmp_path)
+
+
 def reshaped_to_its_shape(g: Graph) -> Graph:
     kept = g.tensor
     shape = g.node("Shape").tensor

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -124,6 +125,8 @@ class LayerBuilder:
         self.pixels = pixels
         self._is_guess = is_guess
         self._layers: dict[str, Layer] = {}
+        # Layers like others, by these and what was changed.
+        self._copies: dict[tuple[str, Hashable], str] = {}
         self._stems: Counter[str] = Counter()
         # Names of layers that another takes, as they are.
         self._taken: set[str] = set()
@@ -346,10 +349,17 @@ class LayerBuilder:
     def upright(self, signal: Signal) -> Signal:
         """The signal; signs of negative scale become positive ones of the negated layer."""
         falls = (signal.scale < 0).astype(bool)
-        if signal.kind != "signs" or not any(falls) or signal.layer in self._taken:
+        if signal.kind != "signs" or not any(falls):
             return signal
-        self._layers[signal.layer] = negated(self._layers[signal.layer], falls)
-        return replace(signal, scale=abs(signal.scale))
+        layer = self._changed(signal.layer, negated(self._layers[signal.layer], falls), falls.tobytes())
+        return replace(signal, scale=abs(signal.scale), layer=layer)
+
+    def _changed(self, name: str, changed: Layer, how: Hashable) -> str:
+        """The name of a layer like ``name``, which stays for whoever takes it; one for all that ask the same."""
+        if (name, how) not in self._copies:
+            copy = replace(changed, name=self._name(re.sub(r"\d+$", "", name)))
+            self._copies[name, how] = self._append(copy, *self._layers[name].inputs)
+        return self._copies[name, how]
 
     def pool(
         self, signal: Signal, kernel: tuple[int, int], stride: tuple[int, int], pads: Pads, is_shared: bool
@@ -378,12 +388,12 @@ class LayerBuilder:
                 and isinstance(last, (InputConv2d, BinaryConv2d))
                 and last.pool is None
                 and not is_shared
-                and last.name not in self._taken
             ):
                 # Refuses a scale that is not positive: the largest value must be +1.
                 signal.one_scale()
-                self._layers[last.name] = pool_after_sign(last, pool)
-                return replace(signal, sizes=sizes)
+                return replace(
+                    signal, sizes=sizes, layer=self._changed(last.name, pool_after_sign(last, pool), pool)
+                )
         if signal.kind == "signs":
             scale = signal.one_scale()
             layer = BinaryMaxPool(self._name("pool"), len(signal.scale), kernel, stride, short(pads))
