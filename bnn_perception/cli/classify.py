@@ -12,6 +12,7 @@ from bnn_perception.cli.json_text import to_json
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import WHOLE, Frame, check_region
 from bnn_perception.frames.images import ImageError, find_images, read_image
+from bnn_perception.frames.sources import holds_video
 from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
 
@@ -42,6 +43,12 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(f"--region: {error}") from None
     model = load_model(find_model(args.model))
+    for path in args.paths:
+        if holds_video(path):
+            raise CommandError(
+                f"{path}: is a video or a recording; 'ros2 run bnn_perception camera_node --ros-args -p source:={path}' "
+                "plays it to a classifier node"
+            )
     paths = [file for path in args.paths for file in find_images(path)]
     backend = make_backend(model, args.backend, args.device, args.threads)
     print(f"{model.name}, {backend.name} on {backend.device_name}", file=sys.stderr)

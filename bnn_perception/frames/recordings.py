@@ -27,7 +27,7 @@ class Recording(Source):
 
     Without a topic the one with the most images is played, depth images aside. Stamps are those of the recorder.
     Messages that were compressed one by one (zstd) are read whether or not the metadata says so. ``decode`` turns
-    compressed images into raw ones.
+    compressed images into raw ones. A damaged chunk costs its images, a file of a folder that cannot be opened its own.
     """
 
     def __init__(
@@ -43,30 +43,62 @@ class Recording(Source):
         super().__init__(uri, loop=loop, warn=warn)
         self._path = path
         self._decode = decode
-        with contextlib.closing(self._open()) as reader:
-            self._topic, self._type = self._choose(reader, topic)
+        self._parts = self._openable()
+        with contextlib.ExitStack() as stack:
+            readers = [stack.enter_context(contextlib.closing(self._open(part))) for part in self._parts]
+            self._topic, self._type = self._choose(readers, topic)
         self.compressed = self._type.endswith("CompressedImage") and not decode
 
-    def _open(self) -> Any:
+    def _openable(self) -> list[Path]:
+        """What is played one after the other: the recording, or those of its files that can be opened.
+
+        Raises:
+            SourceError: where none of them can be.
+        """
+        try:
+            self._open(self._path).close()
+            return [self._path]
+        except SourceError as error:
+            files = (
+                sorted(entry for entry in self._path.iterdir() if entry.suffix in SUFFIXES)
+                if self._path.is_dir()
+                else []
+            )
+            if len(files) < 2 or re.search("metadata|storage", str(error), re.IGNORECASE):
+                raise
+        parts, reasons = [], []
+        for file in files:
+            try:
+                self._open(file).close()
+                parts.append(file)
+            except SourceError as error:
+                reasons.append(str(error))
+        if not parts:
+            raise SourceError(reasons[0])
+        for reason in reasons:
+            self._warn(f"{reason}; the other files of {self._path} are played")
+        return parts
+
+    def _open(self, path: Path) -> Any:
         try:
             from rosbags.rosbag2 import Reader
         except ModuleNotFoundError:
             raise SourceError(
-                f"{self._path}: reading recordings takes rosbags: pip install 'rosbags>=0.11.7'"
+                f"{path}: reading recordings takes rosbags: pip install 'rosbags>=0.11.7'"
             ) from None
         try:
-            reader = Reader(self._path)
+            reader = Reader(path)
             reader.open()
         # A reader of arbitrary bytes raises whatever they provoke.
         except Exception as error:
             raise SourceError(
-                f"{self._path}: cannot be opened as a recording: {one_line(error)}; {_remedy(self._path, error)}"
+                f"{path}: cannot be opened as a recording: {one_line(error)}; {_remedy(path, error)}"
             ) from None
         return reader
 
-    def _choose(self, reader: Any, topic: str | None) -> tuple[str, str]:
+    def _choose(self, readers: list[Any], topic: str | None) -> tuple[str, str]:
         """The topic to play and the type of its messages."""
-        connections: list[Any] = reader.connections
+        connections: list[Any] = [connection for reader in readers for connection in reader.connections]
         counts: dict[tuple[str, str], int] = {}
         for connection in connections:
             if (message_type := _message_type(connection)) is not None:
@@ -86,7 +118,9 @@ class Recording(Source):
                 f"{self._path}: no image was recorded on {topic or 'any of ' + ', '.join(topics)}; was the camera on?"
             )
         if not topic and len(candidates) > 1:
-            candidates = [key for key in candidates if _shows_colours(reader, *key)] or candidates
+            candidates = [
+                key for key in candidates if any(_shows_colours(reader, *key) for reader in readers)
+            ] or candidates
         chosen = max(candidates, key=lambda key: counts[key])
         if not topic and len(topics) > 1:
             others = ", ".join(name for name in topics if name != chosen[0])
@@ -98,32 +132,83 @@ class Recording(Source):
 
         # Image and CompressedImage have been the same since the first ROS 2.
         types = get_typestore(Stores.ROS2_HUMBLE)
-        with contextlib.closing(self._open()) as reader:
-            wanted = [
-                c for c in reader.connections if (c.topic, _message_type(c)) == (self._topic, self._type)
-            ]
-            messages = reader.messages(wanted)
-            index = -1
-            while True:
-                try:
-                    _, stamp, data = next(messages)
-                except StopIteration:
-                    return
-                except Exception as error:  # as in _open
-                    self._refuse(f"{self._path}: ends after {index + 1} images: {one_line(error)}")
-                    return
-                index += 1
-                name = f"{self._path}:{self._topic}#{index}"
-                try:
-                    message: Any = types.deserialize_cdr(_uncompressed(data), self._type)
-                    image = _image_of(message)
-                    if self._decode and isinstance(image, CompressedImage):
-                        image = image.decode()
-                    frame_id = message.header.frame_id
-                except Exception as error:  # as in _open
-                    self._refuse(f"{name}: {one_line(error)}")
+        for index, (stamp, data) in enumerate(self._messages()):
+            name = f"{self._path}:{self._topic}#{index}"
+            try:
+                message: Any = types.deserialize_cdr(_uncompressed(data), self._type)
+                image = _image_of(message)
+                if self._decode and isinstance(image, CompressedImage):
+                    image = image.decode()
+                frame_id = message.header.frame_id
+            except Exception as error:  # as in _open
+                self._refuse(f"{name}: {one_line(error)}")
+                continue
+            yield SourceFrame(name, stamp, image, frame_id=frame_id)
+
+    def _messages(self) -> Iterator[tuple[int, bytes]]:
+        """Stamps and contents of the messages of all parts, as far as they can be read."""
+        count = 0
+        for part in self._parts:
+            with contextlib.closing(self._open(part)) as reader:
+                wanted = [
+                    c for c in reader.connections if (c.topic, _message_type(c)) == (self._topic, self._type)
+                ]
+                if not wanted:  # none would be taken for all
                     continue
-                yield SourceFrame(name, stamp, image, frame_id=frame_id)
+                last, of_last, passed = None, 0, 0
+                messages = reader.messages(wanted)
+                while True:
+                    try:
+                        _, stamp, data = next(messages)
+                    except StopIteration:
+                        break
+                    except Exception as error:  # as in _open
+                        lost = _leave_out_damaged(reader, wanted, last)
+                        if lost is None:
+                            self._refuse(f"{part}: ends after {count} images: {one_line(error)}")
+                            break
+                        self._refuse(
+                            f"{part}: {lost} images lie in damaged chunks and are lost: {one_line(error)}"
+                        )
+                        messages, passed = reader.messages(wanted, start=last), 0
+                        continue
+                    # Begun again, it first gives the messages of the last stamp once more.
+                    if stamp == last and passed < of_last:
+                        passed += 1
+                        continue
+                    of_last = passed = of_last + 1 if stamp == last else 1
+                    last = stamp
+                    count += 1
+                    yield stamp, data
+
+
+def _leave_out_damaged(reader: Any, wanted: list[Any], since: int | None) -> int | None:
+    """Take the damaged chunks from the index of an MCAP reader, which cannot pass over one by itself.
+
+    Args:
+        since: stamp of the last message that was read; chunks that end before it have been.
+
+    Returns:
+        How many messages of ``wanted`` lie in them; None where there are no chunks, or all are whole.
+    """
+    lost, found = 0, False
+    for storage in getattr(reader.storage, "storages", [reader.storage]):
+        chunks = getattr(storage, "chunks", [])
+        whole = []
+        for chunk in chunks:
+            storage.chunks = [chunk]
+            try:
+                if since is None or chunk.message_end_time >= since:
+                    next(storage.messages(storage.connections), None)
+                whole.append(chunk)
+            except Exception:
+                found = True
+                played = {(connection.topic, connection.msgtype) for connection in wanted}
+                ids = [c.id for c in storage.connections if (c.topic, c.msgtype) in played]
+                lost += sum(chunk.channel_count.get(each, 0) for each in ids)
+        if chunks:
+            storage.chunks = whole
+    return lost if found else None
 
 
 def _remedy(path: Path, error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +153,15 @@ class RenderedScene(Source):
             pixels, class_id = scene.next()
             stamp = round(index * 1e9 / DEFAULT_RATE)
             yield SourceFrame(f"{self.uri}#{index}", stamp, RawImage.of(pixels, "rgb8"), ROAD_SIGNS[class_id])
+
+
+def holds_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of a video or a recording, in a file or a folder, and not of images."""
+    path = Path(path)
+    if path.is_dir():
+        endings = {entry.suffix.lower() for entry in path.iterdir()}
+        return (path / "metadata.yaml").exists() or bool(endings & recordings.SUFFIXES)
+    return path.suffix.lower() in VIDEOS | recordings.SUFFIXES
 
 
 def open_source(

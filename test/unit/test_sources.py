@@ -444,6 +444,70 @@ def test_recording_that_is_cut_short_is_refused_with_the_remedy(tmp_path, pictur
             open_source(str(uri))
 
 
+def damage_chunks(file, *numbers):
+    """Spoil the compressed data of some chunks of an MCAP file, where it begins."""
+    from rosbags.rosbag2 import Reader
+
+    with Reader(file) as reader:
+        starts = [chunk.chunk_start_offset for chunk in reader.storage.chunks]
+    content = bytearray(file.read_bytes())
+    for number in numbers:
+        content[starts[number] + 53 : starts[number] + 553] = bytes(500)
+    file.write_bytes(content)
+    return len(starts)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize("damaged", [(1,), (0,), (0, 2), (3,)])
+def test_a_damaged_chunk_costs_its_images(tmp_path, warnings, damaged, folder):
+    """Chunks of a megabyte hold two images of 600 kB each."""
+    pictures = np.random.default_rng(2).integers(0, 256, (8, 400, 500, 3), dtype=np.uint8)
+    path = record(
+        tmp_path / "bag", {"/camera": (IMAGE, [raw_message(each) for each in pictures])}, compress="STORAGE"
+    )
+    (file,) = path.glob("*.mcap")
+    assert damage_chunks(file, *damaged) == 4
+    source = open_source(str(path if folder else file), warn=warnings.append)
+    played = [
+        np.asarray(frame.image.data).reshape(400, -1)[:, :1500].reshape(400, 500, 3) for frame in source
+    ]
+    left = [picture for index, picture in enumerate(pictures) if index // 2 not in damaged]
+    assert len(played) == len(left)
+    assert all(np.array_equal(one, other) for one, other in zip(played, left))
+    assert source.refused == 1
+    assert f"{2 * len(damaged)} images lie in damaged chunks and are lost" in warnings[0]
+
+
+def test_messages_of_one_stamp_are_played_once_where_a_chunk_is_damaged(tmp_path, warnings):
+    """Two topics of the same type and stamps, of which one is played; its last stamp before the damage comes again."""
+    pictures = np.random.default_rng(2).integers(0, 256, (8, 400, 500, 3), dtype=np.uint8)
+    messages = [raw_message(each) for each in pictures]
+    path = record(tmp_path / "bag", {"/a": (IMAGE, messages), "/b": (IMAGE, messages)}, compress="STORAGE")
+    (file,) = path.glob("*.mcap")
+    damage_chunks(file, 6)  # of the second topic
+    source = open_source(str(path), topic="/b", warn=warnings.append)
+    assert len(list(source)) == 6
+    assert "2 images lie in damaged chunks" in warnings[-1]
+    assert len(list(open_source(str(path), topic="/a", warn=warnings.append))) == 8
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_cut_file_does_not_cost_the_others(tmp_path, picture, storage, warnings):
+    """A recording in two files whose last one was cut when the robot's battery was empty."""
+    path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)] * 3)}, storage)
+    (first,) = [file for file in path.iterdir() if file.suffix in (".mcap", ".db3")]
+    second = first.with_name(f"later{first.suffix}")
+    second.write_bytes(first.read_bytes()[: 200 if storage == "mcap" else 50])
+    metadata = path / "metadata.yaml"
+    text = metadata.read_text()
+    assert text.count(f"- {first.name}\n") == 1
+    metadata.write_text(text.replace(f"- {first.name}\n", f"- {first.name}\n  - {second.name}\n"))
+    source = open_source(str(path), warn=warnings.append)
+    assert len(list(source)) == 3
+    assert f"{second}: cannot be opened as a recording" in warnings[0]
+    assert warnings[0].endswith(f"the other files of {path} are played")
+
+
 def test_damage_in_the_middle_ends_the_recording(tmp_path, picture, warnings):
     """The index is whole, so that the recording opens; the data of its messages is not."""
     path = record(tmp_path / "bag", {"/camera": (IMAGE, [raw_message(picture)] * 3)}, "sqlite3")

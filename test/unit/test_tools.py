@@ -69,6 +69,19 @@ def test_classify_prints_a_line_an_image(colours, pictures, capsys):
     assert lines[3].endswith("red/a.png: red 0.965, green 0.018")
 
 
+@pytest.mark.parametrize("name", ["drive.mp4", "drive.MCAP", "drive.db3", "bag/metadata.yaml", "bag2/a.mcap"])
+def test_classify_names_the_node_that_plays_a_recording(colours, tmp_path, name, capsys):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"")
+    path = file.parent if "/" in name else file
+    assert main(["classify", str(path), "--model", str(colours)]) == 1
+    assert capsys.readouterr().err == (
+        f"bnn_perception classify: {path}: is a video or a recording; 'ros2 run bnn_perception camera_node --ros-args "
+        f"-p source:={path}' plays it to a classifier node\n"
+    )
+
+
 def test_classify_json_and_a_broken_image(colours, pictures, capsys):
     (pictures / "broken.png").write_bytes(b"x")
     assert main(["classify", str(pictures), "--model", str(colours), "--backend", "reference", "--json"]) == 1
