@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     for path in args.paths:
         if holds_video(path):
             raise CommandError(
-                f"{path}: is a video or a recording; 'ros2 run bnn_perception camera_node --ros-args -p source:={path}' "
-                "plays it to a classifier node"
+                f"{path}: is a video or a recording; 'ros2 run bnn_perception camera_node --ros-args "
+                f"-p source:={path}' plays it to a classifier node"
             )
     paths = [file for path in args.paths for file in find_images(path)]
     backend = make_backend(model, args.backend, args.device, args.threads)
