@@ -202,6 +202,7 @@ TARGETS: dict[str, Target] = {
         (
             "unit/test_import_cancel.py",
             "unit/test_import_limits.py",
+            "unit/test_import_moved.py",
             "unit/test_import_qonnx.py",
             "unit/test_import_fold.py",
             "unit/test_import_operators.py",

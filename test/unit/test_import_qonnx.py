@@ -1410,8 +1410,8 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         lambda: divided([3, 4], whole=8),
         r"\(Split\): splits 8 channels into \[3, 4\]",
     ),
-    "the largest of rows": (
-        lambda: stem().node("ReduceMax", axes=[2], keepdims=1),
+    "the largest of channels": (
+        lambda: stem().node("ReduceMax", axes=[1, 2], keepdims=1),
         r"\(ReduceMax\): reduces other axes than height and width",
     ),
     "ternary weights": (
@@ -1758,11 +1758,11 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "the batch in another place": (
         lambda: signs().node("Transpose", perm=[1, 0, 2, 3]),
-        r"\(Transpose\): moves the batch axis, or transposes a matrix",
+        r"the output 't\d+' takes \[5, 1, 6, 8\], whose numbers are no map of height and width",
     ),
     "a transposed matrix": (
-        lambda: signs().node("Flatten").node("Transpose", perm=[0, 1]),
-        r"\(Transpose\): moves the batch axis, or transposes a matrix",
+        lambda: signs().node("Flatten").node("Transpose", perm=[1, 0]).matmul(1, 3),
+        r"\(MatMul\): takes \[240, 1\], whose numbers are no map of height and width",
     ),
     "flattened from the third axis": (
         lambda: signs().node("Flatten", axis=2),
@@ -1770,11 +1770,11 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "squeezed in one axis": (
         lambda: axes_of(single_pixel(), "Squeeze", 2),
-        r"\(Squeeze\): squeezes axes \[2\] of \[1, 6, 1, 1\] to what is not",
+        r"the output 't\d+' takes \[1, 6, 1\], whose numbers are no map of height and width",
     ),
     "squeezed in axes of several": (
         lambda: axes_of(signs(), "Squeeze", 2, 3),
-        r"\(Squeeze\): squeezes axes \[2, 3\] of \[1, 5, 6, 8\] to what is not",
+        r"\(Squeeze\): squeezes axes \[2, 3\] of \[1, 5, 6, 8\], not all of one element",
     ),
     "squeezed twice": (
         lambda: axes_of(signs(), "Squeeze", 2, -2),
@@ -1786,7 +1786,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "another shape": (
         lambda: axes_of(signs(), "Reshape", 1, 10, 24),
-        r"\(Reshape\): reshapes \[1, 5, 6, 8\] to \[1, 10, 24\]",
+        r"the output 't\d+' takes \[1, 10, 24\], whose numbers are no map of height and width",
     ),
     "windows of a flattened map": (
         lambda: (g := one_pixel(signs(), "CHW")).node("Conv", g.weights(6, 240, 3, 3), pads=[1] * 4),

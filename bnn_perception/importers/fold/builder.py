@@ -24,11 +24,20 @@ from bnn_perception.importers.fold.layers import (
     scaled_layer,
     short,
 )
+from bnn_perception.importers.fold.picked import Picked, places
+from bnn_perception.importers.fold.products import real_sums
 from bnn_perception.importers.fold.signal import Exact, Products, RealProducts, Signal, constant, exact
 from bnn_perception.importers.fold.thresholds import Quantization, Threshold, at_pixels, real_threshold
 from bnn_perception.net.checks import MAX_CHANNELS, MAX_KERNEL, MAX_SIGNAL
 from bnn_perception.net.layer import Layer, Pads, Pool
-from bnn_perception.net.layers import BinaryConv2d, BinaryDense, InputConv2d, OutputBits, Thermometer
+from bnn_perception.net.layers import (
+    BinaryConv2d,
+    BinaryDense,
+    InputConv2d,
+    OutputBits,
+    SignConv2d,
+    Thermometer,
+)
 from bnn_perception.net.signals import (
     Add,
     Affine,
@@ -45,6 +54,8 @@ from bnn_perception.net.signals import (
 
 #: No graph that takes pixels in 0..1 needs numbers as large as this for them.
 LARGE_PIXEL = 16
+#: Numbers whose order a graph may change, all changes together.
+MAX_MOVED = 1 << 26
 #: Stands for a limit that is none.
 MAX_LIMIT = Fraction(2) ** 120
 
@@ -130,6 +141,7 @@ class LayerBuilder:
         self._stems: Counter[str] = Counter()
         # Names of layers that another takes, as they are.
         self._taken: set[str] = set()
+        self._moved = 0
         self.layers: list[Layer] = []
         self.outputs = 0
 
@@ -320,6 +332,100 @@ class LayerBuilder:
         )
         return self._value_of(self._resized(signal, C=last - first), self._append(layer, signal.layer))
 
+    # -- numbers that are moved
+
+    def moved(self, signal: Signal, order: NDArray[np.int32]) -> Signal:
+        """A signal whose numbers stand in another order, or some of them.
+
+        Nothing is computed until a layer takes it, see :meth:`settled`.
+
+        Args:
+            order: as :attr:`Signal.order`.
+
+        Raises:
+            RefusalError: where a graph moves too many numbers.
+        """
+        self.check_moved(order.size)
+        self._moved += order.size
+        plain = replace(signal, order=None, flat=False, pixel="", axes="CHW")
+        for axes in ("CHW", "HWC"):
+            whole = replace(plain, axes=axes)
+            for candidate in (whole, replace(whole, flat=True)):
+                if candidate.shape == order.shape and np.array_equal(places(candidate), order):
+                    return candidate
+        return replace(plain, order=order)
+
+    def check_moved(self, count: int) -> None:
+        """Check that a graph may move so many more numbers.
+
+        Raises:
+            RefusalError: where it may not.
+        """
+        if self._moved + count > MAX_MOVED:
+            raise RefusalError(f"moves {self._moved + count} numbers so far; at most {MAX_MOVED} can be")
+
+    def settled(self, signal: Signal) -> Signal:
+        """A signal whose axes say where its numbers are, made by a layer that picks them.
+
+        Raises:
+            RefusalError: where no layer picks them so.
+        """
+        if signal.order is None:
+            return signal
+        picked = Picked.of_signal(signal)
+        if picked is None:
+            raise RefusalError(f"takes {list(signal.shape)}, whose numbers are no map of height and width")
+        plain = replace(signal, order=None)
+        take = self._picked_signs if signal.kind == "signs" else self._picked_values
+        return replace(take(plain, picked), axes=picked.axes, flat=picked.flat)
+
+    def _picked_values(self, signal: Signal, picked: Picked) -> Signal:
+        """Pixels or values, by a convolution of which each filter has one weight, which is 1."""
+        weights, groups = picked.weights(signal.sizes["C"])
+        if signal.kind == "pixels":
+            sums = real_sums(signal, weights, groups, picked.stride, (0, 0, 0, 0), Fraction(0))
+            return self.value(replace(sums, sizes=picked.sizes))
+        channels = len(weights)
+        layer = RealConv2d(
+            self._name("pick"),
+            signal.sizes["C"],
+            channels,
+            picked.kernel,
+            picked.stride,
+            (0, 0),
+            groups,
+            weights.astype(np.float32),
+            np.zeros(channels, np.float32),
+        )
+        return self._value_of(self._resized(signal, **picked.sizes), self._append(layer, signal.layer))
+
+    def _picked_signs(self, signal: Signal, picked: Picked) -> Signal:
+        """Signs of values that are picked; other signs by a layer of some channels, and a pool of one pixel."""
+        layer, channels = self._layers[signal.layer], picked.channels
+        scale, offset = signal.scale[channels], signal.offset[channels]
+        if isinstance(layer, Sign):
+            one = constant(1, len(signal.scale))
+            before = replace(signal, kind="values", layer=layer.inputs[0], scale=one, offset=0 * one)
+            values = self._picked_values(before, picked)
+            sign = Sign(self._name("sign"), len(channels), layer.threshold[channels], layer.flip[channels])
+            name = self._append(sign, values.layer)
+            return replace(values, kind="signs", layer=name, scale=scale, offset=offset)
+        if picked.first.any() or not isinstance(layer, SignConv2d):
+            raise RefusalError("moves signs; only their channels, and every n-th pixel of all, can be taken")
+        changed = replace(
+            layer,
+            out_channels=len(channels),
+            weights=layer.weights[channels],
+            threshold=layer.threshold[channels],
+            flip=layer.flip[channels],
+        )
+        name = self._changed(signal.layer, changed, channels.tobytes())
+        sizes = {**signal.sizes, "C": len(channels)}
+        chosen = replace(signal, layer=name, sizes=sizes, scale=scale, offset=offset)
+        if picked.stride == (1, 1):
+            return chosen
+        return self.pool(chosen, (1, 1), picked.stride, (0, 0, 0, 0), is_shared=True)
+
     def average(
         self,
         signal: Signal,
@@ -462,6 +568,7 @@ class LayerBuilder:
             ImporterError: where the model format has no such net.
         """
         try:
+            signal = self.settled(signal)
             last = self._close_output(signal, source, needs_matrix)
         except OverflowError:
             raise ImporterError("a scale or an offset is too large for float64") from None

@@ -71,7 +71,7 @@ def convolve(
     if signal.kind in ("pixels", "signs"):
         result = _binary_sums(signal, weights, groups, stride, padding, value)
     if result is None:
-        result = _real_sums(signal, weights, groups, stride, padding, value)
+        result = real_sums(signal, weights, groups, stride, padding, value)
     return replace(result, sizes={**result.sizes, "H": height, "W": width}).shifted(exact(bias))
 
 
@@ -174,7 +174,7 @@ def _binary_sums(
     )
 
 
-def _real_sums(
+def real_sums(
     signal: Signal,
     weights: NDArray[Any],
     groups: int,

@@ -88,6 +88,8 @@ class Signal:
         products: what makes the sums.
         limits: lowest and highest value, (C * L,) each, that a Clip has left of sums.
         pad: (pads, value outside): a padding that the next convolution takes.
+        order: where its numbers lie among those of its layer or image, (C, H, W) in their order, in the shape of its
+            tensor; None where its axes say so.
     """
 
     kind: str
@@ -103,10 +105,13 @@ class Signal:
     products: Products | RealProducts | None = None
     limits: tuple[Exact, Exact] | None = None
     pad: tuple[Pads, Fraction] | None = None
+    order: NDArray[np.int32] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of its tensor in the graph, for one image."""
+        if self.order is not None:
+            return self.order.shape
         sizes = [self.sizes[axis] for axis in self.axes]
         if self.pixel:
             return (1, *(math.prod(sizes) if axis == "C" else 1 for axis in self.pixel))

@@ -32,10 +32,12 @@ MaxPool                        of sums, signs and real values, with any window, 
 Pad                            of height and width before a Conv; of channels with 0, of real values
 AveragePool                    of sums and real values, with any window, stride and padding
 GlobalAveragePool              of sums and real values
-ReduceMean                     of sums and real values, over height and width
+ReduceMean, ReduceSum          of sums and real values, over height, width or both
 GlobalMaxPool                  of sums, signs and real values
-ReduceMax                      of sums, signs and real values, over height and width
-Slice                          of real values: every n-th pixel, channels side by side
+ReduceMax                      of sums, signs and real values, over height, width or both
+Slice                          of channels, rows and columns, at any step
+Gather                         of channels, rows and columns, by constant numbers
+Expand                         to its own shape
 Split                          of the channels of sums and real values
 Concat                         of sums and real values, along the channels
 Tile                           of the channels of sums and real values
@@ -43,10 +45,9 @@ Unsqueeze                      of (N, features) to a map of one pixel; of the im
                                levels behind channels
 Transpose                      no arithmetic
 Flatten                        to (N, features)
-Reshape                        to (N, features), and of one pixel back; of axes of one element; a thermometer's levels
-                               to channels
-Squeeze                        to (N, features)
-Identity                       everywhere
+Reshape                        to (N, features), and of one pixel back; a thermometer's levels to channels; to any
+                               shape that becomes a map again: a channel shuffle, pixels to channels
+Squeeze, Identity              everywhere
 Dropout                        in evaluation mode, where it changes nothing
 Cast                           to floats; to integers where these hold all values
 Shape                          everywhere; it becomes a constant
@@ -131,6 +132,7 @@ class Operator:
         activations: which inputs may depend on the image.
         numbers: what its inputs may hold; :attr:`Numbers.NONE` where only their shape counts.
         takes_pad: whether it takes the padding of a Pad before it.
+        moves: whether it takes numbers in any order, before a layer has picked them.
         tail: how it may follow the logits; None where it changes the arg max.
         stage: what it does in a float twin; None where none may hold it.
         run: evaluates it for constants; None where ``onnx.reference`` does.
@@ -143,6 +145,7 @@ class Operator:
     activations: Activations = Activations.FIRST
     numbers: Numbers = Numbers.FLOATS
     takes_pad: bool = False
+    moves: bool = False
     tail: Tail | None = None
     stage: StageChange | None = None
     run: Callable[..., Any] | None = None
@@ -343,10 +346,22 @@ RECORDS = (
         stage=_branch(stages.average_pool),
     ),
     Operator("GlobalAveragePool", "of sums and real values", products.global_average),
-    Operator("ReduceMean", "of sums and real values, over height and width", products.reduce_mean),
+    Operator(
+        "ReduceMean", "of sums and real values, over height, width or both", products.reduce_mean, moves=True
+    ),
+    Operator(
+        "ReduceSum", "of sums and real values, over height, width or both", products.reduce_sum, moves=True
+    ),
     Operator("GlobalMaxPool", "of sums, signs and real values", products.global_max),
-    Operator("ReduceMax", "of sums, signs and real values, over height and width", products.reduce_max),
-    Operator("Slice", "of real values: every n-th pixel, channels side by side", shapes.strided),
+    Operator(
+        "ReduceMax",
+        "of sums, signs and real values, over height, width or both",
+        products.reduce_max,
+        moves=True,
+    ),
+    Operator("Slice", "of channels, rows and columns, at any step", shapes.strided, moves=True),
+    Operator("Gather", "of channels, rows and columns, by constant numbers", shapes.gather, moves=True),
+    Operator("Expand", "to its own shape", _signal(shapes.expand), numbers=Numbers.ANY, moves=True),
     Operator("Split", "of the channels of sums and real values", shapes.split),
     Operator(
         "Concat",
@@ -362,27 +377,31 @@ RECORDS = (
         _signal(shapes.unsqueeze),
         numbers=Numbers.ANY,
     ),
-    Operator("Transpose", "no arithmetic", _signal(shapes.transpose), numbers=Numbers.ANY, takes_pad=True),
+    Operator("Transpose", "no arithmetic", shapes.transpose, numbers=Numbers.ANY, takes_pad=True, moves=True),
     Operator(
         "Flatten",
         "to (N, features)",
-        _signal(shapes.flatten),
+        shapes.flatten,
         numbers=Numbers.ANY,
+        moves=True,
         stage=_chain(stages.flatten),
     ),
     Operator(
         "Reshape",
-        "to (N, features), and of one pixel back; of axes of one element; a thermometer's levels to channels",
-        _signal(shapes.reshape),
+        "to (N, features), and of one pixel back; a thermometer's levels to channels; "
+        "to any shape that becomes a map again: a channel shuffle, pixels to channels",
+        shapes.reshape,
         numbers=Numbers.ANY,
+        moves=True,
         stage=_chain(stages.reshape),
     ),
-    Operator("Squeeze", "to (N, features)", _signal(shapes.squeeze), numbers=Numbers.ANY),
+    Operator("Squeeze", "everywhere", shapes.squeeze, numbers=Numbers.ANY, moves=True),
     Operator(
         "Identity",
         "everywhere",
         _signal(shapes.keep),
         numbers=Numbers.ANY,
+        moves=True,
         tail=Tail(None, None),
         stage=_chain(stages.keep),
     ),
@@ -398,7 +417,9 @@ RECORDS = (
         _signal(shapes.cast),
         numbers=Numbers.ANY,
     ),
-    Operator("Shape", "everywhere; it becomes a constant", _signal(shapes.shape), numbers=Numbers.NONE),
+    Operator(
+        "Shape", "everywhere; it becomes a constant", _signal(shapes.shape), numbers=Numbers.NONE, moves=True
+    ),
     Operator("Softmax", _PROBABILITIES, None, tail=Tail(-1, 1)),
     Operator("LogSoftmax", _PROBABILITIES, None, tail=Tail(-1, 1)),
     Operator("ArgMax", _PROBABILITIES, None, tail=Tail(0, 0)),

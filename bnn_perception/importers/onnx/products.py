@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from bnn_perception.importers.errors import RefusalError
 from bnn_perception.importers.fold.builder import LayerBuilder
 from bnn_perception.importers.fold.products import convolve, multiply
-from bnn_perception.importers.fold.signal import Signal
+from bnn_perception.importers.fold.signal import Signal, constant
 from bnn_perception.importers.onnx.node import Node
+from bnn_perception.importers.onnx.shapes import reshaped
 
 
 def conv(node: Node[Signal], layers: LayerBuilder) -> Signal:
@@ -81,28 +85,58 @@ def global_max(node: Node[Signal], layers: LayerBuilder) -> Signal:
 
 
 def reduce_mean(node: Node[Signal], layers: LayerBuilder) -> Signal:
-    """The mean of all pixels, as tf2onnx and hand-written nets write it."""
-    size = _reduced(node)
-    mean = layers.average(node.signal, size, (1, 1), (0, 0, 0, 0), counts_padding=True)
-    return mean if node.attribute("keepdims", 1) else replace(mean, flat=True)
+    """The mean of all pixels, or of rows or columns, as tf2onnx and hand-written nets write it."""
+    return _reduced(node, layers, partial(layers.average, counts_padding=True))
+
+
+def reduce_sum(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    """As many times the mean."""
+    mean = reduce_mean(node, layers)
+    count = math.prod(node.signal.shape) // math.prod(mean.shape)
+    return mean.scaled(constant(count, len(mean.scale)))
 
 
 def reduce_max(node: Node[Signal], layers: LayerBuilder) -> Signal:
-    size = _reduced(node)
-    largest = layers.pool(node.signal, size, (1, 1), (0, 0, 0, 0), node.is_shared)
-    return largest if node.attribute("keepdims", 1) else replace(largest, flat=True)
+    return _reduced(node, layers, partial(layers.pool, is_shared=node.is_shared))
 
 
-def _reduced(node: Node[Signal]) -> tuple[int, int]:
-    """Height and width, which are what a node reduces."""
-    signal = node.signal
-    rank = len(signal.shape)
-    # An input since opset 18, of ReduceMean as of ReduceMax.
-    axes = node.constant(1).reshape(-1).tolist() if len(node.inputs) > 1 else node.attribute("axes", [])
-    named = {("N" + signal.axes)[int(axis) % rank] for axis in axes} if not signal.flat else set()
-    if named != {"H", "W"}:
-        raise RefusalError("reduces other axes than height and width")
-    return signal.sizes["H"], signal.sizes["W"]
+def _reduced(node: Node[Signal], layers: LayerBuilder, pool: Callable[..., Signal]) -> Signal:
+    """A signal whose rows, columns or all pixels a pool has made one."""
+    signal, rank = node.signal, len(node.signal.shape)
+    # An input since opset 13 or 18, by the operator.
+    given = (
+        node.option(1, np.zeros(0)).reshape(-1).tolist()
+        if len(node.inputs) > 1
+        else node.attribute("axes", [])
+    )
+    axes = {int(axis) % rank for axis in given}
+    kernel = _window_of(signal, axes)
+    if signal.order is not None:
+        signal = replace(signal, order=None)
+    result = pool(signal, kernel, (1, 1), (0, 0, 0, 0))
+    shape = [1 if axis in axes else size for axis, size in enumerate(node.signal.shape)]
+    if not node.attribute("keepdims", 1):
+        shape = [size for axis, size in enumerate(shape) if axis not in axes]
+    return reshaped(result, layers, tuple(shape))
+
+
+def _window_of(signal: Signal, axes: set[int]) -> tuple[int, int]:
+    """Height and width of the window whose pixels are those along some axes."""
+    if signal.order is None and not signal.flat:
+        named = {("N" + signal.axes)[axis] for axis in axes}
+        if named and named <= {"H", "W"}:
+            return signal.sizes["H"] if "H" in named else 1, signal.sizes["W"] if "W" in named else 1
+    elif signal.order is not None:
+        # Moved numbers: those that become one must be all of a channel, and the channels in their order.
+        kept = [axis for axis in range(signal.order.ndim) if axis not in axes]
+        size = signal.sizes["H"], signal.sizes["W"]
+        of_one = signal.order.transpose(*kept, *sorted(axes)).reshape(
+            -1, math.prod(signal.shape[a] for a in axes)
+        )
+        every = np.arange(signal.sizes["C"] * math.prod(size)).reshape(signal.sizes["C"], -1)
+        if np.array_equal(np.sort(of_one, axis=1), every):
+            return size
+    raise RefusalError("reduces other axes than height and width")
 
 
 def _map(node: Node[Signal]) -> Signal:

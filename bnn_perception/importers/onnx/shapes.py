@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
 from bnn_perception.importers.fold.builder import LayerBuilder
+from bnn_perception.importers.fold.picked import Picked, places
 from bnn_perception.importers.fold.signal import Signal, exact, is_float
 from bnn_perception.importers.onnx.node import FLOATS, Node
 from bnn_perception.net.checks import MAX_INPUTS
@@ -90,58 +91,96 @@ def strided(node: Node[Signal], layers: LayerBuilder) -> Signal:
         starts, ends = ([int(v) for v in node.constant(i).reshape(-1)] for i in (1, 2))
         axes = [int(v) for v in node.option(3, np.arange(len(starts))).reshape(-1)]
         steps = [int(v) for v in node.option(4, np.ones(len(starts), np.int64)).reshape(-1)]
-    by_axis = {name: (0, size, 1) for name, size in zip("N" + signal.axes, signal.shape)}
-    if (
-        signal.flat
-        or sorted(signal.axes) != ["C", "H", "W"]
-        or not len(starts) == len(ends) == len(axes) == len(steps)
-    ):
-        raise RefusalError("does not slice channels, height and width")
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise RefusalError(f"has {len(starts)} starts, {len(ends)} ends and the steps {steps}")
+    ranges = [range(size) for size in signal.shape]
     for axis, start, end, step in zip(_normalized(axes, rank), starts, ends, steps):
-        name = ("N" + signal.axes)[axis]
-        if step < 1:
-            raise RefusalError(f"takes steps of {step}")
-        by_axis[name] = (*slice(start, end).indices(by_axis[name][1])[:2], step)
-    rows, columns, (first, last, every) = by_axis["H"], by_axis["W"], by_axis["C"]
-    whole = [(low, high) == (0, signal.sizes[name]) for name, (low, high, _) in (("H", rows), ("W", columns))]
-    if by_axis["N"] != (0, 1, 1) or every != 1 or not all(whole) or last <= first:
-        raise RefusalError("slices other ranges than every n-th pixel, and channels side by side")
-    if (rows[2], columns[2]) != (1, 1):
-        signal = layers.average(signal, (1, 1), (rows[2], columns[2]), (0, 0, 0, 0), counts_padding=True)
-    return signal if (first, last) == (0, signal.sizes["C"]) else layers.channels(signal, first, last)
+        ranges[axis] = ranges[axis][start:end:step]
+    if not all(ranges):
+        raise RefusalError("leaves nothing")
+    by_axis = dict(zip(signal.axes, ranges[1:]))
+    is_map = (
+        ranges[0] == range(1)
+        and signal.order is None
+        and not signal.flat
+        and sorted(signal.axes) == ["C", "H", "W"]
+    )
+    if signal.kind not in ("pixels", "signs") and is_map:
+        rows, columns, channels = by_axis["H"], by_axis["W"], by_axis["C"]
+        whole = all(
+            part == range(0, signal.sizes[axis], part.step) for axis, part in by_axis.items() if axis != "C"
+        )
+        if whole and channels.step == 1 and min(rows.step, columns.step) > 0:
+            if (rows.step, columns.step) != (1, 1):
+                stride = rows.step, columns.step
+                signal = layers.average(signal, (1, 1), stride, (0, 0, 0, 0), counts_padding=True)
+            if channels == range(signal.sizes["C"]):
+                return signal
+            return layers.channels(signal, channels.start, channels.stop)
+    return _moved(signal, layers, places(signal)[np.ix_(*ranges)])
+
+
+def gather(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    """Channels, rows or columns by their numbers."""
+    signal, index = node.signal, node.constant(1)
+    (axis,) = _normalized([node.attribute("axis", 0)], len(signal.shape))
+    if index.ndim > 1 or index.dtype.kind not in "iu":
+        raise RefusalError(f"takes numbers by {list(index.shape)} of them; a row can be expressed")
+    order = places(signal)
+    layers.check_moved(order.size // order.shape[axis] * index.size)
+    return _moved(signal, layers, order.take(index, axis=axis))
+
+
+def expand(node: Node[Signal]) -> Signal:
+    asked = tuple(int(size) for size in node.constant(1).reshape(-1))
+    if asked and asked[0] == node.batch:
+        asked = (1, *asked[1:])
+    shape = node.signal.shape
+    if len(asked) > len(shape) or any(a not in (1, s) for a, s in zip(asked[::-1], shape[::-1])):
+        raise RefusalError(f"spreads {list(shape)} to {list(asked)}")
+    return node.signal
+
+
+def _moved(signal: Signal, layers: LayerBuilder, order: NDArray[np.int32]) -> Signal:
+    """The numbers of a signal in another order; of sums, those of the layer that gives them."""
+    if signal.pad is not None:
+        raise RefusalError("stands between a Pad and its Conv")
+    kept = signal if signal.kind in ("pixels", "signs") else layers.value(signal)
+    return layers.moved(kept, order)
 
 
 # -- the axes
 
 
-def transpose(node: Node[Signal]) -> Signal:
+def transpose(node: Node[Signal], layers: LayerBuilder) -> Signal:
     signal = node.signal
     permutation = node.attribute("perm", list(range(len(signal.shape)))[::-1])
     if sorted(permutation) != list(range(len(signal.shape))):
         raise RefusalError(f"its permutation {list(permutation)} is not one of {len(signal.shape)} axes")
     if signal.pixel and permutation[0] == 0:
         return _pixel(signal, "".join(signal.pixel[axis - 1] for axis in permutation[1:]))
-    if signal.flat or permutation[0] != 0 or "L" in signal.axes:
-        raise RefusalError("moves the batch axis, or transposes a matrix of activations")
+    if permutation[0] != 0 or signal.order is not None or signal.flat or "L" in signal.axes:
+        return _moved(signal, layers, places(signal).transpose(permutation))
     moved = "".join(signal.axes[axis - 1] for axis in permutation[1:])
     return replace(signal, axes=moved)
 
 
-def flatten(node: Node[Signal]) -> Signal:
-    if node.attribute("axis", 1) not in (1, 1 - len(node.signal.shape)):
+def flatten(node: Node[Signal], layers: LayerBuilder) -> Signal:
+    shape = node.signal.shape
+    if node.attribute("axis", 1) not in (1, 1 - len(shape)):
         raise RefusalError("does not flatten to (N, features)")
-    return _flat(node.signal)
+    return reshaped(node.signal, layers, (1, math.prod(shape)))
 
 
-def squeeze(node: Node[Signal]) -> Signal:
+def squeeze(node: Node[Signal], layers: LayerBuilder) -> Signal:
     shape = node.signal.shape
     axes = _axes(node, len(shape))
-    if 0 in axes or len(axes) != len(shape) - 2 or any(shape[axis] != 1 for axis in axes):
-        raise RefusalError(f"squeezes axes {sorted(axes)} of {list(shape)} to what is not (N, features)")
-    return _flat(node.signal)
+    if 0 in axes or not axes or any(shape[axis] != 1 for axis in axes):
+        raise RefusalError(f"squeezes axes {sorted(axes)} of {list(shape)}, not all of one element")
+    return reshaped(node.signal, layers, tuple(size for axis, size in enumerate(shape) if axis not in axes))
 
 
-def reshape(node: Node[Signal]) -> Signal:
+def reshape(node: Node[Signal], layers: LayerBuilder) -> Signal:
     signal = node.signal
     asked = [int(size) for size in node.constant(1).reshape(-1)]
     if node.attribute("allowzero", 0) and 0 in asked:
@@ -153,9 +192,20 @@ def reshape(node: Node[Signal]) -> Signal:
     if kept.count(-1) == 1:
         known = -math.prod(kept)
         kept[kept.index(-1)] = total // known if known else 0
-    shape = tuple(kept)
+    if math.prod(kept) != total:
+        raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
+    return reshaped(signal, layers, tuple(kept))
+
+
+def reshaped(signal: Signal, layers: LayerBuilder, shape: tuple[int, ...]) -> Signal:
+    """A signal in a shape of as many numbers, in their order."""
+    total = math.prod(shape)
     if shape == signal.shape:
         return signal
+    if signal.order is not None:
+        if shape != (1, total) or Picked.of_signal(signal) is None:
+            return _moved(signal, layers, signal.order.reshape(shape))
+        signal = layers.settled(signal)  # a matrix takes the whole map
     if shape == (1, total):
         return _flat(signal)
     # Axes of one element may stand anywhere.
@@ -171,7 +221,7 @@ def reshape(node: Node[Signal]) -> Signal:
                 return _pixel(signal, axes)
     if signal.axes == "CLHW" and shape == (1, signal.shape[1] * signal.shape[2], *signal.shape[3:]):
         return replace(signal, axes="CHW", sizes={"C": shape[1], "H": shape[2], "W": shape[3]})
-    raise RefusalError(f"reshapes {list(signal.shape)} to {asked}")
+    return _moved(signal, layers, places(signal).reshape(shape))
 
 
 def unsqueeze(node: Node[Signal]) -> Signal:
@@ -236,8 +286,11 @@ def split(node: Node[Signal], layers: LayerBuilder) -> list[Signal]:
     ]
     if len(sizes) != count or sum(sizes) != channels or min(sizes) < 1:
         raise RefusalError(f"splits {channels} channels into {sizes}")
-    signal = layers.value(signal)
     ends = np.cumsum(sizes).tolist()
+    if signal.kind in ("pixels", "signs"):
+        parts = np.split(places(signal), ends[:-1], axis=place)
+        return [_moved(signal, layers, part) for part in parts]
+    signal = layers.value(signal)
     return [layers.channels(signal, end - size, end) for size, end in zip(sizes, ends)]
 
 
@@ -264,5 +317,8 @@ def tile(node: Node[Signal], layers: LayerBuilder) -> Signal:
     times = repeats[1 + signal.axes.index("C")]
     if not 1 <= times <= MAX_INPUTS:
         raise RefusalError(f"repeats channels {times} times; there can be 1 to {MAX_INPUTS}")
+    if signal.kind in ("pixels", "signs"):
+        layers.check_moved(math.prod(signal.shape) * times)
+        return _moved(signal, layers, np.tile(places(signal), repeats))
     signal = layers.value(signal)
     return layers.concat([signal] * times)
