@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnn_perception.cli.json_text import to_json
+from bnn_perception.errors import printable
 from bnn_perception.net.folder import load_model
 from bnn_perception.net.model import Model, iter_layers
 from bnn_perception.resources import find_model
@@ -81,13 +82,13 @@ def run(args: argparse.Namespace) -> int:
         f"{model.name}: {len(model.labels)} classes, input {'x'.join(map(str, model.input.shape))} ({model.input.fit})"
     )
     if isinstance(description := model.info.get("description"), str):
-        print(" ".join(description.split()))
+        print(printable(" ".join(description.split())))
     print_table(rows, total)
     for line in stated_range(model):
         print(line)
     accuracy = model.info.get("accuracy")
     if isinstance(accuracy, dict):
-        print("accuracy: " + ", ".join(f"{name} {value}" for name, value in accuracy.items()))
+        print(printable("accuracy: " + ", ".join(f"{name} {value}" for name, value in accuracy.items())))
     print("float twin: " + (str(model.float_twin) if model.float_twin else "none"))
     return 0
 

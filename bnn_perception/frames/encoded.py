@@ -214,8 +214,22 @@ def _cut_short(name: str) -> EncodedError:
 # where its parts do not lie inside it.
 
 
+def _too_little(name: str, held: int) -> EncodedError:
+    return EncodedError(
+        "undecodable",
+        f"is not an image that can be decoded: {name} whose {held} bytes of data cannot fill its size",
+    )
+
+
+#: Bytes at most that deflate makes of one.
+_INFLATES = 1032
+
+#: Values a pixel of each of PNG's kinds of colour.
+_PNG_VALUES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
 def _png(data: memoryview) -> Iterator[Size]:
-    at, seen_data = 8, False
+    at, held, needed = 8, 0, 0
     for _ in range(MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, at)
         if at + 12 + length > len(data):
@@ -225,19 +239,24 @@ def _png(data: memoryview) -> Iterator[Size]:
                 "undecodable", "is not an image that can be decoded: PNG with its header out of place"
             )
         if kind == b"IHDR":
-            yield Size(*struct.unpack_from(">II", data, at + 8))
+            width, height, bits, colour = struct.unpack_from(">IIBB", data, at + 8)
+            yield Size(width, height)
+            # A byte a row names its filter. What does not fill its rows is decoded to black all the same.
+            needed = height * (1 + -(-width * bits * _PNG_VALUES.get(colour, 1) // 8))
         elif kind == b"fcTL":
             # A frame of an animation, which OpenCV gives memory of its own.
             yield Size(*struct.unpack_from(">II", data, at + 12))
         elif kind == b"IDAT":
-            seen_data = True
+            held += length
         elif kind == b"IEND":
             break
         at += 12 + length
     else:
         raise _too_many_parts("PNG")
-    if not seen_data:
+    if not held:
         raise EncodedError("undecodable", "is not an image that can be decoded: PNG without data")
+    if held * _INFLATES < needed:
+        raise _too_little("PNG", held)
 
 
 def _jpeg(data: memoryview) -> Iterator[Size]:
@@ -284,11 +303,16 @@ def _bmp(data: memoryview) -> Iterator[Size]:
     if offset > len(data):
         raise _cut_short("BMP")
     if header == 12:
-        yield Size(*struct.unpack_from("<HH", data, 18))
+        (width, height), compression = struct.unpack_from("<HH", data, 18), 0
+        (bits,) = struct.unpack_from("<H", data, 24)
     else:
         width, height = struct.unpack_from("<ii", data, 18)
-        # Negative where the first row stands first.
-        yield Size(width, abs(height))
+        bits, compression = struct.unpack_from("<HI", data, 28)
+    # Negative where the first row stands first.
+    yield Size(width, abs(height))
+    # Run lengths, 1 and 2, may be as short as they like.
+    if compression not in (1, 2) and len(data) - offset < abs(height) * (-(-width * bits // 32) * 4):
+        raise _too_little("BMP", len(data) - offset)
 
 
 def _gif(data: memoryview) -> Iterator[Size]:
@@ -298,7 +322,13 @@ def _gif(data: memoryview) -> Iterator[Size]:
 def _pnm(data: memoryview) -> Iterator[Size]:
     numbers = re.match(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s", bytes(data[:4096]))
     if numbers:
-        yield Size(int(numbers[1]), int(numbers[2]))
+        width, height = int(numbers[1]), int(numbers[2])
+        yield Size(width, height)
+        held, kind = len(data) - numbers.end(), data[1] - ord("0")
+        values = width * height * (3 if kind in (3, 6) else 1)
+        # A bit a value in P4, with rows of whole bytes; elsewhere a byte at least.
+        if held < (-(-width // 8) * height if kind == 4 else values):
+            raise _too_little("PNM", held)
 
 
 #: Of TIFF: width and height of the image, and of its tiles.

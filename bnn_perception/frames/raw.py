@@ -21,6 +21,27 @@ ALIASES = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
 HOLDS_NO_COLOURS = re.compile(r"(?!8UC[134]$)(8U|8S|16U|16S|32S|32F|64F)C[0-9]+")
 
 
+def compressed_order(format: str) -> str:
+    """In which order the colours of a compressed image were stored, by its ``format``, as image_transport takes it.
+
+    Args:
+        format: such as ``jpeg``, ``rgb8; jpeg compressed bgr8`` or ``16UC1; compressedDepth png``.
+
+    Returns:
+        rgb8 or bgr8; an encoded file holds bgr8 unless the format says otherwise.
+
+    Raises:
+        RawError: of depths and other measurements, and of mosaics of a Bayer camera, which are no pictures.
+    """
+    original, _, how = (part.strip() for part in format.partition(";"))
+    if HOLDS_NO_COLOURS.fullmatch(original) or how.startswith("compressedDepth"):
+        raise RawError("holds no colours (a depth image?); take the colour camera's topic")
+    stored = how.partition("compressed ")[2].strip()
+    if stored.startswith("bayer_"):
+        raise RawError("holds a mosaic; send it in colour")
+    return "rgb8" if stored.startswith("rgb") else "bgr8"
+
+
 class RawError(ValueError):
     """A raw image that disagrees with its encoding; the message says how."""
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.errors import Error
+from bnn_perception.errors import Error, shown
 from bnn_perception.frames.encoded import MAX_PIXELS, TRANSPORTED, EncodedError, decode
 from bnn_perception.frames.images import ImageError
+from bnn_perception.frames.raw import RawError, compressed_order
 
 #: Frames a second where the source has no rate of its own: a folder of images.
 FOLDER_RATE = 10.0
@@ -59,18 +60,22 @@ class CompressedImage:
     data: NDArray[np.uint8]
 
     def decode(self) -> RawImage:
-        """The pixels as bgr8.
+        """The pixels, in the order that :func:`~bnn_perception.frames.raw.compressed_order` says.
 
         Raises:
-            ImageError: where they cannot be decoded.
+            ImageError: where they cannot be decoded, or are no picture.
         """
+        name = shown(self.format)
         if self.data.size == 0:
-            raise ImageError(f"the compressed image of format '{self.format}' is empty")
+            raise ImageError(f"the compressed image of format '{name}' is empty")
         try:
+            order = compressed_order(self.format)
             pixels = decode(np.asarray(self.data), MAX_PIXELS, TRANSPORTED)
+        except RawError as error:
+            raise ImageError(f"the compressed image of format '{name}' {error}") from None
         except EncodedError as error:
-            raise ImageError(f"the {self.data.size} bytes of format '{self.format}': {error}") from None
-        return RawImage.of(pixels, "bgr8")
+            raise ImageError(f"the {self.data.size} bytes of format '{name}': {error}") from None
+        return RawImage.of(pixels, order)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bnn_perception import errors
 from bnn_perception.errors import Error
 from bnn_perception.net.checks import ModelError
 
@@ -23,5 +24,4 @@ class FloatTwinError(ImporterError):
 
 def printable(error: Exception) -> str:
     """A message on one line: it quotes names of an untrusted file, which can hold any characters."""
-    text = "".join(character if character.isprintable() else " " for character in str(error))
-    return " ".join(text.split())
+    return errors.printable(" ".join(str(error).split()))

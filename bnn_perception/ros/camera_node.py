@@ -16,9 +16,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Classification, ObjectHypothesis
 
+from bnn_perception.errors import printable
 from bnn_perception.frames.source import RawImage, SourceError, SourceFrame
 from bnn_perception.frames.sources import open_source
-from bnn_perception.ros.diagnostics import sendable
 from bnn_perception.ros.entry import run_node, spin_once
 from bnn_perception.ros.parameters import Parameter, ParameterError, declare
 from bnn_perception.ros.process import why_small
@@ -91,7 +91,7 @@ class CameraNode(Node):
         self._truth = self.create_publisher(Classification, "truth", 100)
 
     def _warn(self, line: str) -> None:
-        self.get_logger().warning(sendable(line))
+        self.get_logger().warning(printable(line))
 
     def run(self, executor: SingleThreadedExecutor) -> None:
         """Publish every frame when it is due, and let the executor work while waiting.
@@ -169,7 +169,7 @@ class CameraNode(Node):
             self._truth.publish(Classification(header=header, results=results))
 
     def _unexpected(self, line: str) -> None:
-        self.get_logger().error(sendable(f"unexpected error: {line}"), throttle_duration_sec=THROTTLE)
+        self.get_logger().error(printable(f"unexpected error: {line}"), throttle_duration_sec=THROTTLE)
 
     def _work_until(self, executor: SingleThreadedExecutor, due: float) -> None:
         while True:

@@ -34,10 +34,10 @@ except ImportError:  # where they are until ROS 2 Humble
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_not_installed, why_unusable
 from bnn_perception.classifier import Prediction
+from bnn_perception.errors import printable
 from bnn_perception.frames.jpeg import compile_ahead
 from bnn_perception.net.checks import ModelError
 from bnn_perception.net.folder import load_model
-from bnn_perception.ros.diagnostics import sendable
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
 from bnn_perception.ros.entry import run_node, settle, spin_once
 from bnn_perception.ros.health import Health
@@ -212,11 +212,11 @@ class ClassifierNode(Node):
                     raise BackendError(f"device cuda cannot be used: {missing}")
                 self._request(settings, "model" in changes)
         except (ParameterError, ModelError, BackendError, ReadingError) as error:
-            return SetParametersResult(successful=False, reason=sendable(str(error)))
+            return SetParametersResult(successful=False, reason=printable(str(error)))
         except Exception as error:
             self.unexpected(f"a request for parameters: {with_place(error)}")
             return SetParametersResult(
-                successful=False, reason=sendable(f"unexpected error: {with_place(error)}")
+                successful=False, reason=printable(f"unexpected error: {with_place(error)}")
             )
         new_info = settings.score_threshold != self._settings.score_threshold
         self._settings = settings
@@ -269,7 +269,7 @@ class ClassifierNode(Node):
             if not known:
                 self.unexpected(f"reading a model: {with_place(error)}")
             reason = str(error) if known else f"unexpected error: {with_place(error)}"
-            self.get_logger().error(sendable(self._refusals.keep(self._spec, settings, reason)))
+            self.get_logger().error(printable(self._refusals.keep(self._spec, settings, reason)))
             self._restore(self._spec.asked.engine_values())
             if self._loader.current is not None:
                 return
@@ -288,7 +288,7 @@ class ClassifierNode(Node):
             running = self._loader.current
             if running is None and not newer:
                 raise BackendError(reason)
-            self.get_logger().error(sendable(reason))
+            self.get_logger().error(printable(reason))
             if running is not None and not newer:
                 self._spec = running
                 self._restore(running.asked.engine_values())
@@ -309,7 +309,7 @@ class ClassifierNode(Node):
         self.pipeline.swap(engine)
 
     def _warn(self, line: str) -> None:
-        self.get_logger().warning(sendable(line))
+        self.get_logger().warning(printable(line))
 
     def _note_rejection(self, spec: EngineSpec, reason: str) -> None:
         self._refusals.note(spec, reason, self._loader.current)
@@ -328,7 +328,7 @@ class ClassifierNode(Node):
         topic = self._cameras[arrival.camera].topic_name
         self._health.last_refusal = f"{topic}: {error}"
         self.get_logger().warning(
-            sendable(f"frame refused: {topic}: {error}"), throttle_duration_sec=THROTTLE
+            printable(f"frame refused: {topic}: {error}"), throttle_duration_sec=THROTTLE
         )
 
     def engine_started(self, engine: Engine) -> None:
@@ -352,7 +352,7 @@ class ClassifierNode(Node):
     def unexpected(self, line: str) -> None:
         """Count and log an exception that nobody foresaw."""
         self._health.unforeseen.add(line)
-        self.get_logger().error(sendable(f"unexpected error: {line}"), throttle_duration_sec=THROTTLE)
+        self.get_logger().error(printable(f"unexpected error: {line}"), throttle_duration_sec=THROTTLE)
 
     def _publish_label_info(self, spec: EngineSpec) -> None:
         info = LabelInfo(
@@ -380,7 +380,7 @@ class ClassifierNode(Node):
         self._publish(self._diagnostics, report.message(self.get_clock().now().to_msg()))
         if self._health.news:
             self.get_logger().warning(
-                sendable("; ".join(self._health.news)), throttle_duration_sec=NEWS_THROTTLE
+                printable("; ".join(self._health.news)), throttle_duration_sec=NEWS_THROTTLE
             )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bnn_perception.errors import printable
 from bnn_perception.ros.latency import Percentiles
 
 if TYPE_CHECKING:
@@ -150,35 +151,15 @@ class Report:
         status = DiagnosticStatus(
             level=levels[max((level for level, _ in self.findings), default=OK)],
             name=self.name,
-            message=sendable("; ".join(text for _, text in worst_first)) or "OK",
-            hardware_id=sendable(self.hardware_id),
-            values=[KeyValue(key=sendable(key), value=sendable(value)) for key, value in self.values.items()],
+            message=printable("; ".join(text for _, text in worst_first)) or "OK",
+            hardware_id=printable(self.hardware_id),
+            values=[
+                KeyValue(key=printable(key), value=printable(value)) for key, value in self.values.items()
+            ],
         )
         array = DiagnosticArray(status=[status])
         array.header.stamp = stamp
         return array
-
-
-#: Characters of a text in logs and diagnostics at most: what messages and files hold can be megabytes long.
-MAX_TEXT = 2000
-
-
-def sendable(text: str) -> str:
-    """A text as logs, terminals and ROS strings take it, cut at :data:`MAX_TEXT` characters.
-
-    Half of a character (a lone surrogate) and NUL become "?", control characters are escaped: a terminal obeys them.
-    """
-    if len(text) > MAX_TEXT:
-        text = f"{text[:MAX_TEXT]}... ({len(text)} characters)"
-    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def shown(text: str, limit: int = 80) -> str:
-    """A foreign text within a sentence: :func:`sendable`, and short."""
-    return sendable(text if len(text) <= limit else f"{text[:limit]}...")
 
 
 def as_mapping(key_values: Iterable[Any]) -> dict[str, str]:

@@ -22,8 +22,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import uninstall_signal_handlers
 from rclpy.utilities import remove_ros_args
 
-from bnn_perception.errors import one_line
-from bnn_perception.ros.diagnostics import sendable
+from bnn_perception.errors import one_line, printable
 from bnn_perception.ros.leavings import remove_leavings
 from bnn_perception.ros.process import prepare_process, uses_fast_dds
 from bnn_perception.ros.worker import PAUSE, with_place
@@ -127,7 +126,7 @@ def tell_rosout(name: str, line: str) -> None:
         while publisher.get_subscription_count() == 0 and time.monotonic() < until and rclpy.ok():
             time.sleep(0.02)
         stamp = node.get_clock().now().to_msg()
-        publisher.publish(Log(stamp=stamp, level=FATAL, name=name, msg=sendable(line)))
+        publisher.publish(Log(stamp=stamp, level=FATAL, name=name, msg=printable(line)))
         publisher.wait_for_all_acked(ARRIVING)
         node.destroy_node()
 

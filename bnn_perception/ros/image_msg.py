@@ -16,7 +16,7 @@ from bnn_perception.errors import one_line
 from bnn_perception.frames.encoded import TRANSPORTED, EncodedError, check_size
 from bnn_perception.frames.encoded import decode as decode_bytes
 from bnn_perception.frames.frame import ENCODINGS, WHOLE, Frame
-from bnn_perception.frames.raw import ALIASES, HOLDS_NO_COLOURS, RAW, RawError, to_rgb
+from bnn_perception.frames.raw import ALIASES, HOLDS_NO_COLOURS, RAW, RawError, compressed_order, to_rgb
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
@@ -85,20 +85,20 @@ def view(message: Image, max_pixels: int, region: Region = WHOLE) -> Frame:
 def decode(message: CompressedImage, max_pixels: int, region: Region = WHOLE) -> Frame:
     """The frame in a CompressedImage message: JPEG, PNG or WebP, whatever its format says.
 
-    Of the format, only what image_transport's own subscriber goes by counts: whether colours were stored in the order
-    of rgb8. A mosaic of a Bayer camera is no picture yet, and is refused.
+    Of the format, only what image_transport's own subscribers go by counts: whether colours were stored in the order
+    of rgb8, and what is no picture (:func:`~bnn_perception.frames.raw.compressed_order`).
 
     Raises:
         RefusedFrame: where it cannot be decoded or is too large.
     """
     if len(message.data) == 0:
         raise RefusedFrame("data length", "a compressed image without data")
-    stored = message.format.partition(";")[2].partition("compressed ")[2].strip()
-    if stored.startswith("bayer_"):
+    try:
+        order = compressed_order(message.format)
+    except RawError as error:
         raise RefusedFrame(
-            "encoding",
-            f"a compressed image of format {_short(message.format)} holds a mosaic; send it in colour",
-        )
+            "encoding", f"a compressed image of format {_short(message.format)} {error}"
+        ) from None
     try:
         pixels = decode_bytes(np.frombuffer(message.data, np.uint8), max_pixels, TRANSPORTED, "max_pixels")
     except EncodedError as error:
@@ -106,7 +106,7 @@ def decode(message: CompressedImage, max_pixels: int, region: Region = WHOLE) ->
             raise RefusedFrame(error.reason, f"an image of {error}") from None
         what = f"a compressed image of {len(message.data)} bytes and format {_short(message.format)}"
         raise RefusedFrame("undecodable", f"{what} {error}") from None
-    return Frame(pixels, "rgb8" if stored.startswith("rgb") else "bgr8", region)
+    return Frame(pixels, order, region)
 
 
 #: How a frame is taken from a message, by the parameter ``image_transport``.

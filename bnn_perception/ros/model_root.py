@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bnn_perception.errors import shown
 from bnn_perception.net.checks import ModelError
 from bnn_perception.resources import find_model, resource_folder
-from bnn_perception.ros.diagnostics import shown
 
 
 def model_folder(name: str, root: str) -> Path:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bnn_perception.backends import BACKENDS, DEVICES
-from bnn_perception.errors import Error
+from bnn_perception.errors import Error, shown
 from bnn_perception.frames.frame import check_region
 from bnn_perception.net.checks import is_text
-from bnn_perception.ros.diagnostics import shown
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor

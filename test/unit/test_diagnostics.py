@@ -12,8 +12,9 @@ pytest.importorskip("diagnostic_msgs.msg", reason="the ROS messages are not inst
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from bnn_perception.errors import printable, shown
 from bnn_perception.ros import diagnostics
-from bnn_perception.ros.diagnostics import ERROR, OK, WARN, Report, State, as_mapping, sendable, shown
+from bnn_perception.ros.diagnostics import ERROR, OK, WARN, Report, State, as_mapping
 from bnn_perception.ros.latency import Percentiles
 
 WORST_FIRST = (ERROR, WARN, OK)
@@ -150,8 +151,9 @@ def test_the_stamp_is_the_header_s():
 
 
 def test_foreign_text_is_cut_and_cannot_steer_a_terminal():
-    assert sendable("camera \x1b[2J\r\n\x9b31m") == "camera \\x1b[2J\\r\\n\\x9b31m"
-    assert sendable("Füße 木 \ud800\0") == "Füße 木 ??"
-    assert len(sendable("x" * 3_000_000)) < 2100
-    assert sendable("x" * 3_000_000).endswith("... (3000000 characters)")
+    assert printable("camera \x1b[2J\r\n\x9b31m") == "camera \\x1b[2J\\r\\n\\x9b31m"
+    assert printable("Füße 木 \ud800\0") == "Füße 木 ??"
+    assert len(printable("x" * 3_000_000)) < 2100
+    assert printable("x" * 3_000_000 + ": the reason").endswith("x: the reason")
+    assert "x... (3000012 characters) ...x" in printable("x" * 3_000_000 + ": the reason")
     assert shown("y" * 100) == "y" * 80 + "..."

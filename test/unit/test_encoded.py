@@ -147,6 +147,40 @@ def test_what_disagrees_with_itself_is_refused_before_it_is_decoded(data, monkey
         decode(array(data), 10**6)
 
 
+def ihdr(width, height, bits, colour):
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(ihdr(6000, 6000, 8, 2), DATA, END),  # 40 bytes for 108 MB
+        png(ihdr(6000, 6000, 16, 6), chunk(b"IDAT", bytes(200_000)), DATA, END),
+        b"BM" + bytes(8) + struct.pack("<IIiiHHI", 54, 40, 6000, -6000, 1, 24, 0) + bytes(1000),
+        b"BM" + bytes(8) + struct.pack("<IIHHHH", 26, 12, 6000, 6000, 1, 1) + bytes(1000),
+        b"P6 6000 6000 255\n" + bytes(1000),
+        b"P4 6000 6000\n" + bytes(1000),
+        b"P2 6000 6000 9\n" + b"1 " * 500,
+    ],
+    ids=lambda data: repr(data[:12]),
+)
+def test_too_little_data_takes_no_memory(data, monkeypatch):
+    """OpenCV takes memory for all of the pixels, and leaves black what is missing."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(EncodedError, match="bytes of data cannot fill its size") as error:
+        decode(array(data), 1 << 26)
+    assert error.value.reason == "undecodable"
+
+
+def test_what_packs_well_is_taken():
+    """Deflate makes at most 1032 bytes of one, and nearly so many of zeros."""
+    for black in (np.zeros((3000, 4000, 3), np.uint8), np.zeros((3000, 4000), np.uint8)):
+        content = cv2.imencode(".png", black, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+        assert decode(content.reshape(-1), 1 << 26).shape == (3000, 4000, 3)
+    bits = cv2.imencode(".png", np.zeros((3000, 4000), np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])[1]
+    assert decode(bits.reshape(-1), 1 << 26).shape == (3000, 4000, 3)
+
+
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WebP"])
 def test_a_picture_that_is_cut_short_is_refused_whatever_opencv_would_make_of_it(name, monkeypatch):
     data = file_of(name)

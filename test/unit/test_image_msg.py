@@ -261,7 +261,7 @@ def test_limits_of_compressed_images():
     [
         (np.full((2, 3), 7, np.uint8), [7, 7, 7]),
         (np.full((2, 3, 4), (1, 2, 3, 0), np.uint8), [1, 2, 3]),
-        (np.full((2, 3, 3), 257 * 9, np.uint16), [9, 9, 9]),
+        (np.full((2, 3, 3), 257 * 29, np.uint16), [29, 29, 29]),
     ],
     ids=["grey", "transparent", "16 bits"],
 )
@@ -320,6 +320,19 @@ def test_a_compressed_mosaic_is_refused():
         RefusedFrame, match="'bayer_rggb8; png compressed bayer_rggb8' holds a mosaic"
     ) as refusal:
         decode(SimpleNamespace(format="bayer_rggb8; png compressed bayer_rggb8", data=data), MAX_PIXELS)
+    assert refusal.value.reason == "encoding"
+
+
+@pytest.mark.parametrize(
+    "format", ["16UC1; png compressed ", "32FC1; compressedDepth png", "16UC1; compressedDepth rvl", "32SC2"]
+)
+def test_a_compressed_depth_image_is_refused(format):
+    """Its PNG can be decoded, to a picture of distances."""
+    data = encoded(np.full((4, 4), 40_000, np.uint16)).data
+    with pytest.raises(
+        RefusedFrame, match=rf"'{format}' holds no colours \(a depth image\?\); take"
+    ) as refusal:
+        decode(SimpleNamespace(format=format, data=data), MAX_PIXELS)
     assert refusal.value.reason == "encoding"
 
 

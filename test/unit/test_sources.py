@@ -297,6 +297,29 @@ def test_compressed_images_stay_compressed_unless_asked(tmp_path, picture):
     assert np.array_equal(pixels(frame.image), picture)
 
 
+def test_a_compressed_image_is_decoded_as_its_format_says(tmp_path, picture, warnings):
+    """The order of its colours as image_transport stores it; depths are no picture."""
+    data = cv2.imencode(".png", picture)[1].reshape(-1)
+    messages = [
+        STORE.types[COMPRESSED](header=header(), format=text, data=data)
+        for text in (
+            "rgb8; png compressed rgb8",
+            "rgb8; png compressed bgr8",
+            "16UC1; png compressed ",
+            "\x1b" * 500,
+        )
+    ]
+    path = record(tmp_path / "bag", {"/camera": (COMPRESSED, [*messages, b"\0\1\0\0"])})
+    frames = list(open_source(str(path), decode=True, warn=warnings.append))
+    assert [frame.image.encoding for frame in frames] == ["rgb8", "bgr8", "bgr8"]
+    assert "format '16UC1; png compressed ' holds no colours (a depth image?)" in warnings[0]
+    empty = STORE.types[COMPRESSED](header=header(), format="\x1b" * 500, data=data[:0])
+    path = record(tmp_path / "other", {"/camera": (COMPRESSED, [messages[0], empty])})
+    list(open_source(str(path), decode=True, warn=warnings.append))
+    assert warnings[-1].isprintable()
+    assert len(warnings[-1]) < 600
+
+
 def test_what_a_recording_yields_is_said_beforehand(tmp_path, picture):
     raw = record(tmp_path / "raw", {"/camera": (IMAGE, [raw_message(picture)])})
     packed = record(tmp_path / "packed", {"/camera": (COMPRESSED, [compressed_message(picture)])})
