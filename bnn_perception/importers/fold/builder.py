@@ -54,6 +54,8 @@ from bnn_perception.net.signals import (
 
 #: No graph that takes pixels in 0..1 needs numbers as large as this for them.
 LARGE_PIXEL = 16
+#: Less than every float32.
+LOWEST = -(Fraction(2) ** 128)
 #: Numbers whose order a graph may change, all changes together.
 MAX_MOVED = 1 << 26
 #: Stands for a limit that is none.
@@ -425,6 +427,45 @@ class LayerBuilder:
         if picked.stride == (1, 1):
             return chosen
         return self.pool(chosen, (1, 1), picked.stride, (0, 0, 0, 0), is_shared=True)
+
+    # -- what a Pad has put around a map
+
+    def padded(self, signal: Signal) -> Signal:
+        """A signal with its padding, made by a convolution whose one weight a channel is 1.
+
+        Raises:
+            RefusalError: of signs, and of values padded with another number than 0.
+        """
+        if signal.pad is None:
+            return signal
+        (top, left, bottom, right), value = signal.pad
+        if signal.kind == "signs" or (signal.kind != "pixels" and value != 0):
+            raise RefusalError(
+                f"takes {signal.kind} padded with {float(value):g}; only a convolution or a max pool can"
+            )
+        channels, kernel = signal.sizes["C"], (top + bottom + 1, left + right + 1)
+        if max(kernel) > MAX_KERNEL:
+            raise RefusalError(f"takes a map padded by {[top, left, bottom, right]}, which is too much")
+        weights = np.zeros((channels, *kernel, 1))
+        weights[:, bottom, right] = 1
+        around = (kernel[0] - 1, kernel[1] - 1) * 2
+        plain, sizes = replace(signal, pad=None), dict(signal.sizes)
+        sums = real_sums(plain, weights, channels, (1, 1), around, value)
+        sizes.update(H=sizes["H"] + top + bottom, W=sizes["W"] + left + right)
+        return replace(self.value(replace(sums, sizes=sizes)), axes=signal.axes)
+
+    def exceeds(self, signal: Signal, value: Fraction) -> bool:
+        """Whether no number of a signal can be below ``value``, so that a max pool does not see it beside them."""
+        if value <= LOWEST:
+            return True
+        if signal.kind == "signs":
+            return all(signal.offset - abs(signal.scale) >= value)
+        layer = self._layers.get(signal.layer)
+        while isinstance(layer, MaxPool):
+            layer = self._layers[layer.inputs[0]]
+        if isinstance(layer, PRelu):
+            return value <= 0 and not layer.slope.any()
+        return isinstance(layer, Clip) and all(low >= value for low in layer.low.tolist())
 
     def average(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
-from bnn_perception.importers.fold.builder import LayerBuilder
+from bnn_perception.importers.fold.builder import LOWEST, LayerBuilder
 from bnn_perception.importers.fold.picked import Picked, places
 from bnn_perception.importers.fold.signal import Signal, exact, is_float
 from bnn_perception.importers.onnx.node import FLOATS, Node
@@ -67,7 +67,8 @@ def pad(node: Node[Signal], layers: LayerBuilder) -> Signal:
         raise RefusalError("crops; only whole maps can be expressed")
     around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
     by_axis = {name: around.get(number + 1, (0, 0)) for number, name in enumerate(signal.axes)}
-    outside, at = exact(value).item(), by_axis.pop("C", (0, 0))
+    outside = LOWEST if np.all(np.isneginf(value)) else exact(value).item()
+    at = by_axis.pop("C", (0, 0))
     (top, bottom), (left, right) = by_axis.pop("H", (0, 0)), by_axis.pop("W", (0, 0))
     if signal.flat or any(map(any, by_axis.values())) or any(around.get(0, (0, 0))):
         raise RefusalError(f"pads {pads} are not of channels, height and width alone")

@@ -107,11 +107,12 @@ class Walk:
         operator = find(node.proto)
         if operator is None or operator.apply is None:
             raise RefusalError("the model format has no such operation")
-        if not operator.moves and any(signal.order is not None for signal in node.taken):
-            for name in node.inputs:
-                if name in self._signals:
-                    self._signals[name] = self._builder.settled(self._signals[name])
-            node = self.graph.node(node.proto, self._signals)
+        for name in node.inputs:
+            if name in self._signals and not operator.moves:
+                self._signals[name] = self._builder.settled(self._signals[name])
+            if name in self._signals and not operator.takes_pad:
+                self._signals[name] = self._builder.padded(self._signals[name])
+        node = self.graph.node(node.proto, self._signals)
         operator.check(node)
         results = operator.apply(node, self._builder)
         if isinstance(results, np.ndarray):
