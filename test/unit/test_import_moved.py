@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_import_qonnx import Graph, check, head, stem
+from test_import_qonnx import Graph, check, head, join, stem, with_constant
 
 from bnn_perception.importers import ImporterError
 from bnn_perception.importers.fold import builder
+from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.importers.fold.picked import Picked
 from bnn_perception.importers.onnx.read import read
 from bnn_perception.net.signals import BinaryMaxPool, RealConv2d, RealInputConv2d, Sign
@@ -97,16 +98,85 @@ def test_every_second_pixel_of_signs_is_a_pool_of_one_pixel(tmp_path: Path) -> N
     assert [layer.kernel for layer in model.layers if isinstance(layer, BinaryMaxPool)] == [(1, 1)]
 
 
-@pytest.mark.parametrize("case", ["shuffle", "blocks"])
-def test_moved_pixels_of_the_image(tmp_path: Path, case: str) -> None:
-    """BGR from RGB; a stem on blocks of pixels."""
+def levels() -> Graph:
+    """A graph that takes pixels up to 255, and says so."""
     g = Graph()
-    if case == "shuffle":
-        by(g, "Gather", [2, 1, 0], axis=1).conv(3, 6, pads=1)
-    else:
-        pixels_to_channels(g, 3).conv(12, 6)
-    model = check(head(g.norm(6), 480 if case == "shuffle" else 6 * 2 * 3), tmp_path)
+    g.unit = 1
+    return g.node("Div", g.constant(255.0))
+
+
+def two_readers(g: Graph) -> Graph:
+    image = g.tensor
+    first = g.conv(3, 6, pads=1).tensor
+    g.tensor = image
+    return join(g, first, g.conv(3, 6, kernel=1).tensor)
+
+
+#: What a graph does first with the image: real values come of it.
+OF_THE_IMAGE: dict[str, Callable[[Graph], Graph]] = {
+    "BGR from RGB": lambda g: by(g, "Gather", [2, 1, 0], axis=1).conv(3, 6, pads=1),
+    "blocks of pixels": lambda g: pixels_to_channels(g, 3).conv(12, 6),
+    "a mean": lambda g: g.node("AveragePool", kernel_shape=[2, 2]).conv(3, 6),
+    "a maximum": lambda g: g.pool().conv(3, 6),
+    "two readers": two_readers,
+    "one channel three times": lambda g: by(
+        sliced(g, (1, 1, 2, 1)), "Tile", [1, 3, 1, 1]
+    ).conv(3, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OF_THE_IMAGE)
+def test_real_values_of_the_image(tmp_path: Path, case: str) -> None:
+    g = OF_THE_IMAGE[case](levels())
+    model = check(
+        g.norm(6).node("GlobalAveragePool").node("Flatten").norm(6).bipolar().matmul(6, 3), tmp_path
+    )
     assert isinstance(model.layers[0], RealInputConv2d)
+    assert model.input.std == (1 / 255,) * 3
+
+
+@pytest.mark.parametrize("case", list(OF_THE_IMAGE))
+def test_a_range_that_may_still_be_told_is_not_guessed(tmp_path: Path, case: str) -> None:
+    """A graph that moves pixels and then divides them by 255 was taken for one of pixels up to 1."""
+    g = OF_THE_IMAGE[case](Graph())
+    with pytest.raises(ImporterError, match="is of pixels whose range nothing tells; give --pixel-range"):
+        read(g.save(tmp_path / "net.onnx"))
+    read(head(g.norm(6).node("GlobalAveragePool"), 6).save(tmp_path / "net.onnx"), PixelRange.of(0.0, 1.0))
+
+
+def wide(g: Graph) -> str:
+    return g.conv(6, 5, pads=1).norm(5).node("LeakyRelu").tensor
+
+
+@pytest.mark.parametrize("case", ["zeros before", "zeros behind", "signs", "negated signs", "rows"])
+def test_joined(tmp_path: Path, case: str) -> None:
+    g = stem().node("LeakyRelu")
+    first = g.tensor
+    features = 480 + 400
+    if case == "zeros before":
+        g.node("Concat", axis=1)
+        g.nodes[-1].input[:] = [g.constant(np.zeros((1, 5, 8, 10))), first]
+    elif case == "zeros behind":
+        g.node("Concat", g.constant(np.zeros((1, 2, 8, 10))), g.constant(np.zeros((1, 3, 8, 10))), axis=-3)
+    elif case == "rows":
+        second = wide(g.bipolar())
+        rows = []
+        for tensor in (first, second):
+            g.tensor = tensor
+            rows.append(g.node("GlobalAveragePool").node("Flatten").tensor)
+        g.tensor, features = rows[0], 11
+        g.node("Concat", rows[1], axis=1).norm(11)
+    else:
+        second = wide(g.bipolar())
+        g.bipolar()
+        if case == "negated signs":
+            g.node("Neg")
+        second = g.tensor
+        g.tensor = first
+        g.bipolar().node("Concat", second, axis=1)
+        check(g.node("Flatten").matmul(features, 3), tmp_path)
+        return
+    check(head(g, features), tmp_path)
 
 
 def test_what_is_moved_and_moved_back_needs_no_layer(tmp_path: Path) -> None:
@@ -156,11 +226,23 @@ def test_axes_of_one_element_are_squeezed_one_by_one(tmp_path: Path, axes: list[
         (lambda: by(stem(), "Gather", [[0, 1]], axis=1), r"\(Gather\): takes numbers by \[1, 2\] of them"),
         (lambda: by(stem(), "Gather", [6], axis=1), r"\(Gather\): its attributes or constants are malformed"),
         (lambda: by(stem(), "Expand", [1, 6, 8, 20]), r"\(Expand\): spreads \[1, 6, 8, 10\] to \[1, 6, 8, 20\]"),
+        (
+            lambda: by(stem(), "Concat", np.zeros((1, 2, 8, 9)), axis=1),
+            r"\(Concat\): joins activations and constants other than zeros",
+        ),
+        (
+            lambda: with_constant(stem(), "Concat", np.ones((1, 2, 8, 10)), axis=1),
+            r"\(Concat\): joins activations and constants other than zeros",
+        ),
+        (
+            lambda: stem().bipolar().node("Concat", "t3", axis=1),
+            r"\(Concat\): joins signs of whole numbers; only those of real values can be joined",
+        ),
         (lambda: sliced(stem(), (1, 6, 9, 1)), r"\(Slice\): leaves nothing"),
         (lambda: sliced(stem(), (1, 0, 6, 0)), r"\(Slice\): has 1 starts, 1 ends and the steps \[0\]"),
         (
-            lambda: sliced(stem().pad(1, 0.0), (1, 0, 6, 2)),
-            r"\(Slice\): stands between a Pad and its Conv",
+            lambda: shuffled(stem().bipolar().pad(1, -1.0)),
+            r"\(Reshape\): takes signs padded with -1; only a convolution or a max pool can",
         ),
         (
             lambda: by(Graph(), "Unsqueeze", [2]).node("Transpose", perm=[0, 2, 1, 3, 4]),

@@ -712,6 +712,80 @@ def test_auto_pad(tmp_path: Path, auto_pad: str) -> None:
     assert model.layers[1].padding == ((0, 0) if auto_pad == "VALID" else (1, 1))  # type: ignore[union-attr]
 
 
+def around(g: Graph, value: float, *pads: int) -> Graph:
+    """Pads above, left, below, right."""
+    top, left, bottom, right = pads
+    return g.node("Pad", g.constant([0, 0, top, left, 0, 0, bottom, right], np.int64), g.constant(value))
+
+
+#: What stands before a Pad, its value and pads, what follows, and the layers that this makes of the padding.
+PADDED: dict[str, tuple[Callable[[Graph], Graph], float, tuple[int, ...], Callable[[Graph], Graph], list[str]]] = {
+    "zeros before a max pool of any values": (
+        lambda g: g.norm(6), 0.0, (1, 0, 1, 2), lambda g: g.pool(3), ["real_conv2d", "max_pool"],
+    ),
+    "zeros before a max pool of what no value is below": (
+        lambda g: g.norm(6).node("Relu"), 0.0, (1, 1, 1, 1), lambda g: g.pool(3).norm(6), ["max_pool"],
+    ),
+    "the lowest before a max pool": (
+        lambda g: g.norm(6), -np.inf, (0, 0, 1, 1), lambda g: g.pool(3, pads=[1, 1, 0, 0]), ["max_pool"],
+    ),
+    "more zeros than a window": (
+        lambda g: g.node("Relu"), 0.0, (2, 2, 2, 2), lambda g: g.pool(2).norm(6), ["real_conv2d", "max_pool"],
+    ),
+    "a limit below the padding": (
+        lambda g: clipped(g.norm(6), -0.5, 0.5), -0.25, (1, 1, 1, 1), lambda g: g.pool(3), ["refused"],
+    ),
+    "a limit of the padding": (
+        lambda g: clipped(g.norm(6), -0.5, 0.5), -0.5, (1, 1, 1, 1), lambda g: g.pool(3), ["max_pool"],
+    ),
+    "zeros before a mean": (
+        lambda g: g.norm(6), 0.0, (1, 1, 0, 1), lambda g: g.node("AveragePool", kernel_shape=[3, 3]), ["average_pool"],
+    ),
+    "zeros before a mean that counts its own": (
+        lambda g: g.norm(6), 0.0, (1, 1, 0, 0),
+        lambda g: g.node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1), ["average_pool"],
+    ),
+    "zeros before a mean that does not count its own": (
+        lambda g: g.norm(6), 0.0, (1, 1, 0, 0),
+        lambda g: g.node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), ["real_conv2d", "average_pool"],
+    ),
+    "zeros before a batch norm": (
+        lambda g: g.norm(6), 0.0, (0, 1, 2, 0), lambda g: g.norm(6), ["real_conv2d"],
+    ),
+    "zeros before a mean of all": (
+        lambda g: g.norm(6), 0.0, (0, 3, 2, 0), lambda g: g.node("GlobalAveragePool"), ["real_conv2d", "average_pool"],
+    ),
+    "-1 before a max pool of signs": (
+        lambda g: g.norm(6).bipolar(), -1.0, (1, 1, 1, 1), lambda g: g.pool(3), ["binary_max_pool"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PADDED)
+def test_a_pad_whatever_follows(tmp_path: Path, case: str) -> None:
+    before, value, pads, behind, kinds = PADDED[case]
+    g = behind(around(before(stem()), value, *pads))
+    features = int(np.prod(evaluator(g.model(onnx.helper.make_empty_tensor_value_info(g.tensor))).run(
+        None, {"image": g.images()[0]}
+    )[0].shape))  # fmt: skip
+    if kinds == ["refused"]:
+        with pytest.raises(
+            ImporterError, match=r"\(MaxPool\): takes values padded with -0.25; only a convolution"
+        ):
+            read(g.save(tmp_path / "net.onnx"))
+        return
+    binary = "signs" in case
+    model = check(g.node("Flatten").matmul(features, 3) if binary else head(g, features), tmp_path)
+    found = [layer.kind for layer in model.layers]
+    last = [
+        kind
+        for kind in found
+        if kind in {"real_conv2d", "max_pool", "average_pool", "binary_max_pool", "affine"}
+    ]
+    assert last[-len(kinds) :] == kinds
+    assert last.count("real_conv2d") == kinds.count("real_conv2d")
+
+
 def test_pad_before_opset_11(tmp_path: Path) -> None:
     g = signs()
     g.opset = 10
@@ -1702,8 +1776,8 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
         r"\(Mul\): combines two activations; only Add, Sub and Concat can",
     ),
     "a pad before a pool": (
-        lambda: signs().pad(1, -1.0).pool(),
-        r"\(MaxPool\): stands between a Pad and its Conv",
+        lambda: signs().pad(1, 1.0).pool(),
+        r"\(MaxPool\): takes signs padded with 1; only a convolution or a max pool can",
     ),
     "not of a float": (
         lambda: signs().node("Not"),

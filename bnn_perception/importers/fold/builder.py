@@ -26,7 +26,15 @@ from bnn_perception.importers.fold.layers import (
 )
 from bnn_perception.importers.fold.picked import Picked, places
 from bnn_perception.importers.fold.products import real_sums
-from bnn_perception.importers.fold.signal import Exact, Products, RealProducts, Signal, constant, exact
+from bnn_perception.importers.fold.signal import (
+    Exact,
+    Products,
+    RealProducts,
+    Signal,
+    constant,
+    exact,
+    is_float_map,
+)
 from bnn_perception.importers.fold.thresholds import Quantization, Threshold, at_pixels, real_threshold
 from bnn_perception.net.checks import MAX_CHANNELS, MAX_KERNEL, MAX_SIGNAL
 from bnn_perception.net.layer import Layer, Pads, Pool
@@ -54,6 +62,8 @@ from bnn_perception.net.signals import (
 
 #: No graph that takes pixels in 0..1 needs numbers as large as this for them.
 LARGE_PIXEL = 16
+#: Less than every float32.
+LOWEST = -(Fraction(2) ** 128)
 #: Numbers whose order a graph may change, all changes together.
 MAX_MOVED = 1 << 26
 #: Stands for a limit that is none.
@@ -179,6 +189,19 @@ class LayerBuilder:
             return replace(signal, scale=factors)
         return signal
 
+    def _in_known_range(self, signal: Signal) -> Signal:
+        """Pixels that become real values before weights or thresholds; any other signal, as it is.
+
+        Raises:
+            RefusalError: where their range could still be told by what follows.
+        """
+        was_guess, signal = self._is_guess, self.fix_pixel_range(signal, 0 * signal.scale)
+        if signal.kind == "pixels" and was_guess and self.pixels == UNIT:
+            raise RefusalError(
+                "is of pixels whose range nothing tells; give --pixel-range, or --mean with --std"
+            )
+        return signal
+
     @property
     def is_told(self) -> bool:
         """Whether the pixel range was given, or the graph could only mean one."""
@@ -234,6 +257,8 @@ class LayerBuilder:
             assert isinstance(products, RealProducts)
             layer = real_layer(self._name("conv"), products, signal.scale, signal.offset)
             return self._value_of(signal, self._append(layer, products.source))
+        if signal.kind == "pixels" and is_float_map(signal):
+            return self.padded(replace(signal, pad=signal.pad or ((0, 0, 0, 0), Fraction(0))))
         if signal.kind != "values":
             raise RefusalError(f"takes {signal.kind} where a net has real values; only signs of them go on")
         if all(signal.scale == 1) and not any(signal.offset):
@@ -292,7 +317,9 @@ class LayerBuilder:
         return self._value_of(first, self._append(layer, first.layer, second.layer))
 
     def concat(self, signals: Sequence[Signal]) -> Signal:
-        """Signals side by side, along their channels."""
+        """Signals side by side, along their channels; signs as those of values side by side."""
+        if all(signal.kind == "signs" for signal in signals):
+            return self._joined_signs(signals)
         signals = [self.value(signal) for signal in signals]
         first, channels = signals[0], sum(len(signal.scale) for signal in signals)
         if channels > MAX_CHANNELS:
@@ -305,6 +332,22 @@ class LayerBuilder:
         joined = self._resized(first, C=channels)
         layer = Concat(self._name("concat"), channels)
         return self._value_of(joined, self._append(layer, *(signal.layer for signal in signals)))
+
+    def _joined_signs(self, signals: Sequence[Signal]) -> Signal:
+        before, layers = [], []
+        for signal in signals:
+            layer, one = self._layers[signal.layer], constant(1, len(signal.scale))
+            if not isinstance(layer, Sign):
+                raise RefusalError("joins signs of whole numbers; only those of real values can be joined")
+            before.append(replace(signal, kind="values", layer=layer.inputs[0], scale=one, offset=0 * one))
+            layers.append(layer)
+        joined = self.concat(before)
+        threshold, flip = (
+            np.concatenate([getattr(layer, name) for layer in layers]) for name in ("threshold", "flip")
+        )
+        name = self._append(Sign(self._name("sign"), len(threshold), threshold, flip), joined.layer)
+        scale, offset = (np.concatenate([getattr(s, name) for s in signals]) for name in ("scale", "offset"))
+        return replace(joined, kind="signs", layer=name, scale=scale, offset=offset)
 
     def pad_channels(self, signal: Signal, before: int, after: int) -> Signal:
         """Channels of zeros before and after those of a signal."""
@@ -383,7 +426,8 @@ class LayerBuilder:
         """Pixels or values, by a convolution of which each filter has one weight, which is 1."""
         weights, groups = picked.weights(signal.sizes["C"])
         if signal.kind == "pixels":
-            sums = real_sums(signal, weights, groups, picked.stride, (0, 0, 0, 0), Fraction(0))
+            pixels = self._in_known_range(signal)
+            sums = real_sums(pixels, weights, groups, picked.stride, (0, 0, 0, 0), Fraction(0))
             return self.value(replace(sums, sizes=picked.sizes))
         channels = len(weights)
         layer = RealConv2d(
@@ -425,6 +469,45 @@ class LayerBuilder:
         if picked.stride == (1, 1):
             return chosen
         return self.pool(chosen, (1, 1), picked.stride, (0, 0, 0, 0), is_shared=True)
+
+    # -- what a Pad has put around a map
+
+    def padded(self, signal: Signal) -> Signal:
+        """A signal with its padding, made by a convolution whose one weight a channel is 1.
+
+        Raises:
+            RefusalError: of signs, and of values padded with another number than 0.
+        """
+        if signal.pad is None:
+            return signal
+        (top, left, bottom, right), value = signal.pad
+        if signal.kind == "signs" or (signal.kind != "pixels" and value != 0):
+            raise RefusalError(
+                f"takes {signal.kind} padded with {float(value):g}; only a convolution or a max pool can"
+            )
+        channels, kernel = signal.sizes["C"], (top + bottom + 1, left + right + 1)
+        if max(kernel) > MAX_KERNEL:
+            raise RefusalError(f"takes a map padded by {[top, left, bottom, right]}, which is too much")
+        weights = np.zeros((channels, *kernel, 1))
+        weights[:, bottom, right] = 1
+        around = (kernel[0] - 1, kernel[1] - 1) * 2
+        plain, sizes = self._in_known_range(replace(signal, pad=None)), dict(signal.sizes)
+        sums = real_sums(plain, weights, channels, (1, 1), around, value)
+        sizes.update(H=sizes["H"] + top + bottom, W=sizes["W"] + left + right)
+        return replace(self.value(replace(sums, sizes=sizes)), axes=signal.axes)
+
+    def exceeds(self, signal: Signal, value: Fraction) -> bool:
+        """Whether no number of a signal can be below ``value``, so that a max pool does not see it beside them."""
+        if value <= LOWEST:
+            return True
+        if signal.kind == "signs":
+            return all(signal.offset - abs(signal.scale) >= value)
+        layer = self._layers.get(signal.layer)
+        while isinstance(layer, MaxPool):
+            layer = self._layers[layer.inputs[0]]
+        if isinstance(layer, PRelu):
+            return value <= 0 and not layer.slope.any()
+        return isinstance(layer, Clip) and all(low >= value for low in layer.low.tolist())
 
     def average(
         self,

@@ -245,6 +245,11 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
+def is_float_map(signal: Signal) -> bool:
+    """Whether a signal is a map of channels, height and width in floats."""
+    return is_float(signal.dtype) and not signal.flat and signal.order is None and "L" not in signal.axes
+
+
 def per_channel(signal: Signal, values: NDArray[Any]) -> tuple[Signal, Exact]:
     """A constant that meets a signal, as one number a channel.
 

@@ -29,7 +29,8 @@ PRelu                          of sums and real values: one slope a channel
 Clip                           of sums and real values (Hardtanh); of pixels and signs where it changes nothing
 Max, Min                       of sums and real values, with one constant, or one a channel
 MaxPool                        of sums, signs and real values, with any window, stride and padding
-Pad                            of height and width before a Conv; of channels with 0, of real values
+Pad                            of height and width, with 0 or as a Conv or MaxPool behind it can; of channels with 0,
+                               of real values
 AveragePool                    of sums and real values, with any window, stride and padding
 GlobalAveragePool              of sums and real values
 ReduceMean, ReduceSum          of sums and real values, over height, width or both
@@ -163,8 +164,6 @@ class Operator:
         if node.place != 0 and self.activations == Activations.FIRST:
             raise RefusalError(f"takes the activation as its input {node.place + 1}")
         self._check_numbers(node.signal.dtype)
-        if any(signal.pad is not None for signal in node.taken) and not self.takes_pad:
-            raise RefusalError("stands between a Pad and its Conv")
 
     def _check_numbers(self, dtype: np.dtype[Any]) -> None:
         takes_integers = bool(self.numbers & Numbers.INTEGERS)
@@ -332,17 +331,19 @@ RECORDS = (
         "MaxPool",
         "of sums, signs and real values, with any window, stride and padding",
         products.max_pool,
+        takes_pad=True,
         stage=_chain(stages.max_pool),
     ),
     Operator(
         "Pad",
-        "of height and width before a Conv; of channels with 0, of real values",
+        "of height and width, with 0 or as a Conv or MaxPool behind it can; of channels with 0, of real values",
         shapes.pad,
     ),
     Operator(
         "AveragePool",
         "of sums and real values, with any window, stride and padding",
         products.average_pool,
+        takes_pad=True,
         stage=_branch(stages.average_pool),
     ),
     Operator("GlobalAveragePool", "of sums and real values", products.global_average),

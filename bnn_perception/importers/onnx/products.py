@@ -13,8 +13,9 @@ from bnn_perception.importers.errors import RefusalError
 from bnn_perception.importers.fold.builder import LayerBuilder
 from bnn_perception.importers.fold.products import convolve, multiply
 from bnn_perception.importers.fold.signal import Signal, constant
-from bnn_perception.importers.onnx.node import Node
+from bnn_perception.importers.onnx.node import Node, Window
 from bnn_perception.importers.onnx.shapes import reshaped
+from bnn_perception.net.layer import Pads
 
 
 def conv(node: Node[Signal], layers: LayerBuilder) -> Signal:
@@ -59,19 +60,44 @@ def _taken(node: Node[Signal], layers: LayerBuilder) -> Signal:
 
 def max_pool(node: Node[Signal], layers: LayerBuilder) -> Signal:
     signal = _map(node)
-    size = signal.sizes["H"], signal.sizes["W"]
-    window = node.window(size)
-    return layers.pool(signal, window.kernel, window.stride, window.whole(size), node.is_shared)
+    window, own = _window(node, signal)
+    if signal.pad is not None:
+        around = _together(signal.pad[0], own, window)
+        if around is None or not layers.exceeds(signal, signal.pad[1]):
+            signal = layers.padded(signal)
+        else:
+            signal, own = replace(signal, pad=None), around
+    return layers.pool(signal, window.kernel, window.stride, own, node.is_shared)
 
 
 def average_pool(node: Node[Signal], layers: LayerBuilder) -> Signal:
-    signal = _map(node)
-    size = signal.sizes["H"], signal.sizes["W"]
-    window = node.window(size)
-    counts, pads = bool(node.attribute("count_include_pad", 0)), window.whole(size)
-    if counts and pads != window.pads:
+    signal, counts = _map(node), bool(node.attribute("count_include_pad", 0))
+    window, own = _window(node, signal)
+    if counts and own != window.pads:
         raise RefusalError("counts the padding of windows that reach over the edge (ceil_mode)")
-    return layers.average(signal, window.kernel, window.stride, pads, counts)
+    if signal.pad is not None:
+        around = _together(signal.pad[0], own, window)
+        # The zeros of a Pad count, whatever the pool's own do.
+        if around is None or signal.pad[1] != 0 or (any(own) and not counts):
+            signal = layers.padded(signal)
+        else:
+            signal, own, counts = replace(signal, pad=None), around, True
+    return layers.average(signal, window.kernel, window.stride, own, counts)
+
+
+def _window(node: Node[Signal], signal: Signal) -> tuple[Window, Pads]:
+    """The window of a pool, and the pads that it has on the map as a Pad before it leaves it."""
+    top, left, bottom, right = signal.pad[0] if signal.pad is not None else (0, 0, 0, 0)
+    size = signal.sizes["H"] + top + bottom, signal.sizes["W"] + left + right
+    window = node.window(size)
+    return window, window.whole(size)
+
+
+def _together(before: Pads, own: Pads, window: Window) -> Pads | None:
+    """The pads of a Pad and of the pool behind it; None where they are as large as the window."""
+    top, left, bottom, right = (one + other for one, other in zip(before, own))
+    fits = max(top, bottom) < window.kernel[0] and max(left, right) < window.kernel[1]
+    return (top, left, bottom, right) if fits else None
 
 
 def global_average(node: Node[Signal], layers: LayerBuilder) -> Signal:

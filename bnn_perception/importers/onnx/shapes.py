@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.importers.errors import RefusalError
-from bnn_perception.importers.fold.builder import LayerBuilder
+from bnn_perception.importers.fold.builder import LOWEST, LayerBuilder
 from bnn_perception.importers.fold.picked import Picked, places
 from bnn_perception.importers.fold.signal import Signal, exact, is_float
 from bnn_perception.importers.onnx.node import FLOATS, Node
@@ -67,7 +67,8 @@ def pad(node: Node[Signal], layers: LayerBuilder) -> Signal:
         raise RefusalError("crops; only whole maps can be expressed")
     around = {axis: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
     by_axis = {name: around.get(number + 1, (0, 0)) for number, name in enumerate(signal.axes)}
-    outside, at = exact(value).item(), by_axis.pop("C", (0, 0))
+    outside = LOWEST if np.all(np.isneginf(value)) else exact(value).item()
+    at = by_axis.pop("C", (0, 0))
     (top, bottom), (left, right) = by_axis.pop("H", (0, 0)), by_axis.pop("W", (0, 0))
     if signal.flat or any(map(any, by_axis.values())) or any(around.get(0, (0, 0))):
         raise RefusalError(f"pads {pads} are not of channels, height and width alone")
@@ -295,14 +296,38 @@ def split(node: Node[Signal], layers: LayerBuilder) -> list[Signal]:
 
 
 def concat(node: Node[Signal], layers: LayerBuilder) -> Signal:
-    if any(value is None for value in node.values):
-        raise RefusalError("joins activations and constants")
-    signal = node.signal
-    axis = node.attribute("axis", None)
-    place = axis + len(signal.shape) if axis is not None and axis < 0 else axis
-    if signal.flat or place is None or place < 1 or ("N" + signal.axes)[place : place + 1] != "C":
+    """Channels side by side; constants of zeros may stand at either end."""
+    signal, rank = node.signal, len(node.signal.shape)
+    (place,) = _normalized([node.attribute("axis", 0)], rank)
+    # A row of features may be the channels of one pixel.
+    is_row = signal.flat and all(taken.sizes[axis] == 1 for taken in node.taken for axis in "HW")
+    joins = place == 1 if is_row else not signal.flat and ("N" + signal.axes)[place] == "C"
+    if not joins:
         raise RefusalError("does not join channels")
-    return layers.concat(node.taken)
+    first = next(index for index, value in enumerate(node.values) if value is not None)
+    count = len(node.taken)
+    if any(value is None for value in node.values[first : first + count]):
+        raise RefusalError("joins activations and constants by turns; only at either end")
+    zeros = [0, 0]
+    for index, number in enumerate(node.constants):
+        if not first <= index < first + count:
+            if (
+                number is None
+                or np.any(number)
+                or _without(number.shape, place) != _without(signal.shape, place)
+            ):
+                raise RefusalError("joins activations and constants other than zeros")
+            zeros[index > first] += number.shape[place]
+    taken = [replace(one, flat=False, axes="CHW") for one in node.taken] if is_row else node.taken
+    joined = layers.concat(taken)
+    if any(zeros):
+        joined = layers.pad_channels(joined, *zeros)
+    return replace(joined, flat=True) if is_row else joined
+
+
+def _without(shape: Sequence[int], place: int) -> tuple[int, ...]:
+    """A shape but for the batch and one axis."""
+    return (*shape[1:place], *shape[place + 1 :])
 
 
 def tile(node: Node[Signal], layers: LayerBuilder) -> Signal:

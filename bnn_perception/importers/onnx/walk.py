@@ -10,7 +10,7 @@ import numpy as np
 
 from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.fold.builder import BYTES, UNIT, LayerBuilder, PixelRange
-from bnn_perception.importers.fold.signal import Signal
+from bnn_perception.importers.fold.signal import Signal, is_float_map
 from bnn_perception.importers.onnx.graph import Graph
 from bnn_perception.importers.onnx.node import Node
 from bnn_perception.importers.onnx.operators import find
@@ -59,10 +59,11 @@ class Walk:
         self._builder = LayerBuilder(pixels, is_guess)
         try:
             image = self._builder.image(self.image_axes, self.image_sizes, self.graph.image_dtype)
+            # The signals by their names, for nodes to come.
+            self._signals: dict[str, Signal] = {}
+            self._keep(self.graph.image, image)
         except RefusalError as error:
             raise ImporterError(f"input '{self.graph.image}' {error}") from None
-        # The signals by their names, for nodes to come.
-        self._signals = {self.graph.image: image}
 
     @property
     def pixels(self) -> PixelRange:
@@ -107,11 +108,12 @@ class Walk:
         operator = find(node.proto)
         if operator is None or operator.apply is None:
             raise RefusalError("the model format has no such operation")
-        if not operator.moves and any(signal.order is not None for signal in node.taken):
-            for name in node.inputs:
-                if name in self._signals:
-                    self._signals[name] = self._builder.settled(self._signals[name])
-            node = self.graph.node(node.proto, self._signals)
+        for name in node.inputs:
+            if name in self._signals and not operator.moves:
+                self._signals[name] = self._builder.settled(self._signals[name])
+            if name in self._signals and not operator.takes_pad:
+                self._signals[name] = self._builder.padded(self._signals[name])
+        node = self.graph.node(node.proto, self._signals)
         operator.check(node)
         results = operator.apply(node, self._builder)
         if isinstance(results, np.ndarray):
@@ -130,7 +132,10 @@ class Walk:
         stated = self._shapes.get(name, result.shape)
         if result.pad is None and result.shape[1:] != stated[1:]:  # what a Pad adds comes with the next layer
             raise RefusalError(f"gives {list(result.shape)} where the file states {list(stated)}")
-        # What two operators take is made once. Signs and pixels are there already.
-        if self.graph.uses[name] > 1 and result.kind not in ("pixels", "signs"):
+        # What two operators take is made once. Signs are there already; pixels are taken by one layer, which then gives
+        # them as real values.
+        if self.graph.uses[name] > 1 and (
+            is_float_map(result) if result.kind == "pixels" else result.kind != "signs"
+        ):
             result = self._builder.value(result)
         self._signals[name] = result
