@@ -1611,7 +1611,7 @@ REFUSED: dict[str, tuple[Callable[[], Graph], str]] = {
     ),
     "name of two lines": (
         lambda: first().node("Tanh", name="two\nlines"),
-        r"node 'two lines' \(Tanh\): the model format",
+        r"node 'two\\nlines' \(Tanh\): the model format",
     ),
     "class of the lowest": (
         lambda: signs().node("Flatten").matmul(240, 3).node("ArgMax", axis=0),
