@@ -126,7 +126,8 @@ EXTRAS = {
     # CuPy 14 needs NumPy 2, for which apt's cv_bridge and OpenCV on JetPack 6 are not built.
     "jetpack6": ["cupy-cuda12x>=13,<14", "numpy<2", ONNX],
     "tflite": [TFLITE, ONNX],
-    "test": ["pytest>=7", "hypothesis>=6.60", ONNX, TFLITE, *NVRTC],
+    # setuptools: the packaging is tested, and an environment of Python 3.12 and later has none.
+    "test": ["pytest>=7", "hypothesis>=6.60", "setuptools>=59.6", ONNX, TFLITE, *NVRTC],
     "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
 }
 

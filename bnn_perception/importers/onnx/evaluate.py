@@ -29,6 +29,15 @@ def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
         whole.CopyFrom(model)
         whole.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(missing))
         model = whole
+    if any(attribute.s == b"VALID" for node in model.graph.node for attribute in node.attribute):
+        # The evaluator of onnx before 1.23 does not know it.
+        explicit = ModelProto()
+        explicit.CopyFrom(model)
+        for node in explicit.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "auto_pad" and attribute.s == b"VALID":
+                    attribute.s = b"NOTSET"
+        model = explicit
     own = [
         type(operator.name, (OpRun,), {"op_domain": domain, "_run": operator.run})
         for operator in OPERATORS.values()
