@@ -57,6 +57,12 @@ MOVES: dict[str, tuple[Callable[[Graph], Graph], int]] = {
         ),
         3 * 80,
     ),
+    "chosen channels, as the first axis": (
+        lambda g: by(g.node("Transpose", perm=[1, 0, 2, 3]), "GatherND", [[2], [1], [5]]).node(
+            "Transpose", perm=[1, 0, 2, 3]
+        ),
+        3 * 80,
+    ),
     "a row of the map": (lambda g: by(by(g, "Gather", 3, axis=2), "Reshape", [1, 6, 1, 10]), 60),
     "spread to its own shape": (lambda g: by(g, "Expand", [1, 1, 8, 10]), 480),
 }
@@ -187,7 +193,7 @@ def test_what_is_moved_and_moved_back_needs_no_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax"])
-@pytest.mark.parametrize("case", ["flattened", "columns, then rows", "tokens", "rows kept"])
+@pytest.mark.parametrize("case", ["cropped", "flattened", "columns, then rows", "tokens", "rows kept"])
 def test_pixels_that_become_one(tmp_path: Path, op: str, case: str) -> None:
     def reduced(g: Graph, axis: int, keepdims: int = 0) -> Graph:
         if op == "ReduceSum":
@@ -199,6 +205,8 @@ def test_pixels_that_become_one(tmp_path: Path, op: str, case: str) -> None:
         reduced(by(g, "Reshape", [0, 6, -1]), -1)
     elif case == "tokens":
         reduced(by(g, "Reshape", [1, 6, 80]).node("Transpose", perm=[0, 2, 1]), 1)
+    elif case == "cropped":
+        reduced(reduced(sliced(g, (2, 1, 7, 1), (3, 1, 7, 1)), 3), 2)
     elif case == "rows kept":
         reduced(g, 2, keepdims=1).node("Flatten")
         features = 60
@@ -222,7 +230,8 @@ def test_axes_of_one_element_are_squeezed_one_by_one(tmp_path: Path, axes: list[
         (lambda: sliced(stem(), (3, -1, LAST, -1)).conv(6, 5), r"\(Conv\): takes \[1, 6, 8, 10\], whose numbers"),
         (lambda: by(stem(), "Reshape", [1, 6, 10, 8]).conv(6, 5), r"\(Conv\): takes \[1, 6, 10, 8\], whose numbers"),
         (lambda: by(stem(), "Reshape", [1, 6, 70]), r"\(Reshape\): reshapes \[1, 6, 8, 10\] to \[1, 6, 70\]"),
-        (lambda: by(stem(), "Reshape", [1, 80, 6]).node("ReduceMean", axes=[2]), r"\(ReduceMean\): reduces other axes"),
+        (lambda: by(stem(), "Reshape", [1, 80, 6]).node("ReduceMean", axes=[2]), r"\(ReduceMean\): takes \[1, 80, 6\]"),
+        (lambda: shuffled(stem()).node("ReduceMean", axes=[1]), r"\(ReduceMean\): reduces other axes"),
         (lambda: by(stem(), "Gather", [[0, 1]], axis=1), r"\(Gather\): takes numbers by \[1, 2\] of them"),
         (lambda: by(stem(), "Gather", [6], axis=1), r"\(Gather\): its attributes or constants are malformed"),
         (lambda: by(stem(), "Expand", [1, 6, 8, 20]), r"\(Expand\): spreads \[1, 6, 8, 10\] to \[1, 6, 8, 20\]"),
@@ -238,6 +247,9 @@ def test_axes_of_one_element_are_squeezed_one_by_one(tmp_path: Path, axes: list[
             lambda: stem().bipolar().node("Concat", "t3", axis=1),
             r"\(Concat\): joins signs of whole numbers; only those of real values can be joined",
         ),
+        (lambda: stem().node("GlobalAveragePool").node("Squeeze"), r"\(Squeeze\): squeezes the axis of the batch as"),
+        (lambda: by(stem(), "Squeeze", [0]), r"\(Squeeze\): squeezes the axis of the batch as well; flatten"),
+        (lambda: by(stem(), "GatherND", [[0, 1]]), r"\(GatherND\): takes numbers by \[1, 2\] of them"),
         (lambda: sliced(stem(), (1, 6, 9, 1)), r"\(Slice\): leaves nothing"),
         (lambda: sliced(stem(), (1, 0, 6, 0)), r"\(Slice\): has 1 starts, 1 ends and the steps \[0\]"),
         (

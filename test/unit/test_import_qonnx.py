@@ -622,6 +622,7 @@ def top_of(g: Graph) -> Graph:
 TAILS: dict[str, Callable[[Graph], Graph]] = {
     "Softmax": lambda g: g.node("Softmax", axis=1).node("Identity"),
     "LogSoftmax": lambda g: g.node("LogSoftmax", axis=-1),
+    "Sigmoid": lambda g: g.node("Sigmoid"),
     "ArgMax": lambda g: g.node("Softmax").node("ArgMax", axis=1, keepdims=0),
     "TopK": top_of,
 }

@@ -37,7 +37,7 @@ ReduceMean, ReduceSum          of sums and real values, over height, width or bo
 GlobalMaxPool                  of sums, signs and real values
 ReduceMax                      of sums, signs and real values, over height, width or both
 Slice                          of channels, rows and columns, at any step
-Gather                         of channels, rows and columns, by constant numbers
+Gather, GatherND               of channels, rows and columns, by constant numbers
 Expand                         to its own shape
 Split                          of the channels of sums and real values
 Concat                         of sums and real values, along the channels
@@ -52,8 +52,8 @@ Squeeze, Identity              everywhere
 Dropout                        in evaluation mode, where it changes nothing
 Cast                           to floats; to integers where these hold all values
 Shape                          everywhere; it becomes a constant
-Softmax, LogSoftmax, ArgMax,   behind the logits, where it is left out
-TopK
+Softmax, LogSoftmax, Sigmoid,  behind the logits, where it is left out
+ArgMax, TopK
 =============================  ========================================================================================
 """
 
@@ -362,6 +362,7 @@ RECORDS = (
     ),
     Operator("Slice", "of channels, rows and columns, at any step", shapes.strided, moves=True),
     Operator("Gather", "of channels, rows and columns, by constant numbers", shapes.gather, moves=True),
+    Operator("GatherND", "of channels, rows and columns, by constant numbers", shapes.gather, moves=True),
     Operator("Expand", "to its own shape", _signal(shapes.expand), numbers=Numbers.ANY, moves=True),
     Operator("Split", "of the channels of sums and real values", shapes.split),
     Operator(
@@ -423,6 +424,7 @@ RECORDS = (
     ),
     Operator("Softmax", _PROBABILITIES, None, tail=Tail(-1, 1)),
     Operator("LogSoftmax", _PROBABILITIES, None, tail=Tail(-1, 1)),
+    Operator("Sigmoid", _PROBABILITIES, None, tail=Tail(None, None)),
     Operator("ArgMax", _PROBABILITIES, None, tail=Tail(0, 0)),
     Operator("TopK", _PROBABILITIES, None, tail=Tail(-1, -1)),
 )

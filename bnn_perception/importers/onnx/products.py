@@ -136,9 +136,10 @@ def _reduced(node: Node[Signal], layers: LayerBuilder, pool: Callable[..., Signa
         else node.attribute("axes", [])
     )
     axes = {int(axis) % rank for axis in given}
+    if signal.order is not None and not _are_pixels(signal, axes):
+        signal = layers.settled(signal)
     kernel = _window_of(signal, axes)
-    if signal.order is not None:
-        signal = replace(signal, order=None)
+    signal = replace(signal, order=None)
     result = pool(signal, kernel, (1, 1), (0, 0, 0, 0))
     shape = [1 if axis in axes else size for axis, size in enumerate(node.signal.shape)]
     if not node.attribute("keepdims", 1):
@@ -148,21 +149,24 @@ def _reduced(node: Node[Signal], layers: LayerBuilder, pool: Callable[..., Signa
 
 def _window_of(signal: Signal, axes: set[int]) -> tuple[int, int]:
     """Height and width of the window whose pixels are those along some axes."""
-    if signal.order is None and not signal.flat:
-        named = {("N" + signal.axes)[axis] for axis in axes}
-        if named and named <= {"H", "W"}:
-            return signal.sizes["H"] if "H" in named else 1, signal.sizes["W"] if "W" in named else 1
-    elif signal.order is not None:
-        # Moved numbers: those that become one must be all of a channel, and the channels in their order.
-        kept = [axis for axis in range(signal.order.ndim) if axis not in axes]
-        size = signal.sizes["H"], signal.sizes["W"]
-        of_one = signal.order.transpose(*kept, *sorted(axes)).reshape(
-            -1, math.prod(signal.shape[a] for a in axes)
-        )
-        every = np.arange(signal.sizes["C"] * math.prod(size)).reshape(signal.sizes["C"], -1)
-        if np.array_equal(np.sort(of_one, axis=1), every):
-            return size
-    raise RefusalError("reduces other axes than height and width")
+    size = signal.sizes["H"], signal.sizes["W"]
+    if signal.order is not None:
+        return size
+    named = set() if signal.flat else {("N" + signal.axes)[axis] for axis in axes}
+    if not named or not named <= {"H", "W"}:
+        raise RefusalError("reduces other axes than height and width")
+    return size[0] if "H" in named else 1, size[1] if "W" in named else 1
+
+
+def _are_pixels(signal: Signal, axes: set[int]) -> bool:
+    """Whether the moved numbers along some axes are all pixels of a channel, and the channels in their order."""
+    assert signal.order is not None
+    kept = [axis for axis in range(signal.order.ndim) if axis not in axes]
+    of_one = signal.order.transpose(*kept, *sorted(axes)).reshape(
+        -1, math.prod(signal.shape[a] for a in axes)
+    )
+    channels, pixels = signal.sizes["C"], signal.sizes["H"] * signal.sizes["W"]
+    return np.array_equal(np.sort(of_one, axis=1), np.arange(channels * pixels).reshape(channels, -1))
 
 
 def _map(node: Node[Signal]) -> Signal:

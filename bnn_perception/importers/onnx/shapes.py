@@ -125,6 +125,8 @@ def gather(node: Node[Signal], layers: LayerBuilder) -> Signal:
     """Channels, rows or columns by their numbers."""
     signal, index = node.signal, node.constant(1)
     (axis,) = _normalized([node.attribute("axis", 0)], len(signal.shape))
+    if node.op == "GatherND" and index.shape[1:] == (1,) and node.attribute("batch_dims", 0) == 0:
+        index = index[:, 0]  # of the first axis
     if index.ndim > 1 or index.dtype.kind not in "iu":
         raise RefusalError(f"takes numbers by {list(index.shape)} of them; a row can be expressed")
     order = places(signal)
@@ -176,7 +178,11 @@ def flatten(node: Node[Signal], layers: LayerBuilder) -> Signal:
 def squeeze(node: Node[Signal], layers: LayerBuilder) -> Signal:
     shape = node.signal.shape
     axes = _axes(node, len(shape))
-    if 0 in axes or not axes or any(shape[axis] != 1 for axis in axes):
+    if not axes or 0 in axes:
+        raise RefusalError(
+            "squeezes the axis of the batch as well; flatten to (N, features) before the export"
+        )
+    if any(shape[axis] != 1 for axis in axes):
         raise RefusalError(f"squeezes axes {sorted(axes)} of {list(shape)}, not all of one element")
     return reshaped(node.signal, layers, tuple(size for axis, size in enumerate(shape) if axis not in axes))
 
