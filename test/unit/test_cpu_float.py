@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from layer_cases import share_of_stages
 from models import random_frame, random_model
 
 from bnn_perception.backends import BackendError, make_backend
+from bnn_perception.backends.cpu import float as cpu_float
 from bnn_perception.backends.cpu.float import CpuFloatBackend, open_session
 from bnn_perception.backends.cpu.processor import thread_count
 from bnn_perception.backends.cuda.float import CudaFloatBackend
@@ -301,6 +303,42 @@ def test_a_twin_takes_no_more_memory_than_it_may(shipped: Model, tmp_path: Path)
     opsets = [helper.make_opsetid("", 13)]
     twin = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
     assert_twin_refused(shipped, tmp_path, twin, r"ONNX Runtime failed: .*[Mm]emory")
+
+
+def test_a_twin_that_computes_for_ever_is_given_up(shipped, tmp_path, monkeypatch):
+    """Four hundred convolutions of 3x3 over 256 channels, in the memory of one: minutes, in 3 MB."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    helper = onnx.helper
+    nodes = [helper.make_node("Conv", ["image", "first"], ["x0"], pads=[1] * 4)]
+    nodes += [helper.make_node("Conv", [f"x{i}", "more"], [f"x{i + 1}"], pads=[1] * 4) for i in range(400)]
+    nodes += [
+        helper.make_node("GlobalAveragePool", ["x400"], ["mean"]),
+        helper.make_node("Gather", ["mean", "some"], ["few"], axis=1),
+        helper.make_node("Flatten", ["few"], ["logits"]),
+    ]
+    weights = {
+        "first": np.zeros((256, 3, 3, 3), np.float32),
+        "more": np.zeros((256, 256, 3, 3), np.float32),
+        "some": np.arange(43),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "twin",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 43])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 13)]
+    content = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    monkeypatch.setattr(cpu_float, "PATIENCE", 0.2)
+    begin = time.monotonic()
+    assert_twin_refused(
+        shipped,
+        tmp_path,
+        content,
+        r"float\.onnx: takes over 0\.2 s for a frame; it is no float twin of model",
+    )
+    assert time.monotonic() - begin < 5
 
 
 def test_a_twin_that_changed_since_the_model_was_loaded(shipped: Model, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ MACS_PER_THREAD = 10_000_000
 
 #: Bytes that ONNX Runtime may take for all float twins of a process, weights included: twice the largest twin.
 MAX_MEMORY = 1 << 31
+
+#: Seconds for the first frame: a thousand times what a large twin takes. A runtime looks whether to stop between two
+#: operators, so one that is endless by itself is not ended.
+PATIENCE = 60.0
 
 
 @functools.cache
@@ -119,6 +124,7 @@ class CpuFloatBackend:
         self.times: dict[str, float] = {}
         self.device_name = device_name(threads)
         self._path = model.float_twin
+        self._answers = False
         try:
             content = read_twin(model)
             check(content)
@@ -185,10 +191,25 @@ class CpuFloatBackend:
     def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._session is None:
             raise BackendError("the backend is closed")
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        watchdog = threading.Timer(PATIENCE, setattr, (options, "terminate", True))
+        watchdog.daemon = True
+        if not self._answers:
+            watchdog.start()
         try:
-            (rows,) = self._session.run(None, {self._input: tensor})
+            (rows,) = self._session.run(None, {self._input: tensor}, options)
         except Exception as error:  # as in open_session
+            if options.terminate:
+                raise BackendError(
+                    f"{self._path}: takes over {PATIENCE:g} s for a frame; it is no float twin of model "
+                    f"'{self.model.name}'"
+                ) from None
             raise BackendError(f"{self._path}: ONNX Runtime failed: {one_line(error)}") from None
+        finally:
+            watchdog.cancel()
+        self._answers = True
         expected = (len(tensor), len(self.model.labels))
         if rows.shape != expected:
             raise BackendError(f"{self._path}: its output is {list(rows.shape)}, not {list(expected)}")
