@@ -101,7 +101,7 @@ def _warm_backend(
     try:
         backend = make_backend(spec.model, spec.asked.backend, device, spec.asked.threads, report)
         if not is_wanted():
-            raise BackendError("the node has ended meanwhile")
+            raise BackendError("it is wanted no longer")
         backend.logits([Frame(np.zeros((480, 640, 3), np.uint8))])
     except Exception as error:
         reason = _reason(spec, error)
@@ -181,7 +181,7 @@ class EngineLoader:
         self.worker.start()
 
     def request(self, spec: EngineSpec) -> None:
-        """Ask for an engine; a request that has not been begun is forgotten over a newer one."""
+        """Ask for an engine; an older request is forgotten over it, and given up if it is being met."""
         with self._condition:
             self._request = spec
             self._condition.notify()
@@ -241,6 +241,9 @@ class EngineLoader:
     def _is_open(self) -> bool:
         return not self._closed
 
+    def _is_newest(self) -> bool:
+        return self._request is None and not self._closed
+
     def _close(self, engine: Engine) -> None:
         self.worker.attempt("closing an engine", engine.close)
 
@@ -256,7 +259,7 @@ class EngineLoader:
         before = self.current
         engine = None
         try:
-            engine = build_engine(spec, is_wanted=self._is_open)
+            engine = build_engine(spec, is_wanted=self._is_newest)
             self.current = spec
             self._deliver(engine)
         # Whatever it is, it costs this request; what is no BackendError goes on to be said as what nobody foresaw.
@@ -265,6 +268,9 @@ class EngineLoader:
             if engine is not None:
                 self._close(engine)
             known = isinstance(error, BackendError)
+            if known and self._request is not None:  # it says what goes on
+                self._report(f"{spec.asked} was given up for a newer request")
+                return
             reason = str(error) if known else f"unexpected error: {with_place(error)}"
             self.worker.attempt("refusing a request", self._reject, spec, reason)
             if not known:

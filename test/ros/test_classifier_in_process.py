@@ -867,13 +867,17 @@ def test_label_info_is_that_of_the_engine_that_answers(peer, machine, hosted_on,
     hosted.set(score_threshold=0.25)
     peer.until(lambda: len(hosted.infos) == 2)
     assert (hosted.infos[-1].threshold, hosted.labels()) == (0.25, ["red", "green", "blue"])
-    hosted.set(model=str(english))
     turns.release()
     peer.until(lambda: len(hosted.infos) == 3)
     assert hosted.labels() == ["rot", "gruen", "blau"]
-    turns.release()
+    # A request that is being met is given up for a newer one.
+    hosted.set(model=str(english))
+    peer.until(lambda: machine.made == made + 2)
+    hosted.set(model=str(german))
+    turns.release(2)
     peer.until(lambda: len(hosted.infos) == 4)
-    assert hosted.labels() == ["red", "green", "blue"]
+    assert hosted.labels() == ["rot", "gruen", "blau"]
+    assert machine.made == made + 3
 
 
 def test_engines_are_closed_when_they_are_replaced_and_at_the_end(peer, machine, hosted_on):

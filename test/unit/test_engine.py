@@ -334,10 +334,13 @@ def test_only_the_newest_request_is_met(start, machine, heard):
     for later in requests[1:]:
         loader.request(later)
     go_on.set()
-    heard.until(lambda: len(heard.engines) == 2)
-    assert [engine.spec for engine in heard.engines] == [requests[0], requests[3]]
+    heard.until(lambda: heard.engines)
+    assert [engine.spec for engine in heard.engines] == [requests[3]]
     assert [threads for _, _, threads in machine.calls] == [0, 1, 4]
     assert loader.current is requests[3]
+    assert machine.closed == ["cpu_float"]  # it was made, and not warmed up
+    assert heard.lines == [f"{requests[0].asked} was given up for a newer request"]
+    assert heard.rejections == []
 
 
 def test_a_request_that_was_rejected_leaves_all_as_it_was(start, machine, heard):

@@ -35,7 +35,9 @@ FILES = {
 def test_a_net_of_others_gives_the_logits_of_its_graph(name: str) -> None:
     path = CASES / name
     if not path.is_file():
-        pytest.skip(f"no {name} in {CASES}; CONTRIBUTING.md says what the data are, the variable BNN_DATA where")
+        pytest.skip(
+            f"no {name} in {CASES}; CONTRIBUTING.md says what the data are, the variable BNN_DATA where"
+        )
     model = read(path)
     assert tuple(layer.kind for layer in model.layers) == FILES[name]
     rng = np.random.default_rng(3)
