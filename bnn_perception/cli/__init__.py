@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from bnn_perception.errors import Error
+from bnn_perception.errors import Error, printable
 
 
 def execute(module: ModuleType, name: str, argv: Sequence[str], summary: str = "") -> int:
@@ -49,7 +49,7 @@ def execute(module: ModuleType, name: str, argv: Sequence[str], summary: str = "
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"bnn_perception {name}: {where}{error.strerror or error}", file=sys.stderr)
+        print(printable(f"bnn_perception {name}: {where}{error.strerror or error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

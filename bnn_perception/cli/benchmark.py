@@ -23,6 +23,7 @@ from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.backends.cpu.threads import Workers
 from bnn_perception.cli import onnx_runs
 from bnn_perception.cli.timing import CallTimes, compare
+from bnn_perception.errors import printable
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.preprocess import prepare
 from bnn_perception.net.folder import load_model
@@ -72,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
         "macs": model.macs,
         "threads": {},
     }
-    print(f"{model.name}: {results['macs'] / 1e6:.1f} M multiply-accumulates; {results['processor']}")
+    print(
+        f"{printable(model.name)}: {results['macs'] / 1e6:.1f} M multiply-accumulates; {results['processor']}"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         nets, notes = _float_nets(model, Path(scratch))
         for threads in args.threads:

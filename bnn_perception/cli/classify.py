@@ -9,7 +9,7 @@ from bnn_perception.backends import make_backend
 from bnn_perception.classifier import Classifier
 from bnn_perception.cli import add_backend_arguments
 from bnn_perception.cli.json_text import to_json
-from bnn_perception.errors import CommandError
+from bnn_perception.errors import CommandError, printable
 from bnn_perception.frames.frame import WHOLE, Frame, check_region
 from bnn_perception.frames.images import ImageError, find_images, read_image
 from bnn_perception.frames.sources import holds_video
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             )
     paths = [file for path in args.paths for file in find_images(path)]
     backend = make_backend(model, args.backend, args.device, args.threads)
-    print(f"{model.name}, {backend.name} on {backend.device_name}", file=sys.stderr)
+    print(printable(f"{model.name}, {backend.name} on {backend.device_name}"), file=sys.stderr)
     classifier = Classifier(model, backend)
     failures = 0
     for path in paths:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             milliseconds = {stage: round(time, 3) for stage, time in classifier.backend.times.items()}
             print(to_json({"image": str(path), "results": results, "ms": milliseconds}))
         else:
-            print(f"{path}: " + ", ".join(f"{p.label} {p.score:.3f}" for p in predictions))
+            print(printable(f"{path}: " + ", ".join(f"{p.label} {p.score:.3f}" for p in predictions)))
     classifier.backend.close()
     if failures:
         print(

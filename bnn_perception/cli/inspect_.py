@@ -78,9 +78,8 @@ def run(args: argparse.Namespace) -> int:
             to_json({**model.info, "name": model.name, "labels": list(model.labels), "layers": rows, **total})
         )
         return 0
-    print(
-        f"{model.name}: {len(model.labels)} classes, input {'x'.join(map(str, model.input.shape))} ({model.input.fit})"
-    )
+    size = "x".join(map(str, model.input.shape))
+    print(f"{printable(model.name)}: {len(model.labels)} classes, input {size} ({model.input.fit})")
     if isinstance(description := model.info.get("description"), str):
         print(printable(" ".join(description.split())))
     print_table(rows, total)
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     accuracy = model.info.get("accuracy")
     if isinstance(accuracy, dict):
         print(printable("accuracy: " + ", ".join(f"{name} {value}" for name, value in accuracy.items())))
-    print("float twin: " + (str(model.float_twin) if model.float_twin else "none"))
+    print("float twin: " + (printable(str(model.float_twin)) if model.float_twin else "none"))
     return 0
 
 

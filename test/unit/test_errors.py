@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,14 @@ def test_names_of_files_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_model_shows_no_more_than_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cv2
     import models
     import numpy as np
 
     from bnn_perception.net.folder import save_model
 
     model = models.random_model(np.random.default_rng(0))
+    model = replace(model, name="m\x1b[2J", labels=tuple(f"{label}\x1b[2J" for label in model.labels))
     model.info["description"] = "sees\x1b[2J\nall"
     model.info["accuracy"] = {"binary\x1b[2J": "0.9\x1b[2J"}
     save_model(model, tmp_path / "model")
@@ -53,3 +56,9 @@ def test_a_model_shows_no_more_than_text(tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "sees\\x1b[2J all" in out
+    image = tmp_path / "a\x1b[2J.png"
+    image.write_bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    assert main(["classify", str(image), "--model", str(tmp_path / "model"), "--backend", "reference"]) == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert captured.out.startswith(f"{tmp_path}/a\\x1b[2J.png: ")

@@ -243,7 +243,9 @@ class Node(Generic[Value]):
             raise RefusalError("transposes its input")
         matrix = self.constant(1) if self.attribute("transB", 0) else self.constant(1).T
         bias = self.option(2, np.zeros(1))
-        return matrix * self.attribute("alpha", 1.0), bias * self.attribute("beta", 1.0)
+        # What becomes infinite, or no number, is refused where it is folded.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return matrix * self.attribute("alpha", 1.0), bias * self.attribute("beta", 1.0)
 
     def normalization(self, channels: int) -> Normalization:
         """The constants of a BatchNormalization on so many channels."""
