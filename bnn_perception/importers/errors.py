@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bnn_perception import errors
 from bnn_perception.errors import Error
 from bnn_perception.net.checks import ModelError
 
@@ -20,8 +19,3 @@ class ImporterError(ModelError):
 
 class FloatTwinError(ImporterError):
     """A float twin that cannot be evaluated; the message names the file, the node, its operator and the reason."""
-
-
-def printable(error: Exception) -> str:
-    """A message on one line: it quotes names of an untrusted file, which can hold any characters."""
-    return errors.printable(" ".join(str(error).split()))

@@ -336,10 +336,10 @@ class LayerBuilder:
     def _joined_signs(self, signals: Sequence[Signal]) -> Signal:
         before, layers = [], []
         for signal in signals:
-            layer, one = self._layers[signal.layer], constant(1, len(signal.scale))
+            layer = self._layers[signal.layer]
             if not isinstance(layer, Sign):
                 raise RefusalError("joins signs of whole numbers; only those of real values can be joined")
-            before.append(replace(signal, kind="values", layer=layer.inputs[0], scale=one, offset=0 * one))
+            before.append(self._value_of(signal, layer.inputs[0]))
             layers.append(layer)
         joined = self.concat(before)
         threshold, flip = (
@@ -358,22 +358,7 @@ class LayerBuilder:
 
     def channels(self, signal: Signal, first: int, last: int) -> Signal:
         """Channels ``first`` to ``last`` of a signal: a 1x1 convolution that picks them, exactly."""
-        signal = self.value(signal)
-        count = len(signal.scale)
-        pick = np.eye(count, dtype=np.float32)[first:last, None, None, :]
-        zero = np.zeros(last - first, np.float32)
-        layer = RealConv2d(
-            self._name("slice"),
-            count,
-            last - first,
-            (1, 1),
-            (1, 1),
-            (0, 0),
-            1,
-            np.ascontiguousarray(pick),
-            zero,
-        )
-        return self._value_of(self._resized(signal, C=last - first), self._append(layer, signal.layer))
+        return self._picked_values(self.value(signal), Picked.of_channels(signal, first, last))
 
     # -- numbers that are moved
 
@@ -448,9 +433,7 @@ class LayerBuilder:
         layer, channels = self._layers[signal.layer], picked.channels
         scale, offset = signal.scale[channels], signal.offset[channels]
         if isinstance(layer, Sign):
-            one = constant(1, len(signal.scale))
-            before = replace(signal, kind="values", layer=layer.inputs[0], scale=one, offset=0 * one)
-            values = self._picked_values(before, picked)
+            values = self._picked_values(self._value_of(signal, layer.inputs[0]), picked)
             sign = Sign(self._name("sign"), len(channels), layer.threshold[channels], layer.flip[channels])
             name = self._append(sign, values.layer)
             return replace(values, kind="signs", layer=name, scale=scale, offset=offset)

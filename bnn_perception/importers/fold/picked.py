@@ -59,6 +59,14 @@ class Picked:
         return cls.of(signal.order, (signal.sizes["C"], signal.sizes["H"], signal.sizes["W"]))
 
     @classmethod
+    def of_channels(cls, signal: Signal, first: int, last: int) -> Picked:
+        """Channels ``first`` to ``last`` of a map, whole."""
+        channels = np.arange(first, last, dtype=np.int32)
+        origin = np.zeros((last - first, 2), np.int32)
+        sizes = {**signal.sizes, "C": last - first}
+        return cls(channels, origin, (1, 1), (1, 1), sizes, signal.axes, signal.flat)
+
+    @classmethod
     def of(cls, order: NDArray[np.int32], sizes: tuple[int, int, int]) -> Picked | None:
         """What ``order`` picks of a map of these sizes (C, H, W); None where it is no such thing."""
         if order.ndim == 2 and len(order) == 1:

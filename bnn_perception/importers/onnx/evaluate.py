@@ -24,20 +24,14 @@ def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
     # Some exporters use the quantizers' domains without an entry for them.
     missing = {node.domain for node in model.graph.node if node.domain in QUANT_DOMAINS}
     missing -= {entry.domain for entry in model.opset_import}
-    if missing:
+    if missing or any(_is_valid(each) for node in model.graph.node for each in node.attribute):
         whole = ModelProto()
         whole.CopyFrom(model)
         whole.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(missing))
+        # The evaluator of onnx before 1.23 does not know it; no padding is what it says.
+        for attribute in filter(_is_valid, (each for node in whole.graph.node for each in node.attribute)):
+            attribute.s = b"NOTSET"
         model = whole
-    if any(attribute.s == b"VALID" for node in model.graph.node for attribute in node.attribute):
-        # The evaluator of onnx before 1.23 does not know it.
-        explicit = ModelProto()
-        explicit.CopyFrom(model)
-        for node in explicit.graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "auto_pad" and attribute.s == b"VALID":
-                    attribute.s = b"NOTSET"
-        model = explicit
     own = [
         type(operator.name, (OpRun,), {"op_domain": domain, "_run": operator.run})
         for operator in OPERATORS.values()
@@ -47,6 +41,10 @@ def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
         if domain != "ai.onnx"
     ]
     return ReferenceEvaluator(model, new_ops=own)
+
+
+def _is_valid(attribute: onnx.AttributeProto) -> bool:
+    return attribute.name == "auto_pad" and attribute.s == b"VALID"
 
 
 def evaluate_node(

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnn_perception.errors import one_line
 from bnn_perception.files import is_inside, open_regular, read_regular
-from bnn_perception.importers.errors import ImporterError, printable
+from bnn_perception.importers.errors import ImporterError
 from bnn_perception.importers.onnx.operators import QUANT_DOMAINS, STANDARD
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def load(source: Path, one_file: bool = False, content: bytes | None = None) -> 
     except DecodeError:
         raise ImporterError(f"{source}: is not an ONNX file") from None
     except ValueError as error:
-        raise ImporterError(f"{source}: {printable(error)}") from None
+        raise ImporterError(f"{source}: {one_line(error)}") from None
     if len(proto.graph.node) > MAX_NODES:
         raise ImporterError(f"{source}: {len(proto.graph.node)} nodes; at most {MAX_NODES} are read")
     if proto.graph.sparse_initializer:
@@ -50,7 +51,7 @@ def load(source: Path, one_file: bool = False, content: bytes | None = None) -> 
     for function in proto.functions:
         if function.domain in (*STANDARD, *QUANT_DOMAINS):
             raise ImporterError(
-                f"{source}: defines the operator {printable(function.name)} anew; only that of the standard is known"
+                f"{source}: defines the operator {function.name} anew; only that of the standard is known"
             )
     _load_external_data(proto, source, one_file)
     return proto
@@ -78,7 +79,7 @@ def _load_external_data(proto: onnx.ModelProto, source: Path, one_file: bool) ->
         # Names and numbers of the file reach Python's open and numpy, each with errors of its own.
         except Exception as error:
             raise ImporterError(
-                f"{source}: the data of '{tensor.name}', in another file, cannot be read: {printable(error)}"
+                f"{source}: the data of '{tensor.name}', in another file, cannot be read: {one_line(error)}"
             ) from None
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnn_perception.importers.errors import MALFORMED, FloatTwinError, ImporterError, RefusalError, printable
+from bnn_perception.errors import one_line
+from bnn_perception.importers.errors import MALFORMED, FloatTwinError, ImporterError, RefusalError
 from bnn_perception.importers.onnx.file import load
 from bnn_perception.importers.onnx.graph import Graph
 from bnn_perception.importers.onnx.operators import OPERATORS, find
@@ -40,9 +41,9 @@ def read_float_twin(
     try:
         stages = _stages(Graph(proto, strip_tail=False), spec.shape)
     except ImporterError as error:
-        raise FloatTwinError(f"{path}: {printable(error)}") from None
+        raise FloatTwinError(f"{path}: {error}") from None
     except MALFORMED as error:
-        raise FloatTwinError(f"{path}: is malformed: {printable(error)}") from None
+        raise FloatTwinError(f"{path}: is malformed: {one_line(error)}") from None
     expected: Shape = (1, 1, classes)
     if stages[-1].output_shape != expected:
         raise FloatTwinError(f"{path}: its output is {list(stages[-1].output_shape)}, not {list(expected)}")

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bnn_perception.importers.errors import MALFORMED, ImporterError, printable
+from bnn_perception.errors import one_line
+from bnn_perception.importers.errors import MALFORMED, ImporterError
 from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.importers.onnx.evaluate import evaluator
 from bnn_perception.importers.onnx.file import load
@@ -100,9 +101,9 @@ def read_graph(
             },
         )
     except ModelError as error:
-        raise ImporterError(f"{source}: {printable(error)}") from None
+        raise ImporterError(f"{source}: {error}") from None
     except MALFORMED as error:
-        raise ImporterError(f"{source}: is malformed: {printable(error)}") from None
+        raise ImporterError(f"{source}: is malformed: {one_line(error)}") from None
 
 
 def graph_logits(
@@ -129,7 +130,7 @@ def graph_logits(
         # What its constants cost is known, and bounded, when they have been computed once.
         walk.run()
     except ImporterError as error:
-        raise ImporterError(f"{source}: {printable(error)}") from None
+        raise ImporterError(f"{source}: {error}") from None
     graph = walk.graph
     # The evaluator would compute what nobody asks for as well.
     del proto.graph.node[:]
@@ -147,5 +148,5 @@ def graph_logits(
             rows.append(np.asarray(outputs[0])[0].reshape(-1))
     # The evaluator's operators raise exceptions of any type.
     except Exception as error:
-        raise ImporterError(f"{source}: cannot be evaluated for comparison: {printable(error)}") from None
+        raise ImporterError(f"{source}: cannot be evaluated for comparison: {one_line(error)}") from None
     return np.stack(rows)

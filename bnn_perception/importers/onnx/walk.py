@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -108,12 +109,12 @@ class Walk:
         operator = find(node.proto)
         if operator is None or operator.apply is None:
             raise RefusalError("the model format has no such operation")
-        for name in node.inputs:
-            if name in self._signals and not operator.moves:
+        for name in (each for each in node.inputs if each in self._signals):
+            if not operator.moves:
                 self._signals[name] = self._builder.settled(self._signals[name])
-            if name in self._signals and not operator.takes_pad:
+            if not operator.takes_pad:
                 self._signals[name] = self._builder.padded(self._signals[name])
-        node = self.graph.node(node.proto, self._signals)
+        node = replace(node, values=[self._signals.get(name) for name in node.inputs])
         operator.check(node)
         results = operator.apply(node, self._builder)
         if isinstance(results, np.ndarray):

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnn_perception.errors import one_line, printable
 from bnn_perception.files import read_regular
-from bnn_perception.importers.errors import MALFORMED, ImporterError, printable
+from bnn_perception.importers.errors import MALFORMED, ImporterError
 
 MAX_BYTES = 1 << 30
 #: Tensors and operators of a file, and what all operators together take and give; the deepest nets of the field have
@@ -110,15 +111,15 @@ def load(source: Path) -> Net:
     except OSError as error:
         raise ImporterError(f"{source}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise ImporterError(f"{source}: {printable(error)}") from None
+        raise ImporterError(f"{source}: {one_line(error)}") from None
     if content[4:8] != b"TFL3":
         raise ImporterError(f"{source}: is not a TFLite file")
     try:
         return _Reader(content, tflite).net()
     except ImporterError as error:
-        raise ImporterError(f"{source}: {printable(error)}") from None
+        raise ImporterError(f"{source}: {error}") from None
     except DAMAGED as error:
-        raise ImporterError(f"{source}: is malformed: {printable(error)}") from None
+        raise ImporterError(f"{source}: is malformed: {one_line(error)}") from None
 
 
 class _Reader:
@@ -239,6 +240,10 @@ class _Reader:
         return found
 
 
+#: Characters of a name that are kept.
+MAX_NAME = 200
+
+
 def _count(length: int, what: str, most: int = MAX_COUNT) -> int:
     if not 0 <= length <= most:
         raise ImporterError(f"holds {length} {what}; at most {most} are read")
@@ -246,7 +251,7 @@ def _count(length: int, what: str, most: int = MAX_COUNT) -> int:
 
 
 def _text(value: bytes | None) -> str:
-    return printable(ValueError((value or b"").decode("utf-8", "replace")))[:200]
+    return printable(" ".join((value or b"").decode("utf-8", "replace").split()))[:MAX_NAME]
 
 
 def _schema_names(enumeration: type) -> dict[int, str]:

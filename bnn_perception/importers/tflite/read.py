@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnn_perception.importers.errors import ImporterError, RefusalError, printable
+from bnn_perception.errors import one_line
+from bnn_perception.importers.errors import ImporterError, RefusalError
 from bnn_perception.importers.fold.builder import PixelRange
 from bnn_perception.importers.onnx.read import read_graph
 from bnn_perception.importers.tflite.file import DAMAGED, QUANTIZED, Net, Operator, Tensor, load
@@ -49,9 +50,9 @@ def load_graph(source: Path) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]
     try:
         return translate(net, source.stem)
     except ImporterError as error:
-        raise ImporterError(f"{source}: {printable(error)}") from None
+        raise ImporterError(f"{source}: {error}") from None
     except DAMAGED as error:
-        raise ImporterError(f"{source}: is malformed: {printable(error)}") from None
+        raise ImporterError(f"{source}: is malformed: {one_line(error)}") from None
 
 
 def translate(net: Net, source: str) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
