@@ -51,6 +51,7 @@ ROS = {
         "ros-rcl-interfaces>=2.3,<3",
         "ros-sensor-msgs>=5.5,<6",
         "ros-std-msgs>=5.5,<6",
+        "ros-std-srvs>=5.5,<6",
     ],
     "jazzy": [
         "ros-rclpy[fastrtps]>=7.1,<8",
@@ -58,6 +59,7 @@ ROS = {
         "ros-rcl-interfaces>=2.0,<2.1",
         "ros-sensor-msgs>=5.3,<5.4",
         "ros-std-msgs>=5.3,<5.4",
+        "ros-std-srvs>=5.3,<5.4",
     ],
 }
 # What scripts/build_messages.py needs to generate vision_msgs; several are undeclared dependencies of one another.

@@ -16,8 +16,15 @@ OVERRIDES = {
     "device": "auto, cpu or cuda",
     "image_transport": "raw or compressed",
     "region": "part of the image that is classified: [x, y, width, height] as fractions of it",
+    "autostart": "configure and activate the node: true or false",
     "use_sim_time": "take the time from /clock: true or false",
 }
+
+# Those of them that are true or false.
+TRUTHS = ("autostart", "use_sim_time")
+
+# Seconds until a node that has ended is started again.
+RESPAWN_DELAY = 2.0
 
 
 def as_region(text):
@@ -38,8 +45,9 @@ def classifier(context):
     parameters = {name: value for name, value in overrides.items() if value}
     if "region" in parameters:
         parameters["region"] = as_region(parameters["region"])
-    if "use_sim_time" in parameters:
-        parameters["use_sim_time"] = as_truth("use_sim_time", parameters["use_sim_time"])
+    for name in parameters.keys() & set(TRUTHS):
+        parameters[name] = as_truth(name, parameters[name])
+    respawn = as_truth("respawn", LaunchConfiguration("respawn").perform(context))
     required = as_truth("required", LaunchConfiguration("required").perform(context))
     file = LaunchConfiguration("params_file").perform(context)
     return [
@@ -51,7 +59,9 @@ def classifier(context):
             parameters=[source for source in (file, parameters) if source],
             remappings=[("image", image_topic), ("image/compressed", f"{image_topic}/compressed")],
             output="screen",
-            on_exit=end_with(required),
+            respawn=respawn,
+            respawn_delay=RESPAWN_DELAY,
+            on_exit=end_with(required and not respawn),
         )
     ]
 
@@ -75,6 +85,11 @@ def generate_launch_description():
                 "required",
                 default_value="true",
                 description="end the whole launch, with an error, where the node ends with one: true or false",
+            ),
+            DeclareLaunchArgument(
+                "respawn",
+                default_value="false",
+                description="start the node again where it has ended, two seconds later: true or false",
             ),
             OpaqueFunction(function=classifier),
         ]

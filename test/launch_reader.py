@@ -55,6 +55,8 @@ class StartedNode:
     remappings: list[tuple[str, str]] = field(default_factory=list)
     output: str = "log"
     on_exit: Any = None
+    respawn: bool = False
+    respawn_delay: float | None = None
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The node's state as diagnostic_msgs/DiagnosticArray, after REP-107, and the way back from the message.
 
-:class:`State` writes the values of a message and reads them; nobody else needs to know their keys.
+There is a status of the engine and one of each camera, named ``<node>: engine`` and ``<node>: camera <topic>``.
+:class:`State` and :class:`CameraState` write their values and read them; nobody else needs to know their keys.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from bnn_perception.errors import printable
 from bnn_perception.ros.latency import Percentiles
 
 if TYPE_CHECKING:
-    from diagnostic_msgs.msg import DiagnosticArray
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 #: Order of the levels of diagnostic_msgs/DiagnosticStatus.
 OK, WARN, ERROR = 0, 1, 2
@@ -23,7 +24,10 @@ NOTHING = "none"
 
 #: What becomes of frames, as :attr:`State.frames` counts them.
 RECEIVED, CLASSIFIED, STALE, LOADING = "received", "classified", "dropped as stale", "dropped while loading"
-LOST, FAILED, REFUSED = "lost in transport", "failed", "refused"
+SKIPPED, LOST, FAILED, REFUSED = "skipped by max_rate", "lost in transport", "failed", "refused"
+
+#: What follows the node's name and a colon in the name of a status; the camera's topic follows the latter.
+ENGINE, CAMERA = "engine", "camera "
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class State:
     """The state of the classifier node, as its diagnostics tell it.
 
     Attributes:
+        lifecycle: unconfigured, inactive, active or finalized.
         model: name of the model that answers, or is being loaded.
         backend, device: what answers; :data:`NOTHING` while no engine does.
         device_wanted: value of the parameter ``device``.
@@ -43,6 +48,7 @@ class State:
         latency: percentiles by stage, see :data:`~bnn_perception.ros.latency.STAGES`.
     """
 
+    lifecycle: str
     model: str
     backend: str
     device: str
@@ -65,6 +71,7 @@ class State:
         """Keys and values of the message."""
         why = {_WHY: self.why_not_gpu} if self.why_not_gpu else {}
         return {
+            _LIFECYCLE: self.lifecycle,
             _MODEL: self.model,
             _BACKEND: self.backend,
             _DEVICE: self.device,
@@ -76,11 +83,7 @@ class State:
             **{_REFUSED + reason: count for reason, count in sorted(self.refused.items())},
             _UNEXPECTED: self.unexpected,
             **{name + _THREAD: state for name, state in self.threads.items()},
-            **{
-                f"{_LATENCY}{stage} {name}{_UNIT}": value
-                for stage, percentiles in self.latency.items()
-                for name, value in percentiles._asdict().items()
-            },
+            **_latency_values(self.latency),
         }
 
     @classmethod
@@ -90,18 +93,9 @@ class State:
         Raises:
             KeyError, ValueError: where the values are not those of :meth:`values`.
         """
-        times: dict[str, dict[str, float]] = {}
-        for key, value in values.items():
-            if key.startswith(_LATENCY):
-                stage, name = key[len(_LATENCY) : -len(_UNIT)].rsplit(" ", 1)
-                times.setdefault(stage, {})[name] = float(value)
         refused = {key[len(_REFUSED) :]: int(n) for key, n in values.items() if key.startswith(_REFUSED)}
-        frames = {
-            key[len(_FRAMES) :]: int(count)
-            for key, count in values.items()
-            if key.startswith(_FRAMES) and not key.startswith(_REFUSED)
-        }
         return cls(
+            lifecycle=values[_LIFECYCLE],
             model=values[_MODEL],
             backend=values[_BACKEND],
             device=values[_DEVICE],
@@ -109,23 +103,94 @@ class State:
             why_not_gpu=values.get(_WHY, ""),
             rate_in=float(values[_RATE_IN]),
             rate_out=float(values[_RATE_OUT]),
-            frames=frames,
+            frames=_frames(values),
             refused=refused,
             unexpected=int(values.get(_UNEXPECTED, 0)),
             threads={key[: -len(_THREAD)]: state for key, state in values.items() if key.endswith(_THREAD)},
-            latency={stage: Percentiles(**percentiles) for stage, percentiles in times.items()},
+            latency=_latencies(values),
         )
 
 
+@dataclass(frozen=True)
+class CameraState:
+    """The state of one camera, as diagnostics tell it.
+
+    Attributes:
+        rate_in, rate_out: frames received and classified a second, since the last message.
+        frames: since the start; :data:`RECEIVED` and so on.
+        since_last: seconds since the newest frame.
+        latency: from the stamp of a frame to its labels, or from its coming where stamp and clock have nothing in
+            common; None before there are labels.
+    """
+
+    rate_in: float
+    rate_out: float
+    frames: Mapping[str, int]
+    since_last: float
+    latency: Percentiles | None
+
+    def values(self) -> dict[str, object]:
+        """Keys and values of the message."""
+        return {
+            _RATE_IN: self.rate_in,
+            _RATE_OUT: self.rate_out,
+            _SINCE: self.since_last,
+            **{_FRAMES + name: count for name, count in self.frames.items()},
+            **_latency_values({_LABELS: self.latency} if self.latency else {}),
+        }
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, str]) -> CameraState:
+        """The state that a message tells; numbers with a fraction are known to three digits after the point.
+
+        Raises:
+            KeyError, ValueError: where the values are not those of :meth:`values`.
+        """
+        return cls(
+            rate_in=float(values[_RATE_IN]),
+            rate_out=float(values[_RATE_OUT]),
+            frames=_frames(values),
+            since_last=float(values[_SINCE]),
+            latency=_latencies(values).get(_LABELS),
+        )
+
+
+def _frames(values: Mapping[str, str]) -> dict[str, int]:
+    return {
+        key[len(_FRAMES) :]: int(count)
+        for key, count in values.items()
+        if key.startswith(_FRAMES) and not key.startswith(_REFUSED)
+    }
+
+
+def _latency_values(latency: Mapping[str, Percentiles]) -> dict[str, float]:
+    return {
+        f"{_LATENCY}{stage} {name}{_UNIT}": value
+        for stage, percentiles in latency.items()
+        for name, value in percentiles._asdict().items()
+    }
+
+
+def _latencies(values: Mapping[str, str]) -> dict[str, Percentiles]:
+    times: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        if key.startswith(_LATENCY):
+            stage, name = key[len(_LATENCY) : -len(_UNIT)].rsplit(" ", 1)
+            times.setdefault(stage, {})[name] = float(value)
+    return {stage: Percentiles(**percentiles) for stage, percentiles in times.items()}
+
+
+_LIFECYCLE = "state"
 _MODEL, _BACKEND, _DEVICE, _WANTED, _WHY = "model", "backend", "device", "device wanted", "why not the GPU"
 _RATE_IN, _RATE_OUT = "rate in (Hz)", "rate out (Hz)"
+_SINCE, _LABELS = "since the last frame (s)", "to labels"
 _UNEXPECTED, _THREAD = "unexpected errors", " thread"
 _FRAMES, _REFUSED, _LATENCY, _UNIT = "frames ", "frames refused: ", "latency ", " (ms)"
 
 
 @dataclass
 class Report:
-    """What one diagnostics message says: findings decide its level, values stand below them."""
+    """What one status says: findings decide its level, values stand below them."""
 
     name: str
     hardware_id: str
@@ -141,25 +206,40 @@ class Report:
         for key, value in values.items():
             self.values[key] = f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    def message(self, stamp: Any) -> DiagnosticArray:
-        """As a message; ``stamp`` is a builtin_interfaces Time."""
-        from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    @property
+    def level(self) -> int:
+        """Of the worst finding."""
+        return max((level for level, _ in self.findings), default=OK)
+
+    @property
+    def text(self) -> str:
+        """All findings, the worst first; empty where there are none."""
+        return "; ".join(text for _, text in sorted(self.findings, key=lambda finding: -finding[0]))
+
+    def status(self) -> DiagnosticStatus:
+        """As a message."""
+        from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
         # The constants of `level` are bytes, as the field is.
         levels = {OK: DiagnosticStatus.OK, WARN: DiagnosticStatus.WARN, ERROR: DiagnosticStatus.ERROR}
-        worst_first = sorted(self.findings, key=lambda finding: -finding[0])
-        status = DiagnosticStatus(
-            level=levels[max((level for level, _ in self.findings), default=OK)],
+        return DiagnosticStatus(
+            level=levels[self.level],
             name=self.name,
-            message=printable("; ".join(text for _, text in worst_first)) or "OK",
+            message=printable(self.text) or "OK",
             hardware_id=printable(self.hardware_id),
             values=[
                 KeyValue(key=printable(key), value=printable(value)) for key, value in self.values.items()
             ],
         )
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = stamp
-        return array
+
+
+def as_message(reports: Iterable[Report], stamp: Any) -> DiagnosticArray:
+    """The reports as one message; ``stamp`` is a builtin_interfaces Time."""
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    array = DiagnosticArray(status=[report.status() for report in reports])
+    array.header.stamp = stamp
+    return array
 
 
 def as_mapping(key_values: Iterable[Any]) -> dict[str, str]:

@@ -26,6 +26,9 @@ from bnn_perception.ros.worker import Worker, with_place
 #: Seconds that the loading thread may be busy with one thing: more than compiling takes on a slow computer.
 PATIENCE = 600.0
 
+#: Why what is being made is given up.
+UNWANTED = "it is wanted no longer"
+
 #: Seconds from a fault to the first new try; doubled at each failure up to the last.
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 
@@ -101,7 +104,7 @@ def _warm_backend(
     try:
         backend = make_backend(spec.model, spec.asked.backend, device, spec.asked.threads, report)
         if not is_wanted():
-            raise BackendError("it is wanted no longer")
+            raise BackendError(UNWANTED)
         backend.logits([Frame(np.zeros((480, 640, 3), np.uint8))])
     except Exception as error:
         reason = _reason(spec, error)
@@ -174,6 +177,8 @@ class EngineLoader:
         self._retry: _Retry | None = None
         self._next_delay = first_retry
         self._last_fault = 0.0
+        # Whether an engine is wanted at all.
+        self._is_idle = False
         self._closed = False
 
     def start(self) -> None:
@@ -184,6 +189,15 @@ class EngineLoader:
         """Ask for an engine; an older request is forgotten over it, and given up if it is being met."""
         with self._condition:
             self._request = spec
+            self._is_idle = False
+            self._condition.notify()
+
+    def forget(self) -> None:
+        """Make and deliver nothing more until the next :meth:`request`; what is being made is given up."""
+        with self._condition:
+            self._request = None
+            self._is_idle = True
+            self.current = None
             self._condition.notify()
 
     def fault(self, engine: Engine, reason: str) -> None:
@@ -224,9 +238,11 @@ class EngineLoader:
             fault, self._fault = self._fault, None
             request, self._request = self._request, None
             closed = self._closed
+            if self._is_idle:
+                self._retry = None
         if retired:
-            while retired:
-                self._close(retired.pop())
+            for engine in retired:
+                self._close(engine)
             return_freed_memory()
         if closed:
             return False
@@ -239,10 +255,10 @@ class EngineLoader:
         return True
 
     def _is_open(self) -> bool:
-        return not self._closed
+        return not (self._closed or self._is_idle)
 
     def _is_newest(self) -> bool:
-        return self._request is None and not self._closed
+        return self._request is None and self._is_open()
 
     def _close(self, engine: Engine) -> None:
         self.worker.attempt("closing an engine", engine.close)
@@ -253,23 +269,29 @@ class EngineLoader:
 
     def _is_due(self) -> bool:
         waiting = self._closed or self._request is not None or self._fault is not None or bool(self._retired)
-        return waiting or (self._retry is not None and time.monotonic() >= self._retry.at)
+        if self._retry is None:
+            return waiting
+        return waiting or self._is_idle or time.monotonic() >= self._retry.at
 
     def _fulfil(self, spec: EngineSpec) -> None:
         before = self.current
         engine = None
         try:
             engine = build_engine(spec, is_wanted=self._is_newest)
-            self.current = spec
+            with self._condition:
+                if self._is_idle:
+                    raise BackendError(UNWANTED)
+                self.current = spec
             self._deliver(engine)
         # Whatever it is, it costs this request; what is no BackendError goes on to be said as what nobody foresaw.
         except BaseException as error:
-            self.current = before
+            with self._condition:
+                self.current = None if self._is_idle else before
             if engine is not None:
                 self._close(engine)
             known = isinstance(error, BackendError)
-            if known and self._request is not None:  # it says what goes on
-                self._report(f"{spec.asked} was given up for a newer request")
+            if known and not self._is_newest():  # a newer request, or who wanted none, says what goes on
+                self._report(f"{spec.asked} was given up: {UNWANTED}")
                 return
             reason = str(error) if known else f"unexpected error: {with_place(error)}"
             self.worker.attempt("refusing a request", self._reject, spec, reason)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from bnn_perception.ros import diagnostics
-from bnn_perception.ros.diagnostics import ERROR, WARN, Report, State
+from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State
 from bnn_perception.ros.engine import Engine, EngineSpec
-from bnn_perception.ros.pipeline import Pipeline
+from bnn_perception.ros.parameters import Settings
+from bnn_perception.ros.pipeline import Counts, Pipeline
 from bnn_perception.ros.process import transport_remedy
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.worker import Unforeseen, Worker
@@ -23,6 +25,50 @@ LOG_SILENCE = 5.0
 #: What the status is about, for monitors that group by it: this computer, whatever device answers.
 HARDWARE = platform.node()
 
+#: The states of a managed node.
+UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
+
+
+@dataclass
+class CameraHealth:
+    """What the node notices of one camera.
+
+    Attributes:
+        topic: of its images, in full.
+        last_frame: time.monotonic() of the newest message, or of the subscription.
+        lost: messages that were lost in transport.
+        foreign_stamps: messages since the last report whose stamps have nothing to do with the clock.
+        last_refusal: reason of the message that was refused last.
+    """
+
+    topic: str
+    last_frame: float = field(default_factory=time.monotonic)
+    lost: int = 0
+    foreign_stamps: int = 0
+    last_refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the node is doing when a report is made.
+
+    Attributes:
+        lifecycle: state of the managed node, :data:`ACTIVE` and so on.
+        idle: why no image topic is subscribed though the node is active; empty where they are.
+        settings: of the moment.
+        spec: of the engine that answers, or of the one that is being made; None before a model has been read.
+    """
+
+    lifecycle: str
+    idle: str
+    settings: Settings
+    spec: EngineSpec | None
+
+    @property
+    def model(self) -> str:
+        """Name of the model that answers, or will."""
+        return self.spec.model.name if self.spec is not None else self.settings.model
+
 
 class Health:
     """What the node has noticed, and the report of it. The node writes the attributes; reports are made in one thread.
@@ -31,21 +77,19 @@ class Health:
         pipeline: with the inference thread.
         loading: the loading thread.
         refusals: requests that could not be met.
-        cameras: how many there are.
-        why_silent: given a topic of a camera, what keeps its frames away as far as the graph tells, and how many
+        cameras: what is noticed of each.
+        why_silent: given a camera's number, what keeps its frames away as far as the graph tells, and how many
             publishers it has.
 
     Attributes:
-        topics: of the cameras, in full.
-        started_at: time.monotonic() of the node's start.
-        received: frames of each camera.
-        last_frame: time.monotonic() of the newest frame of each camera.
-        lost: frames of each camera that were lost in transport.
-        foreign_stamps: frames since the last report whose stamps have nothing to do with the clock.
-        last_refusal: topic and reason of the frame that was refused last.
+        cameras: what is noticed of each.
+        loading_since: time.monotonic() of the moment from which on the first engine is awaited.
         why_not_gpu: why ``auto`` took the CPU, empty where it did not.
         unforeseen: exceptions that nobody foresaw.
+        failure: why the node could not be configured or activated, empty where it could.
         news: what the log should say too, since the last report: a camera that is silent, many frames lost or stale.
+        newest: level and text of all that the last report says.
+        last_error: time.monotonic() and text of the last report with an error; None where there was none.
     """
 
     def __init__(
@@ -53,128 +97,121 @@ class Health:
         pipeline: Pipeline,
         loading: Worker,
         refusals: Refusals,
-        cameras: int,
-        why_silent: Callable[[str], tuple[str, int]],
+        cameras: Sequence[CameraHealth],
+        why_silent: Callable[[int], tuple[str, int]],
     ) -> None:
         now = time.monotonic()
-        self.topics: list[str] = []
-        self.started_at = now
-        self.received = [0] * cameras
-        self.last_frame = [now] * cameras
-        self.lost = [0] * cameras
-        self.foreign_stamps = 0
-        self.last_refusal = ""
+        self.cameras = cameras
+        self.loading_since = now
         self.why_not_gpu = ""
         self.unforeseen = Unforeseen()
+        self.failure = ""
         self.news: list[str] = []
+        self.newest = (OK, "nothing has been reported yet")
+        self.last_error: tuple[float, str] | None = None
         self._pipeline = pipeline
         self._workers = (pipeline.worker, loading)
         self._refusals = refusals
         self._why_silent = why_silent
         self._unforeseen_before = 0
-        self._totals: dict[str, int] = {}
-        self._received_before = [0] * cameras
-        self._totals_at = now
+        self._before = [_numbers(Counts(), 0) for _ in cameras]
+        self._reported_at = now
 
-    def report(self, name: str, spec: EngineSpec) -> Report:
-        """The report since the last one.
+    def report(self, name: str, situation: Situation) -> list[Report]:
+        """The reports since the last ones: of the engine, then of each camera.
 
         Args:
             name: of the node.
-            spec: of the engine that answers, or of the one that is being made.
+            situation: of the moment.
         """
-        counts = self._pipeline.counts
-        totals = {
-            diagnostics.RECEIVED: counts.received,
-            diagnostics.CLASSIFIED: counts.classified,
-            diagnostics.STALE: counts.stale,
-            diagnostics.LOADING: counts.loading,
-            diagnostics.LOST: sum(self.lost),
-            diagnostics.FAILED: counts.failed,
-            diagnostics.REFUSED: sum(counts.refused.values()),
-        }
         now = time.monotonic()
-        seconds, self._totals_at = now - self._totals_at, now
-        new = {key: total - self._totals.get(key, 0) for key, total in totals.items()}
-        self._totals = totals
+        seconds, self._reported_at = now - self._reported_at, now
+        self.news = []
+        totals = [
+            _numbers(counts, camera.lost) for counts, camera in zip(self._pipeline.cameras, self.cameras)
+        ]
+        new = [
+            {key: total[key] - before[key] for key in total} for total, before in zip(totals, self._before)
+        ]
+        self._before = totals
+        reports = [self._of_engine(name, situation, _sum(totals), _sum(new), seconds)]
+        for number in range(len(self.cameras)):
+            reports.append(self._of_camera(name, number, situation, totals[number], new[number], seconds))
+        self._summarize(reports)
+        return reports
 
-        engine = self._pipeline.engine
-        report = Report(name, HARDWARE)
-        self._find(report, engine, spec, new)
-        state = State(
-            model=spec.model.name,
-            backend=engine.backend.name if engine else diagnostics.NOTHING,
-            device=engine.backend.device_name if engine else diagnostics.NOTHING,
-            device_wanted=spec.asked.device,
-            why_not_gpu=self.why_not_gpu,
-            rate_in=new[diagnostics.RECEIVED] / seconds,
-            rate_out=new[diagnostics.CLASSIFIED] / seconds,
-            frames=totals,
-            refused=dict(counts.refused),
-            latency=self._pipeline.latency.summary(),
-            unexpected=self._unforeseen_before,
-            threads={worker.name: worker.state for worker in self._workers},
+    def _summarize(self, reports: Sequence[Report]) -> None:
+        level = max(report.level for report in reports)
+        self.newest = (
+            level,
+            "; ".join(report.text for report in reports if report.level == level and report.text) or "OK",
         )
-        report.add(state.values())
-        self._add_cameras(report, seconds)
-        return report
+        if level == ERROR:
+            self.last_error = (time.monotonic(), self.newest[1])
 
-    def _add_cameras(self, report: Report, seconds: float) -> None:
-        """Add what each camera has sent; a program finds by it which of several is out of order."""
-        now = time.monotonic()
-        received, self._received_before = self._received_before, list(self.received)
-        for camera, topic in enumerate(self.topics):
-            report.add(
-                {
-                    f"camera {topic}: frames received": self.received[camera],
-                    f"camera {topic}: frames lost in transport": self.lost[camera],
-                    f"camera {topic}: rate (Hz)": (self._received_before[camera] - received[camera])
-                    / seconds,
-                    f"camera {topic}: since the last frame (s)": now - self.last_frame[camera],
-                }
-            )
-
-    def _find(self, report: Report, engine: Engine | None, spec: EngineSpec, new: dict[str, int]) -> None:
-        """Note what the user should know.
+    def _of_engine(
+        self, name: str, situation: Situation, totals: dict[str, int], new: dict[str, int], seconds: float
+    ) -> Report:
+        """What the user should know of the node and its engine.
 
         Args:
-            report: to note it in.
-            engine: that answers, if one does.
-            spec: of the engine, or of the one that is being made.
-            new: what became of frames since the last report.
+            name: of the node.
+            situation: of the moment.
+            totals: what became of frames since the start.
+            new: the same since the last report.
+            seconds: since the last report.
         """
-        now = time.monotonic()
-        self.news = []
-        if self._pipeline.is_loading:
-            report.find(WARN, f"loading {spec.asked} for {now - self.started_at:.0f} s")
-        elif engine is None:
-            report.find(ERROR, f"no answers: {spec.asked} failed and is being made anew")
-        elif engine.degraded:
-            report.find(WARN, engine.degraded)
-        elif engine.why_not_gpu:
-            report.find(WARN, f"auto took the CPU though there is a GPU: {engine.why_not_gpu}")
+        report = Report(f"{name}: {diagnostics.ENGINE}", HARDWARE)
+        engine = self._pipeline.engine
+        self._find_state(report, situation, engine)
         if refusal := self._refusals.newest:
             report.find(WARN, refusal)
         self._find_unforeseen(report)
         if new[diagnostics.FAILED]:
             report.find(ERROR, f"{new[diagnostics.FAILED]} frames got no answer")
-        if new[diagnostics.REFUSED]:
-            report.find(WARN, f"{new[diagnostics.REFUSED]} frames refused, the last on {self.last_refusal}")
-        if new[diagnostics.LOST]:
-            report.find(WARN, f"{new[diagnostics.LOST]} frames lost in transport: {transport_remedy()}")
-        missed = new[diagnostics.LOST] + new[diagnostics.STALE]
-        if missed * 10 > new[diagnostics.RECEIVED] + new[diagnostics.LOST]:
-            self.news.append(
-                f"{new[diagnostics.LOST]} frames lost in transport and {new[diagnostics.STALE]} dropped as stale, "
-                f"{new[diagnostics.RECEIVED]} received"
-            )
-        for topic, at in zip(self.topics, self.last_frame):
-            self._find_silence(report, topic, now - at)
-        if self.foreign_stamps:
-            self.foreign_stamps = 0
+        latency = self._pipeline.latency.summary()
+        limit = situation.settings.max_p99 * 1e3
+        if limit and "node" in latency and latency["node"].p99 > limit:
             report.find(
-                WARN, "stamps of frames and the clock are over a minute apart; is use_sim_time right?"
+                WARN,
+                f"p99 from the entry of a frame to its labels is {latency['node'].p99:.1f} ms, more than max_p99 = "
+                f"{limit:g} ms; a smaller model, device cuda, fewer cameras or max_rate helps",
             )
+        report.add(
+            State(
+                lifecycle=situation.lifecycle,
+                model=situation.model,
+                backend=engine.backend.name if engine else diagnostics.NOTHING,
+                device=engine.backend.device_name if engine else diagnostics.NOTHING,
+                device_wanted=situation.settings.device,
+                why_not_gpu=self.why_not_gpu,
+                rate_in=new[diagnostics.RECEIVED] / seconds,
+                rate_out=new[diagnostics.CLASSIFIED] / seconds,
+                frames=totals,
+                refused=dict(self._pipeline.counts.refused),
+                latency=latency,
+                unexpected=self._unforeseen_before,
+                threads={worker.name: worker.state for worker in self._workers},
+            ).values()
+        )
+        return report
+
+    def _find_state(self, report: Report, situation: Situation, engine: Engine | None) -> None:
+        if self.failure:
+            report.find(ERROR, self.failure)
+        if situation.lifecycle != ACTIVE:
+            report.find(OK, situation.lifecycle)
+        elif self._pipeline.is_loading:
+            waited = time.monotonic() - self.loading_since
+            report.find(WARN, f"loading {_asked(situation)} for {waited:.0f} s")
+        elif engine is None:
+            report.find(ERROR, f"no answers: {_asked(situation)} failed and is being made anew")
+        elif engine.degraded:
+            report.find(WARN, engine.degraded)
+        elif engine.why_not_gpu:
+            report.find(WARN, f"auto took the CPU though there is a GPU: {engine.why_not_gpu}")
+        if situation.idle:
+            report.find(OK, situation.idle)
 
     def _find_unforeseen(self, report: Report) -> None:
         """Bring back a thread that has ended, and tell of it and of all else that nobody foresaw."""
@@ -188,15 +225,99 @@ class Health:
             report.find(ERROR, f"{count - self._unforeseen_before} unexpected errors, the last: {newest}")
         self._unforeseen_before = count
 
-    def _find_silence(self, report: Report, topic: str, seconds: float) -> None:
-        if seconds < SILENCE:
-            return
-        why, publishers = self._why_silent(topic)
+    def _of_camera(
+        self,
+        name: str,
+        number: int,
+        situation: Situation,
+        totals: dict[str, int],
+        new: dict[str, int],
+        seconds: float,
+    ) -> Report:
+        """What the user should know of one camera; the arguments are those of :meth:`_of_engine`."""
+        camera = self.cameras[number]
+        report = Report(f"{name}: {diagnostics.CAMERA}{camera.topic}", HARDWARE)
+        silent_for = time.monotonic() - camera.last_frame
+        is_heard = situation.lifecycle == ACTIVE and not situation.idle
+        if new[diagnostics.REFUSED]:
+            report.find(
+                WARN,
+                f"{new[diagnostics.REFUSED]} frames refused, the last on {camera.topic}: {camera.last_refusal}",
+            )
+        if new[diagnostics.LOST]:
+            report.find(WARN, f"{new[diagnostics.LOST]} frames lost in transport: {transport_remedy()}")
+        missed = new[diagnostics.LOST] + new[diagnostics.STALE]
+        if missed * 10 > new[diagnostics.RECEIVED] + new[diagnostics.LOST]:
+            self.news.append(
+                f"{camera.topic}: {new[diagnostics.LOST]} frames lost in transport and {new[diagnostics.STALE]} "
+                f"dropped as stale, {new[diagnostics.RECEIVED]} received"
+            )
+        if is_heard and silent_for >= SILENCE:
+            self._find_silence(report, number, silent_for)
+        if camera.foreign_stamps:
+            camera.foreign_stamps = 0
+            report.find(
+                WARN, "stamps of frames and the clock are over a minute apart; is use_sim_time right?"
+            )
+        latency = self._pipeline.latencies[number].summary()
+        state = CameraState(
+            rate_in=new[diagnostics.RECEIVED] / seconds,
+            rate_out=new[diagnostics.CLASSIFIED] / seconds,
+            frames=totals,
+            since_last=silent_for,
+            latency=next(iter(latency.values()), None),
+        )
+        if is_heard and not self._pipeline.is_loading:
+            _find_slow(report, state, situation.settings, camera.topic)
+        report.add(state.values())
+        return report
+
+    def _find_silence(self, report: Report, number: int, seconds: float) -> None:
+        why, publishers = self._why_silent(number)
         if not why:
             why = (
-                f"no frame on {topic} for {seconds:.0f} s, though it has {publishers} publisher(s); "
-                f"if it should have sent some, {transport_remedy()}"
+                f"no frame on {self.cameras[number].topic} for {seconds:.0f} s, though it has {publishers} "
+                f"publisher(s); if it should have sent some, {transport_remedy()}"
             )
         report.find(WARN, why)
         if seconds > LOG_SILENCE:
             self.news.append(why)
+
+
+def _find_slow(report: Report, state: CameraState, settings: Settings, topic: str) -> None:
+    """Note where a camera falls below what the user has set."""
+    if settings.min_rate and state.rate_out < settings.min_rate:
+        report.find(
+            WARN,
+            f"{state.rate_out:.1f} labels a second of {topic}, fewer than min_rate = {settings.min_rate:g}; "
+            f"{state.rate_in:.1f} frames a second came",
+        )
+    limit = settings.max_age * 1e3
+    if limit and state.latency is not None and state.latency.p99 > limit:
+        report.find(
+            WARN,
+            f"frames of {topic} are up to {state.latency.p99:.0f} ms old when their labels go out (p99), more than "
+            f"max_age = {limit:g} ms; the stages of {diagnostics.ENGINE} say where the time goes",
+        )
+
+
+def _asked(situation: Situation) -> str:
+    return str(situation.spec.asked if situation.spec is not None else situation.settings)
+
+
+def _numbers(counts: Counts, lost: int) -> dict[str, int]:
+    """What became of frames, by the names of diagnostics."""
+    return {
+        diagnostics.RECEIVED: counts.received,
+        diagnostics.CLASSIFIED: counts.classified,
+        diagnostics.SKIPPED: counts.skipped,
+        diagnostics.STALE: counts.stale,
+        diagnostics.LOADING: counts.loading,
+        diagnostics.LOST: lost,
+        diagnostics.FAILED: counts.failed,
+        diagnostics.REFUSED: sum(counts.refused.values()),
+    }
+
+
+def _sum(numbers: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {key: sum(each[key] for each in numbers) for key in numbers[0]}

@@ -68,9 +68,9 @@ def measure(model: Path, threads: int, pixels: NDArray[np.uint8]) -> dict[str, A
         parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
     )
     try:
-        node.start()
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
+        node.start()
         while node.pipeline.is_loading:
             executor.spin_once(timeout_sec=0.05)
         recorder = node.pipeline.latency = Recorder()

@@ -99,6 +99,20 @@ class Settings(EngineSettings):
         [0.0, 0.0, 1.0, 1.0],
         "part of the image that is classified: x, y, width, height as fractions of it",
     )
+    enabled: bool = parameter(True, "whether images are taken; the engine stays ready where they are not")
+    lazy: bool = parameter(False, "take images only while somebody subscribes the answers")
+    max_rate: float = parameter(
+        0.0, "most frames of a camera that are answered a second; 0 answers all", bounds=(0.0, 1000.0)
+    )
+    min_rate: float = parameter(
+        0.0, "labels of a camera a second below which diagnostics warn; 0 is off", bounds=(0.0, 1000.0)
+    )
+    max_age: float = parameter(
+        0.0, "seconds from stamp to labels above which diagnostics warn (p99); 0 is off", bounds=(0.0, 3600.0)
+    )
+    max_p99: float = parameter(
+        0.0, "seconds in the node above which diagnostics warn (p99); 0 is off", bounds=(0.0, 3600.0)
+    )
     image_topics: tuple[str, ...] = parameter(
         ["image"], "topics of the cameras, relative or absolute", read_only=True
     )
@@ -106,6 +120,11 @@ class Settings(EngineSettings):
         "raw",
         "raw subscribes sensor_msgs/Image, compressed sensor_msgs/CompressedImage on <topic>/compressed",
         choices=("raw", "compressed"),
+        read_only=True,
+    )
+    autostart: bool = parameter(
+        True,
+        "configure and activate the node when it starts; a lifecycle manager does so where it is false",
         read_only=True,
     )
     model_root: str = parameter(
@@ -152,6 +171,9 @@ PARAMETERS = _declared(Settings)
 
 #: Names of the parameters whose change needs another engine.
 ENGINE_PARAMETERS = tuple(parameter.name for parameter in _declared(EngineSettings))
+
+#: Names of the parameters that say whether images are subscribed.
+INPUT_PARAMETERS = ("enabled", "lazy")
 
 
 def check(parameter: Parameter, value: Any) -> Any:

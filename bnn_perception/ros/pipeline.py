@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from bnn_perception.backends import BackendError
@@ -46,11 +46,28 @@ class Arrival:
     age: float | None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A frame that was answered.
+
+    Attributes:
+        arrival: the message.
+        frame: its pixels, in the message's memory unless they had to be decoded.
+        engine: what answered.
+        predictions: labels that the settings let through, best first; none where all scores are below the threshold.
+    """
+
+    arrival: Arrival
+    frame: Frame
+    engine: Engine
+    predictions: Sequence[Prediction]
+
+
 class Sink(Protocol):
     """What the inference thread tells the node, all of it in the inference thread."""
 
-    def answered(self, arrival: Arrival, predictions: Sequence[Prediction]) -> None:
-        """These are the labels of a frame, best first; none where all scores are below the threshold."""
+    def answered(self, answer: Answer) -> None:
+        """These are the labels of a frame."""
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
         """A frame cannot be used."""
@@ -67,13 +84,15 @@ class Sink(Protocol):
 
 @dataclass
 class Counts:
-    """Frames since the start. Each number is written by one thread.
+    """Frames of a camera since the start. Each number is written by one thread.
 
-    ``received`` = ``classified`` + ``stale`` + ``loading`` + ``failed`` + all of ``refused`` + those on their way.
+    ``received`` = ``classified`` + ``skipped`` + ``stale`` + ``loading`` + ``failed`` + all of ``refused`` + those on
+    their way.
 
     Attributes:
+        skipped: not looked at because they came sooner than ``max_rate`` lets them.
         stale: dropped because a newer frame of the same camera came.
-        loading: dropped unread because the first engine was still being loaded.
+        loading: dropped unread because the engine was still being loaded.
         failed: without an answer because the engine failed and no other was there yet, or because of an exception that
             nobody foresaw.
         refused: by reason.
@@ -81,6 +100,7 @@ class Counts:
 
     received: int = 0
     classified: int = 0
+    skipped: int = 0
     stale: int = 0
     loading: int = 0
     failed: int = 0
@@ -91,6 +111,15 @@ class Counts:
         """Frames of batches that have come to an end."""
         return self.classified + self.failed + sum(self.refused.values())
 
+    @classmethod
+    def total(cls, parts: Sequence[Counts]) -> Counts:
+        """The sums of the counts of several cameras."""
+        numbers = {name: sum(getattr(part, name) for part in parts) for name in _NUMBERS}
+        return cls(**numbers, refused=sum((part.refused for part in parts), Counter()))
+
+
+_NUMBERS = [entry.name for entry in fields(Counts) if entry.name != "refused"]
+
 
 class Pipeline:
     """The inference thread and what it shares with the others. It runs from :meth:`start` to :meth:`stop`.
@@ -98,20 +127,29 @@ class Pipeline:
     Args:
         sink: the node.
         retire: called with each engine that was replaced.
+        cameras: how many there are.
+
+    Attributes:
+        cameras: what became of the frames of each.
+        latency: of all stages, over the frames of all cameras.
+        latencies: of each camera: the last of the stages that is known, ``total`` or ``node``.
+        engine: what answers now; None until the first comes, and after a fault until a new one comes.
+        is_loading: whether no engine has come yet since the start, or the last :meth:`release`.
     """
 
-    def __init__(self, sink: Sink, retire: Callable[[Engine], None]) -> None:
-        self.counts = Counts()
+    def __init__(self, sink: Sink, retire: Callable[[Engine], None], cameras: int) -> None:
+        self.cameras = [Counts() for _ in range(cameras)]
         self.latency = LatencyWindow()
-        #: What answers now; None until the first comes, and after a fault until a new one comes.
+        self.latencies = [LatencyWindow() for _ in range(cameras)]
         self.engine: Engine | None = None
-        #: Whether the first engine has not come yet.
         self.is_loading = True
         self._sink = sink
         self._retire = retire
         self._condition = threading.Condition()
         self._waiting: dict[int, Arrival] = {}
         self._next_engine: Engine | None = None
+        self._takes_engines = True
+        self._has_released = threading.Event()
         self._closed = False
         self.worker = Worker("inference", self._step, sink.unexpected, PATIENCE)
 
@@ -121,19 +159,50 @@ class Pipeline:
 
     def put(self, arrival: Arrival) -> None:
         """Hand over a message. One of the same camera that still waits is stale and is dropped."""
+        counts = self.cameras[arrival.camera]
         with self._condition:
-            self.counts.received += 1
-            self.counts.stale += arrival.camera in self._waiting
+            counts.received += 1
+            counts.stale += arrival.camera in self._waiting
             self._waiting[arrival.camera] = arrival
             self._condition.notify()
 
-    def swap(self, engine: Engine) -> None:
-        """Let ``engine`` answer from the next batch on."""
+    def skip(self, camera: int) -> None:
+        """Count a message that is not looked at."""
         with self._condition:
-            passed_over, self._next_engine = self._next_engine, engine
+            self.cameras[camera].received += 1
+            self.cameras[camera].skipped += 1
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the frames of all cameras."""
+        return Counts.total(self.cameras)
+
+    def resume(self) -> None:
+        """Take engines again after :meth:`release`."""
+        with self._condition:
+            self._takes_engines = True
+
+    def swap(self, engine: Engine) -> None:
+        """Let ``engine`` answer from the next batch on; one that comes after :meth:`release` is retired at once."""
+        with self._condition:
+            passed_over: Engine | None = engine
+            if self._takes_engines:
+                passed_over, self._next_engine = self._next_engine, engine
             self._condition.notify()
         if passed_over is not None:
             self.worker.attempt("retiring an engine", self._retire, passed_over)
+
+    def release(self, patience: float) -> None:
+        """Retire the engine that answers, after the batch in hand, and take none until :meth:`resume`.
+
+        Args:
+            patience: seconds to wait for the batch.
+        """
+        with self._condition:
+            self._takes_engines = False
+            self._has_released.clear()
+            self._condition.notify()
+        self._has_released.wait(patience)
 
     def stop(self, patience: float | None = None) -> bool:
         """End the thread after the batch that it works on.
@@ -158,23 +227,40 @@ class Pipeline:
 
     def _step(self) -> bool:
         with self._condition:
-            while not (self._closed or self._waiting or self._next_engine):
+            while not (self._closed or self._waiting or self._next_engine or self._is_to_release()):
                 self._condition.wait()
             if self._closed:
                 return False
+            releases = self._is_to_release()
             batch, self._waiting = list(self._waiting.values()), {}
             engine, self._next_engine = self._next_engine, None
         if engine is not None:
             self._change(engine)
+        if releases:
+            self._put_down()
         if self.is_loading:
-            self.counts.loading += len(batch)
+            for arrival in batch:
+                self.cameras[arrival.camera].loading += 1
             return True
-        before = self.counts.settled
+        before = [self.cameras[arrival.camera].settled for arrival in batch]
         try:
             self.worker.attempt("answering frames", self._answer, batch)
         finally:
-            self.counts.failed += len(batch) - (self.counts.settled - before)
+            for arrival, settled in zip(batch, before):
+                # A batch holds one frame of a camera.
+                counts = self.cameras[arrival.camera]
+                counts.failed += counts.settled == settled
         return True
+
+    def _is_to_release(self) -> bool:
+        return not self._takes_engines and not self._has_released.is_set()
+
+    def _put_down(self) -> None:
+        released, self.engine = self.engine, None
+        self.is_loading = True
+        if released is not None:
+            self.worker.attempt("retiring an engine", self._retire, released)
+        self._has_released.set()
 
     def _change(self, engine: Engine) -> None:
         replaced, self.engine = self.engine, engine
@@ -200,24 +286,22 @@ class Pipeline:
                 # Nobody knows of it yet: the next batch will find it again.
                 self.engine = engine
             return
-        for arrival, predictions, decode_time in zip(accepted, answers, decode_times):
-            self.worker.attempt(
-                "publishing labels", self._publish, arrival, predictions, taken, decode_time, backend_times
-            )
+        for arrival, frame, predictions, decode_time in zip(accepted, frames, answers, decode_times):
+            answer = Answer(arrival, frame, engine, _published(predictions, arrival.settings))
+            self.worker.attempt("publishing labels", self._publish, answer, taken, decode_time, backend_times)
 
     def _publish(
-        self,
-        arrival: Arrival,
-        predictions: Sequence[Prediction],
-        taken: float,
-        decode_time: float,
-        backend_times: Mapping[str, float],
+        self, answer: Answer, taken: float, decode_time: float, backend_times: Mapping[str, float]
     ) -> None:
         start = time.perf_counter()
-        self._sink.answered(arrival, _published(predictions, arrival.settings))
+        self._sink.answered(answer)
         end = time.perf_counter()
-        self.counts.classified += 1
-        self.latency.add(_stages(arrival, taken, decode_time, backend_times, start, end))
+        camera = answer.arrival.camera
+        self.cameras[camera].classified += 1
+        stages = _stages(answer.arrival, taken, decode_time, backend_times, start, end)
+        self.latency.add(stages)
+        last = "total" if "total" in stages else "node"
+        self.latencies[camera].add({last: stages[last]})
 
     def _read(self, batch: Sequence[Arrival]) -> tuple[list[Arrival], list[Frame], list[float]]:
         """The arrivals that can be used, their frames, and how many milliseconds it took to unpack each."""
@@ -229,7 +313,7 @@ class Pipeline:
                 unpack = UNPACK[settings.image_transport]
                 frames.append(unpack(arrival.message, settings.max_pixels, settings.region))
             except RefusedFrame as error:
-                self.counts.refused[error.reason] += 1
+                self.cameras[arrival.camera].refused[error.reason] += 1
                 self.worker.attempt("reporting a refused frame", self._sink.refused, arrival, error)
                 continue
             except Exception as error:

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from vision_msgs.msg import Classification, LabelInfo
 
-from bnn_perception.ros.diagnostics import State, as_mapping
+from bnn_perception.ros.diagnostics import ENGINE, State, as_mapping
 
 #: The node that is watched, and the namespace of its topics and the camera's.
 CLASSIFIER, NAMESPACE = "/bnn/classifier", "/bnn"
@@ -106,7 +106,7 @@ class Watcher(Node):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name == CLASSIFIER:
+            if status.name == f"{CLASSIFIER}: {ENGINE}":
                 self.state = State.from_values(as_mapping(status.values))
                 self.message = status.message
 

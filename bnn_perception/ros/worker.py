@@ -75,6 +75,11 @@ class Worker:
         return reason
 
     @property
+    def has_started(self) -> bool:
+        """Whether :meth:`start` has been called."""
+        return self._thread is not None
+
+    @property
     def state(self) -> str:
         """What it does: ``waiting``, or ``evaluating frames for 0.1 s``."""
         busy = self._busy

@@ -51,3 +51,68 @@ def english(colour_model):
 @pytest.fixture(scope="session")
 def german(colour_model):
     return colour_model("rot", "gruen", "blau")
+
+
+# Nodes in this process, and the processors below them.
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """The processors under the node's engines; a GPU that works is among them."""
+    from scripted import Machine
+
+    from bnn_perception.ros import classifier_node, engine
+
+    machine = Machine()
+    monkeypatch.setattr(engine, "make_backend", machine.make_backend)
+    monkeypatch.setattr(
+        classifier_node, "why_unusable", lambda: None if machine.gpu_works else "the driver has left"
+    )
+    monkeypatch.setattr(classifier_node, "why_not_installed", lambda: None)
+    return machine
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """No camera is silent for too long."""
+    from bnn_perception.ros import health
+
+    monkeypatch.setattr(health, "SILENCE", 1e6)
+
+
+@pytest.fixture
+def host(peer, english):
+    """A function that starts the node, by default on the reference backend."""
+    from hosted import Hosted
+
+    def start(model=english, **parameters):
+        return Hosted(peer, model, **{"backend": "reference", "device": "cpu", **parameters})
+
+    return start
+
+
+@pytest.fixture
+def hosted_on(host, machine, patient):
+    """A function that starts the node on the stand-in's device."""
+
+    def start(device, **parameters):
+        return host(backend="binary", device=device, **parameters)
+
+    return start
+
+
+@pytest.fixture
+def slow(machine):
+    """Lets the first engine wait in its maker: ``slow.set()`` lets it go on."""
+    import threading
+
+    from scripted import PATIENCE
+
+    go_on = threading.Event()
+
+    def wait():
+        assert go_on.wait(PATIENCE)
+
+    machine.before_making = wait
+    yield go_on
+    go_on.set()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import rclpy
@@ -34,6 +35,9 @@ FRAME = 1 / 30
 # Starting Python, rclpy and discovery takes 2 s on an idle machine. Where everything else runs too it takes 20 s, and
 # the first start of all compiles the CPU backend.
 PATIENCE = 120.0
+
+# What one participant needs to find another at most, seconds, where everything else runs too.
+FINDING = 5.0
 
 # A node that is killed leaves its 32 MB of shared memory to the machine.
 ENDING = 20.0
@@ -169,12 +173,24 @@ class Peer:
         while time.monotonic() < deadline:
             self._executor.spin_once(timeout_sec=max(0.0, deadline - time.monotonic()))
 
-    def call(self, kind, service, request):
-        """The answer to a service call."""
+    def call(self, kind, service, request, again=5.0):
+        """The answer to a service call.
+
+        It is called again every so many seconds: DDS drops an answer that is given before the server has found the
+        client's reader. Where ``again`` is None it is called once, and None is returned where no answer came for long.
+        """
         client = self.node.create_client(kind, service)
         self.until(client.service_is_ready)
-        future = client.call_async(request)
-        self.until(future.done)
+        deadline = time.monotonic() + PATIENCE
+        future = None
+        while future is None or not future.done():
+            assert time.monotonic() < deadline, f"no answer from {service}"
+            future = client.call_async(request)
+            until = time.monotonic() + (again or 4 * FINDING)
+            while not future.done() and time.monotonic() < until:
+                self.work(0.02)
+            if again is None:
+                break
         self.node.destroy_client(client)
         return future.result()
 
@@ -223,12 +239,31 @@ class Diagnostics:
         return bool(self._arrays)
 
     @property
+    def statuses(self):
+        """The statuses of the newest message: of the engine, then of each camera."""
+        return self._arrays[-1].status
+
+    @property
     def status(self):
-        return self._arrays[-1].status[0]
+        """All statuses as one: the worst level, and what they say, the worst first."""
+        worst_first = sorted(self.statuses, key=lambda status: status.level, reverse=True)
+        said = [status.message for status in worst_first if status.message != "OK"]
+        return SimpleNamespace(
+            name=self.statuses[0].name,
+            level=worst_first[0].level,
+            hardware_id=worst_first[0].hardware_id,
+            message="; ".join(said) or "OK",
+        )
 
     @property
     def values(self):
-        return as_mapping(self.status.values)
+        """The values of the engine's status, and those of the cameras' under ``camera <topic>: <key>``."""
+        engine, *cameras = self.statuses
+        values = as_mapping(engine.values)
+        for camera in cameras:
+            of = camera.name.partition(": ")[2]
+            values.update({f"{of}: {key}": value for key, value in as_mapping(camera.values).items()})
+        return values
 
     def until(self, condition):
         """Wait for a message that fulfils a condition on status and values."""

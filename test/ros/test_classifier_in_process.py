@@ -17,26 +17,23 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from nodes import FRAME, Diagnostics, image, labels_of, picture, send_and_wait, stamp
+from hosted import NODE, Hosted
+from nodes import FRAME, image, labels_of, picture, send_and_wait, stamp
 from rclpy.context import Context
-from rclpy.parameter import parameter_value_to_python
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from scripted import PATIENCE, Machine, Processor
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from scripted import PATIENCE, Processor
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
-from vision_msgs.msg import Classification, LabelInfo
 
 from bnn_perception.backends import BackendError
 from bnn_perception.net.folder import load_model
-from bnn_perception.ros import classifier_node, engine, health
-from bnn_perception.ros.classifier_node import READING, ClassifierNode, UnsupportedEventTypeError
+from bnn_perception.ros import classifier_node, engine, health, requests
+from bnn_perception.ros.classifier_node import ClassifierNode
 from bnn_perception.ros.diagnostics import as_mapping
+from bnn_perception.ros.inputs import UnsupportedEventTypeError
 from bnn_perception.ros.parameters import ParameterError
 from bnn_perception.ros.reading import MAX_READINGS
-
-NODE = "/bnn/classifier"
-
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+from bnn_perception.ros.requests import READING
 
 # The score of each of a stand-in's three classes, which are equally likely, as float32 has it.
 THIRD = float(np.float32(1) / np.float32(3))
@@ -44,104 +41,7 @@ THIRD = float(np.float32(1) / np.float32(3))
 STAGES = ["receive", "wait", "decode", "inference", "publish", "node", "overhead", "total"]
 
 
-@pytest.fixture
-def machine(monkeypatch):
-    """The processors under the node's engines; a GPU that works is among them."""
-    machine = Machine()
-    monkeypatch.setattr(engine, "make_backend", machine.make_backend)
-    monkeypatch.setattr(
-        classifier_node, "why_unusable", lambda: None if machine.gpu_works else "the driver has left"
-    )
-    monkeypatch.setattr(classifier_node, "why_not_installed", lambda: None)
-    return machine
-
-
-@pytest.fixture
-def patient(monkeypatch):
-    """No camera is silent for too long."""
-    monkeypatch.setattr(health, "SILENCE", 1e6)
-
-
-class Hosted:
-    """A node in this process that answers, and what is heard of it.
-
-    Attributes:
-        infos: all label infos, the first that of the start.
-    """
-
-    def __init__(self, peer, model, is_ready=True, **parameters):
-        self._peer = peer
-        self.diagnostics = Diagnostics(peer)
-        self.infos = peer.subscribe(LabelInfo, "/bnn/label_info", LATCHED)
-        self.answers = peer.subscribe(Classification, "/bnn/labels")
-        self.node = peer.host(ClassifierNode, model=str(model), **{"diagnostics_period": 0.1, **parameters})
-        self.node.start()
-        if is_ready:
-            peer.until(lambda: self.infos)
-
-    def camera(self, topic="/bnn/image"):
-        """A publisher on the topic that the node has been seen to answer."""
-        return self._peer.camera(image(picture("red", 4, 4)), topic, self.answers)
-
-    def unanswered(self, topic="/bnn/image"):
-        """A publisher on the topic of a node that cannot answer."""
-        return self._peer.node.create_publisher(
-            Image, topic, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        )
-
-    def set(self, **values):
-        for result in self._peer.set_parameters(NODE, **values):
-            assert result.successful, result.reason
-
-    def get(self, *names):
-        """Values of parameters."""
-        return [parameter_value_to_python(self._peer.get_parameter(NODE, n)) for n in names]
-
-    def labels(self):
-        """The labels of the newest label info."""
-        return [entry.class_name for entry in self.infos[-1].class_map]
-
-    def says(self, text, level=None):
-        """Wait until diagnostics say it, with this level."""
-        self.diagnostics.until(
-            lambda status, values: text in status.message and level in (None, status.level)
-        )
-
-
-@pytest.fixture
-def host(peer, english):
-    """A function that starts the node, by default on the reference backend."""
-
-    def start(model=english, **parameters):
-        return Hosted(peer, model, **{"backend": "reference", "device": "cpu", **parameters})
-
-    return start
-
-
-@pytest.fixture
-def hosted_on(host, machine, patient):
-    """A function that starts the node on the stand-in's device."""
-
-    def start(device, **parameters):
-        return host(backend="binary", device=device, **parameters)
-
-    return start
-
-
 # The start.
-
-
-@pytest.fixture
-def slow(machine):
-    """Lets the first engine wait in its maker: ``slow.set()`` lets it go on."""
-    go_on = threading.Event()
-
-    def wait():
-        assert go_on.wait(PATIENCE)
-
-    machine.before_making = wait
-    yield go_on
-    go_on.set()
 
 
 def loading(peer, model, **parameters):
@@ -379,7 +279,7 @@ def test_a_text_that_no_message_can_hold_is_refused(host, patient, value):
 
 def test_a_request_that_raises_what_nobody_foresaw_is_refused(peer, host, patient, monkeypatch):
     hosted = host()
-    monkeypatch.setattr(classifier_node, "load_model", lambda _: 1 / 0)
+    monkeypatch.setattr(requests, "load_model", lambda _: 1 / 0)
     (result,) = peer.set_parameters(NODE, model="road_signs")
     assert not result.successful
     assert result.reason.startswith("unexpected error: ZeroDivisionError: division by zero (at ")
@@ -396,7 +296,7 @@ def slow_disk(monkeypatch, german):
             assert go_on.wait(PATIENCE)
         return load_model(folder)
 
-    monkeypatch.setattr(classifier_node, "load_model", load)
+    monkeypatch.setattr(requests, "load_model", load)
     yield go_on
     go_on.set()
 
@@ -449,7 +349,7 @@ def test_a_newer_request_takes_the_place_of_a_model_that_is_read_slowly(
 
 
 def test_models_that_are_never_read_do_not_pile_up(peer, host, monkeypatch, slow_disk, english, german):
-    monkeypatch.setattr(classifier_node, "READING", 0.05)
+    monkeypatch.setattr(requests, "READING", 0.05)
     hosted = host()
     for _ in range(MAX_READINGS):
         hosted.set(model=str(german))
@@ -502,6 +402,7 @@ def test_every_value_of_diagnostics_has_its_name(peer, host, patient):
     counts = {
         "received": 4,
         "classified": 3,
+        "skipped by max_rate": 0,
         "dropped as stale": 0,
         "dropped while loading": 0,
         "lost in transport": 0,
@@ -512,6 +413,7 @@ def test_every_value_of_diagnostics_has_its_name(peer, host, patient):
     assert {what: hosted.diagnostics.frames(what) for what in counts} == counts
     stages = [*STAGES[:3], "preprocess", *STAGES[3:]]
     assert list(hosted.diagnostics.values) == [
+        "state",
         "model",
         "backend",
         "device",
@@ -526,10 +428,11 @@ def test_every_value_of_diagnostics_has_its_name(peer, host, patient):
         *(
             f"camera /bnn/image: {what}"
             for what in (
-                "frames received",
-                "frames lost in transport",
-                "rate (Hz)",
+                "rate in (Hz)",
+                "rate out (Hz)",
                 "since the last frame (s)",
+                *(f"frames {what}" for what in counts if what != "refused: step"),
+                *(f"latency to labels {name} (ms)" for name in ("p50", "p95", "p99", "maximum")),
             )
         ),
     ]

@@ -245,7 +245,7 @@ def test_diagnostics_tell_state_and_latency(peer, node):
         send_and_wait(peer, images, image(picture("red")), answers)
     diagnostics.until(lambda status, values: diagnostics.frames("classified") == 30)
     values = diagnostics.values
-    assert diagnostics.status.name == NODE
+    assert diagnostics.status.name == f"{NODE}: engine"
     assert values["model"] == "red-green-blue"
     assert values["backend"] == "cpu_binary"
     assert diagnostics.frames("received") == 30

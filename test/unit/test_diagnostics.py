@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from bnn_perception.errors import printable, shown
 from bnn_perception.ros import diagnostics
-from bnn_perception.ros.diagnostics import ERROR, OK, WARN, Report, State, as_mapping
+from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State, as_mapping, as_message
 from bnn_perception.ros.latency import Percentiles
 
 WORST_FIRST = (ERROR, WARN, OK)
@@ -23,7 +23,7 @@ LEVELS = {OK: DiagnosticStatus.OK, WARN: DiagnosticStatus.WARN, ERROR: Diagnosti
 
 
 def status_of(report):
-    (status,) = report.message(Time(sec=3, nanosec=4)).status
+    (status,) = as_message([report], Time(sec=3, nanosec=4)).status
     return status
 
 
@@ -68,6 +68,7 @@ def test_values_are_texts_in_order():
 
 #: A state in which every field says something of its own.
 STATE = State(
+    lifecycle="active",
     model="road_signs",
     backend="cpu_binary",
     device="AMD Ryzen 7",
@@ -78,6 +79,7 @@ STATE = State(
     frames={
         diagnostics.RECEIVED: 21,
         diagnostics.CLASSIFIED: 6,
+        diagnostics.SKIPPED: 8,
         diagnostics.STALE: 5,
         diagnostics.LOADING: 4,
         diagnostics.LOST: 3,
@@ -101,6 +103,7 @@ def values_of(state):
 def test_every_value_of_a_state_has_its_key():
     values = values_of(STATE)
     assert {key: value for key, value in values.items() if not key.startswith("latency ")} == {
+        "state": "active",
         "model": "road_signs",
         "backend": "cpu_binary",
         "device": "AMD Ryzen 7",
@@ -110,6 +113,7 @@ def test_every_value_of_a_state_has_its_key():
         "rate out (Hz)": "28.250",
         "frames received": "21",
         "frames classified": "6",
+        "frames skipped by max_rate": "8",
         "frames dropped as stale": "5",
         "frames dropped while loading": "4",
         "frames lost in transport": "3",
@@ -146,8 +150,28 @@ def test_percentiles_of_every_stage():
 
 
 def test_the_stamp_is_the_header_s():
-    message = Report("node", "gpu").message(Time(sec=3, nanosec=4))
+    message = as_message([Report("a", "gpu"), Report("b", "gpu")], Time(sec=3, nanosec=4))
     assert message.header.stamp == Time(sec=3, nanosec=4)
+    assert [status.name for status in message.status] == ["a", "b"]
+
+
+def test_the_state_of_a_camera_is_read_as_it_was_written():
+    state = CameraState(
+        29.5, 28.25, {diagnostics.RECEIVED: 9, diagnostics.REFUSED: 1}, 0.125, Percentiles(1, 2, 3, 4.5)
+    )
+    assert values_of(state) == {
+        "rate in (Hz)": "29.500",
+        "rate out (Hz)": "28.250",
+        "since the last frame (s)": "0.125",
+        "frames received": "9",
+        "frames refused": "1",
+        "latency to labels p50 (ms)": "1",
+        "latency to labels p95 (ms)": "2",
+        "latency to labels p99 (ms)": "3",
+        "latency to labels maximum (ms)": "4.500",
+    }
+    for written in (state, replace(state, latency=None)):
+        assert CameraState.from_values(values_of(written)) == written
 
 
 def test_foreign_text_is_cut_and_cannot_steer_a_terminal():

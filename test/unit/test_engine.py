@@ -339,7 +339,7 @@ def test_only_the_newest_request_is_met(start, machine, heard):
     assert [threads for _, _, threads in machine.calls] == [0, 1, 4]
     assert loader.current is requests[3]
     assert machine.closed == ["cpu_float"]  # it was made, and not warmed up
-    assert heard.lines == [f"{requests[0].asked} was given up for a newer request"]
+    assert heard.lines == [f"{requests[0].asked} was given up: it is wanted no longer"]
     assert heard.rejections == []
 
 
@@ -614,3 +614,34 @@ def test_what_make_backend_says_of_the_gpu_is_kept(machine, monkeypatch):
     monkeypatch.setattr(engine_module, "make_backend", make_backend)
     spec = EngineSpec(EngineSettings("m", "binary", "auto"), random_model(np.random.default_rng(0)))
     assert build_engine(spec).why_not_gpu == "no NVRTC"
+
+
+def test_nothing_is_made_anew_once_no_engine_is_wanted(start, machine, heard, monkeypatch):
+    loader, first = start("cuda", first_retry=0.05)
+    machine.gpu_works = False
+    loader.fault(first, "gone")
+    heard.until(lambda: any("cannot be used yet" in line for line in heard.lines))
+    loader.forget()
+    machine.gpu_works = True
+    time.sleep(0.3)  # several times the pause
+    assert (heard.engines, machine.open, loader.current) == ([], [], None)
+    loader.request(first.spec)
+    heard.until(lambda: heard.engines)
+
+
+def test_an_engine_that_is_wanted_no_longer_is_given_up(start, machine, heard):
+    loader, first = start("cpu")
+    entered, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        entered.set()
+        assert go_on.wait(PATIENCE)
+
+    machine.before_making = wait
+    loader.request(request(first.spec))
+    assert entered.wait(PATIENCE)
+    loader.forget()
+    go_on.set()
+    heard.until(lambda: heard.lines)
+    assert heard.lines[0].endswith("was given up: it is wanted no longer")
+    assert (heard.engines, heard.rejections, loader.current) == ([], [], None)

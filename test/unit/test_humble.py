@@ -25,6 +25,7 @@ MODULES = {
     "rclpy.duration": {"Duration"},
     "rclpy.exceptions": {"InvalidParameterTypeException", "InvalidParameterValueException"},
     "rclpy.executors": {"ExternalShutdownException", "ShutdownException", "SingleThreadedExecutor"},
+    "rclpy.lifecycle": {"LifecycleNode", "TransitionCallbackReturn"},
     "rclpy.node": {"Node"},
     "rclpy.parameter": {"Parameter"},
     "rclpy.qos": {
@@ -51,22 +52,27 @@ MEMBERS = {
         "count_publishers",
         "create_guard_condition",
         "create_publisher",
+        "create_service",
         "create_subscription",
         "create_timer",
         "declare_parameter",
         "destroy_node",
+        "destroy_publisher",
+        "destroy_subscription",
         "get_clock",
         "get_fully_qualified_name",
         "get_logger",
         "get_parameter",
         "get_publishers_info_by_topic",
         "get_topic_names_and_types",
+        "resolve_topic_name",
         "set_parameters",
         "subscriptions",
     },
     "rclpy.publisher:Publisher": {"get_subscription_count", "publish", "topic_name", "wait_for_all_acked"},
     "rclpy.subscription:Subscription": {"callback", "topic_name"},
     "rclpy.executors:SingleThreadedExecutor": {"add_node", "context", "shutdown", "spin", "spin_once"},
+    "rclpy.timer:Timer": {"cancel", "reset"},
     "rclpy.context:Context": {"init", "ok", "shutdown", "try_shutdown"},
     "rclpy.clock:Clock": {"clock_type", "now"},
     "rclpy.time:Time": {"clock_type", "nanoseconds", "to_msg"},
@@ -76,6 +82,11 @@ MEMBERS = {
     "rclpy.parameter:Parameter": {"name", "value"},
     "rclpy.topic_endpoint_info:TopicEndpointInfo": {"node_name", "qos_profile", "topic_type"},
     "rclpy.impl.rcutils_logger:RcutilsLogger": {"error", "fatal", "info", "warn", "warning"},
+}
+MEMBERS["rclpy.lifecycle:LifecycleNode"] = MEMBERS["rclpy.node:Node"] | {
+    "trigger_activate",
+    "trigger_configure",
+    "trigger_deactivate",
 }
 
 

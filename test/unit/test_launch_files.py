@@ -84,8 +84,13 @@ def test_numbers_of_a_region_have_a_fraction():
     ("value", "expected"),
     [("true", True), ("True", True), ("1", True), ("false", False), ("False", False), ("0", False)],
 )
-def test_use_sim_time_is_a_truth_value(value, expected):
-    assert parameters(use_sim_time=value) == {"use_sim_time": expected}
+def test_truth_values_are_written_as_people_write_them(value, expected):
+    assert parameters(use_sim_time=value, autostart=value) == {
+        "use_sim_time": expected,
+        "autostart": expected,
+    }
+    (node,) = launch(CLASSIFY, respawn=value).started
+    assert node.respawn is expected
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,8 @@ def test_use_sim_time_is_a_truth_value(value, expected):
     [
         ("use_sim_time", "maybe", "use_sim_time:=maybe must be true or false"),
         ("required", "perhaps", "required:=perhaps must be true or false"),
+        ("autostart", "2", "autostart:=2 must be true or false"),
+        ("respawn", "always", "respawn:=always must be true or false"),
         ("region", "5", r"region:=5 must be four numbers in brackets"),
         ("region", "left", r"region:=left must be four numbers in brackets"),
         ("region", "[0, 0, 1]", r"region:=\[0, 0, 1\] must be four numbers in brackets"),
@@ -127,6 +134,8 @@ def test_the_shipped_file_states_what_holds_without_one():
                 "region",
                 "use_sim_time",
                 "required",
+                "autostart",
+                "respawn",
             },
         ),
         (DEMO, {"source", "namespace", "region"}),
@@ -137,6 +146,13 @@ def test_arguments_describe_themselves(path, names):
     told = launch(path).arguments
     assert names <= set(told)
     assert all(told.values())
+
+
+def test_a_node_that_is_started_again_ends_no_launch():
+    (node,) = launch(CLASSIFY, respawn="true").started
+    event = SimpleNamespace(returncode=1, process_name="node-1")
+    assert node.on_exit(event, SimpleNamespace(is_shutdown=False)) is None
+    assert node.respawn_delay > 0
 
 
 @pytest.mark.parametrize("path", [CLASSIFY, DEMO])
@@ -150,6 +166,7 @@ def test_arguments_describe_themselves(path, names):
         ({}, 1, True, False),  # at the end of the launch
         ({"required": "true"}, 1, False, True),
         ({"required": "false"}, 1, False, False),
+        ({"respawn": "false"}, 1, False, True),
     ],
 )
 def test_a_node_that_cannot_start_ends_the_launch_with_an_error(path, required, code, is_shutdown, is_error):

@@ -33,19 +33,16 @@ def test_comments_in_the_yaml_file_are_the_descriptions():
         assert parameter.description.lower() in text, parameter.name
 
 
-def test_readme_has_a_row_for_every_parameter():
+def test_the_page_of_the_node_has_a_row_for_every_parameter():
     """Rows of the form | `name` | default | what it can be | description |."""
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("there is no README.md yet")
-    text = readme.read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
     rows = {
         cells[0].strip("`"): cells[1:]
         for line in text.splitlines()
         if line.startswith("|") and len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
     }
     for parameter in PARAMETERS:
-        assert parameter.name in rows, f"README.md has no row for the parameter {parameter.name}"
+        assert parameter.name in rows, f"docs/node.md has no row for the parameter {parameter.name}"
         default, allowed, description = rows[parameter.name]
         assert yaml.safe_load(default.strip("`")) == parameter.default, parameter.name
         assert description.rstrip(".").lower().startswith(parameter.description.lower()), parameter.name
@@ -62,7 +59,7 @@ def test_every_parameter_describes_itself():
         descriptor = parameter.descriptor()
         assert descriptor.description
         assert descriptor.read_only == parameter.read_only
-        if isinstance(parameter.default, (int, float)):
+        if isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool):
             (bounds,) = [*descriptor.integer_range, *descriptor.floating_point_range]
             assert bounds.from_value <= parameter.default <= bounds.to_value
             assert (bounds.from_value, bounds.to_value) == parameter.bounds

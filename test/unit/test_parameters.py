@@ -29,6 +29,7 @@ def test_defaults_can_be_used():
 def test_what_is_set_at_start_up_only():
     """The subscriptions and the timer are made once."""
     assert {parameter.name for parameter in PARAMETERS if parameter.read_only} == {
+        "autostart",
         "image_topics",
         "image_transport",
         "model_root",

@@ -16,6 +16,9 @@ from bnn_perception.ros.engine import Engine, EngineSpec
 from bnn_perception.ros.parameters import EngineSettings, Settings
 from bnn_perception.ros.pipeline import Arrival, Pipeline
 
+#: How many cameras a pipeline serves.
+CAMERAS = 4
+
 
 class Message(SimpleNamespace):
     """An image message of ``rows`` rows; who asks for its height, as the first who reads it does, calls ``on_read``."""
@@ -71,7 +74,8 @@ class Node:
         self.clock = Clock()
         self.on_publish = lambda arrival: None
 
-    def answered(self, arrival, predictions):
+    def answered(self, answer):
+        arrival, predictions = answer.arrival, answer.predictions
         self.clock.advance(self.publish_times.get(arrival.message.number, 0))
         self.on_publish(arrival)
         self.answers.append(predictions)
@@ -114,7 +118,7 @@ class Bench:
     def __init__(self):
         self.node = Node()
         self.settings = Settings(max_pixels=10_000)
-        self.pipeline = Pipeline(self.node, self.node.retire)
+        self.pipeline = Pipeline(self.node, self.node.retire, CAMERAS)
         self.pipeline.start()
         self.first = self.swapped("first")
         self.node.events.clear()
@@ -127,7 +131,7 @@ class Bench:
     def done(self):
         """How many frames have come to an end."""
         counts = self.counts
-        dropped = counts.stale + counts.loading + counts.failed
+        dropped = counts.skipped + counts.stale + counts.loading + counts.failed
         return counts.classified + dropped + sum(counts.refused.values())
 
     def put(self, camera, message, received=0.0, age=None):
@@ -273,7 +277,7 @@ def test_scores_below_the_threshold_leave_an_answer_without_labels(bench):
 def test_frames_before_the_first_engine_are_dropped_unread_and_counted(bench):
     """Bad ones too: nothing of a frame is looked at that cannot be answered."""
     node = Node()
-    pipeline = Pipeline(node, node.retire)
+    pipeline = Pipeline(node, node.retire, CAMERAS)
     read = []
     try:
         for number in (1, 2):  # a newer one takes the place of one that waits, whether anything runs or not
@@ -301,7 +305,7 @@ def test_frames_before_the_first_engine_are_dropped_unread_and_counted(bench):
 
 
 def test_a_pipeline_that_was_never_started_ends(bench):
-    pipeline = Pipeline(bench.node, bench.node.retire)
+    pipeline = Pipeline(bench.node, bench.node.retire, CAMERAS)
     engine, reader = make_engine("early")
     pipeline.swap(engine)
     pipeline.stop()
@@ -709,3 +713,57 @@ def test_the_thread_says_what_it_is_busy_with(bench, monkeypatch):
     bench.release()
     bench.until(lambda: worker.state == "waiting")
     assert not worker.is_stuck
+
+
+# Between a deactivation and the next activation.
+
+
+def test_a_released_pipeline_holds_no_engine_and_takes_none(bench):
+    bench.pipeline.release(PATIENCE)
+    assert bench.node.of("retired") == [("first",)]
+    assert (bench.pipeline.engine, bench.pipeline.is_loading) == (None, True)
+    late = bench.swap("late")
+    bench.until(lambda: late.closed == 1)
+    bench.put(0, message(1))
+    bench.until(lambda: bench.counts.loading == 1)
+    bench.pipeline.resume()
+    bench.swapped("second")
+    bench.ask(2)
+    assert bench.node.labels == [(2, 0, "second:2")]
+
+
+def test_a_release_waits_for_the_batch_in_hand(bench):
+    bench.hold()
+    started = threading.Thread(target=bench.pipeline.release, args=(PATIENCE,))
+    started.start()
+    assert bench.first.closed == 0
+    bench.first.gate.set()
+    started.join(PATIENCE)
+    assert not started.is_alive()
+    assert bench.node.labels == [(0, 0, "first:0")]
+    assert bench.first.closed == 1
+
+
+def test_a_release_waits_no_longer_than_its_patience(bench):
+    bench.hold()
+    bench.pipeline.release(0.01)
+    assert bench.first.closed == 0
+    bench.first.gate.set()
+    bench.until(lambda: bench.first.closed == 1)
+
+
+def test_an_engine_that_waits_is_retired_with_the_other(bench):
+    bench.hold()
+    waiting = bench.swap("waiting")
+    bench.pipeline.release(0.01)
+    bench.first.gate.set()
+    bench.until(lambda: (bench.first.closed, waiting.closed) == (1, 1))
+    assert bench.pipeline.engine is None
+
+
+def test_what_is_skipped_is_counted_by_camera(bench):
+    bench.pipeline.skip(2)
+    bench.ask(1, camera=1)
+    assert [counts.skipped for counts in bench.pipeline.cameras] == [0, 0, 1, 0]
+    assert [counts.received for counts in bench.pipeline.cameras] == [0, 1, 1, 0]
+    assert (bench.counts.received, bench.counts.skipped, bench.counts.classified) == (2, 1, 1)

@@ -15,7 +15,8 @@ from bnn_perception.__main__ import COMMANDS
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = README + "".join(
-    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "jetson.md", "robot.md")
+    (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for name in ("training.md", "jetson.md", "robot.md", "node.md")
 )
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
