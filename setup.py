@@ -48,6 +48,7 @@ ROS = {
     "kilted": [
         "ros-rclpy[fastrtps]>=9.1,<10",
         "ros-diagnostic-msgs>=5.5,<6",
+        "ros-geometry-msgs>=5.5,<6",
         "ros-rcl-interfaces>=2.3,<3",
         "ros-sensor-msgs>=5.5,<6",
         "ros-std-msgs>=5.5,<6",
@@ -56,6 +57,7 @@ ROS = {
     "jazzy": [
         "ros-rclpy[fastrtps]>=7.1,<8",
         "ros-diagnostic-msgs>=5.3,<5.4",
+        "ros-geometry-msgs>=5.3,<5.4",
         "ros-rcl-interfaces>=2.0,<2.1",
         "ros-sensor-msgs>=5.3,<5.4",
         "ros-std-msgs>=5.3,<5.4",

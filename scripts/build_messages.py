@@ -2,7 +2,7 @@
 """Build the message package ``msgs/vision_msgs`` into the virtual environment that runs this script.
 
 For machines without a ROS installation: the ROS 2 wheels on PyPI hold ``rclpy`` and the common interfaces,
-but not ``vision_msgs``. The four messages that the classifier publishes are therefore generated here with
+but not ``vision_msgs``. The messages that the nodes take and publish are therefore generated here with
 the rosidl wheels, cmake and a C++ compiler. Package name, field names and types are those of the real
 package, and so are the type hashes: both sides of a topic may use either.
 """
