@@ -19,12 +19,12 @@
 
 // A frame's region as it lies in the upload buffer; the twin of FRAME in bnn_perception/backends/cuda/specs.py.
 struct Frame {
-  unsigned long long offset;  // of the region's first pixel from the buffer's start, bytes, a multiple of 4
+  unsigned long long offset;  // of the word that holds the region's first byte from the buffer's start, bytes
   unsigned step;              // from one row to the next, bytes, a multiple of 4
   unsigned pixel_bytes;       // 1, 3 or 4
   unsigned red, green, blue;  // which byte of a pixel they are
   unsigned height, width;     // of the region, 1 to 16384
-  unsigned unused;
+  unsigned lead;              // bytes of that word before the region, 0 to 3: it may lie within a larger one
 };
 
 // Units that source pixel `i` and destination pixel `j` share on a line of source * destination units.
@@ -61,8 +61,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (width == OUT_WIDTH && height == OUT_HEIGHT) {
     const int index = (blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
     if (index < OUT_HEIGHT * OUT_WIDTH) {
-      const unsigned char* pixel = upload + frame.offset + static_cast<size_t>(index / OUT_WIDTH) * frame.step +
-                                   index % OUT_WIDTH * pixel_bytes;
+      const unsigned char* pixel = upload + frame.offset + frame.lead +
+                                   static_cast<size_t>(index / OUT_WIDTH) * frame.step + index % OUT_WIDTH * pixel_bytes;
       output[index] = packed(__ldg(pixel + frame.red), __ldg(pixel + frame.green), __ldg(pixel + frame.blue));
     }
     return;
@@ -70,8 +70,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
   const int out_y = blockIdx.y, tile_begin = blockIdx.x * TILE, tile_end = min(tile_begin + TILE, OUT_WIDTH);
   const int y_begin = out_y * height / OUT_HEIGHT, y_end = divide_up((out_y + 1) * height, OUT_HEIGHT);
-  const int word_begin = tile_begin * width / OUT_WIDTH * pixel_bytes / 4;
-  const int word_end = divide_up(divide_up(tile_end * width, OUT_WIDTH) * pixel_bytes, 4);
+  const int lead = frame.lead;
+  const int word_begin = (tile_begin * width / OUT_WIDTH * pixel_bytes + lead) / 4;
+  const int word_end = divide_up(divide_up(tile_end * width, OUT_WIDTH) * pixel_bytes + lead, 4);
 
   const int lane = threadIdx.x % LANES, out_x = tile_begin + threadIdx.x / LANES;
   const bool used = threadIdx.x / LANES < TILE && out_x < OUT_WIDTH;
@@ -95,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     if (used && lane < 3) {
       // The pixels of [x_begin, x_end) whose byte lies in this chunk.
-      const int first = word * 4 - byte, last = first + THREADS * 4;
+      const int first = word * 4 - lead - byte, last = first + THREADS * 4;
       const int x_first = max(x_begin, divide_up(max(first, 0), pixel_bytes)), x_last = min(x_end, divide_up(last, pixel_bytes));
       for (int x = x_first; x < x_last; ++x) {
         total += static_cast<unsigned long long>(column_sums[x * pixel_bytes - first]) * overlap(x, out_x, width, OUT_WIDTH);

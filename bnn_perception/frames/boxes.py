@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-
 #: Numbers beyond are no box in an image of at most 16384 pixels a side.
 LARGEST = 1e9
 

@@ -19,9 +19,11 @@ from layer_cases import RNG, SCALED, conv, frames_of, input_conv, scaled, stem
 from bnn_perception.backends import BackendError, make_backend
 from bnn_perception.backends.cuda import backend as cuda_backend
 from bnn_perception.backends.cuda import device, graph, specs
+from bnn_perception.backends.cuda.backend import padded_count
 from bnn_perception.backends.cuda.memory import SharedBuffer
 from bnn_perception.backends.cuda.tiles import TileTable, shape_key, user_table
 from bnn_perception.backends.cuda.upload import FrameUpload
+from bnn_perception.frames.boxes import Box, region_of
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import source_rect
 from bnn_perception.net.layer import Pool
@@ -572,30 +574,36 @@ def test_a_bad_table_of_tiles_is_named(fake_gpu: MakeGpu, text: str, message: st
     assert "delete it or tune again" in str(caught.value)
 
 
-def staged(upload: FrameUpload, frames: list[Frame], spec: InputSpec, bytes_: int) -> None:
-    """Assert that the GPU's side holds the regions of all frames, whole and apart, where its table says they are."""
+def staged(upload: FrameUpload, frames: list[Frame], spec: InputSpec, bytes_: int) -> int:
+    """Assert that the GPU's side holds the regions of all frames, whole, where its table says they are.
+
+    Returns:
+        Bytes up to the end of the last region.
+    """
     memory = upload.device.host.view(np.uint8).reshape(-1)
-    end = len(frames) * specs.FRAME.itemsize
-    table = memory[:end].view(specs.FRAME)
-    for frame, row in zip(frames, table, strict=True):
+    begin = len(frames) * specs.FRAME.itemsize
+    end = 0
+    for frame, row in zip(frames, memory[:begin].view(specs.FRAME), strict=True):
         rect = source_rect(*frame.pixels.shape[:2], frame.region, spec)
         channels = ENCODINGS[frame.encoding].channels
         assert (row["height"], row["width"], row["pixel_bytes"]) == (rect.height, rect.width, channels)
         assert (row["red"], row["green"], row["blue"]) == ENCODINGS[frame.encoding].rgb
-        offset, step = int(row["offset"]), int(row["step"])
-        # Whole words and lines of the bus; behind what stands before, and no further behind than that takes.
-        assert offset % 128 == 0
-        assert end <= offset < end + 128
-        assert step % 4 == 0
-        assert rect.width * channels <= step < rect.width * channels + 4
-        end = offset + rect.height * step
-        rows = memory[offset:end].reshape(rect.height, step)[:, : rect.width * channels]
+        word, lead, step = int(row["offset"]), int(row["lead"]), int(row["step"])
+        # Whole words, inside the rows and behind the table.
+        assert (word % 4, step % 4) == (0, 0)
+        assert lead < 4
+        assert begin <= word
+        assert lead + rect.width * channels <= step
+        last = word + (rect.height - 1) * step + lead + rect.width * channels
+        assert last <= bytes_
+        rows = np.lib.stride_tricks.as_strided(
+            memory[word + lead :], (rect.height, rect.width * channels), (step, 1)
+        )
         expected = frame.pixels[rect.y : rect.y + rect.height, rect.x : rect.x + rect.width]
         np.testing.assert_array_equal(rows.reshape(expected.shape), expected)
-    end = -(-end // 128) * 128
-    # Rounded up so that frames of nearly one size share a graph: by a sixteenth or, of small ones, to 4 KiB.
-    assert end <= bytes_ < end + max(4096, end / 16)
+        end = max(end, last)
     assert bytes_ % 4096 == 0
+    return end
 
 
 @pytest.mark.parametrize("integrated", [True, False])
@@ -626,7 +634,36 @@ def test_regions_are_staged_one_after_the_other(fake_gpu: MakeGpu, integrated: b
             largest = max(largest, bytes_)
             upload.copy(stream, bytes_)
             stream.synchronize()
-            staged(upload, batch, spec, bytes_)
+            end = staged(upload, batch, spec, bytes_)
+            # Rounded up so that frames of nearly one size share a graph: by a sixteenth or, of small ones, to 4 KiB.
+            assert bytes_ < end + 128 + max(4096, end / 16)
+
+
+def test_boxes_of_one_image_are_copied_as_the_rectangle_around_them_where_that_is_less(
+    fake_gpu: MakeGpu,
+) -> None:
+    world, gpu, spec = fake_gpu(), device.Gpu(), InputSpec(16, 16, fit="stretch")
+    pixels = models.random_frame(RNG(9), 200, 300).pixels
+    rng = RNG(10)
+    boxes = [region_of(Box(*rng.uniform(60, 140, 2), *rng.uniform(20, 80, 2)), 300, 200) for _ in range(100)]
+    far = [(0.0, 0.0, 0.1, 0.1), (0.9, 0.9, 0.1, 0.1)]
+    with gpu(), world.cuda.Stream(non_blocking=True) as stream:
+        upload = FrameUpload(gpu, spec)
+        for regions, most in ((boxes, 300 * 200 * 3), (far, 2 * 30 * 20 * 3)):
+            frames = [Frame(pixels, "rgb8", region) for region in regions if region is not None]
+            assert len(frames) == len(regions)
+            bytes_, _ = upload.stage(frames)
+            upload.copy(stream, bytes_)
+            stream.synchronize()
+            end = staged(upload, frames, spec, bytes_)
+            assert end <= len(frames) * specs.FRAME.itemsize + most + 256
+
+
+@pytest.mark.parametrize("count", [*range(1, 40), 100, 255, 256])
+def test_batches_are_filled_up_to_few_sizes(count: int) -> None:
+    padded = padded_count(count)
+    assert count <= padded <= min(256, count + count / 8)
+    assert padded_count(padded) == padded
 
 
 def test_regions_of_nearly_one_size_share_a_graph(fake_gpu: MakeGpu) -> None:

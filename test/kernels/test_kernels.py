@@ -33,6 +33,7 @@ from bnn_perception.backends.cuda.device import Gpu
 from bnn_perception.backends.cuda.network import Array, Step
 from bnn_perception.backends.cuda.sources import kernel_source
 from bnn_perception.backends.cuda.upload import FrameUpload
+from bnn_perception.frames.boxes import Box, region_of
 from bnn_perception.frames.frame import ENCODINGS, Frame
 from bnn_perception.frames.preprocess import prepare_reference
 from bnn_perception.net import bits
@@ -239,6 +240,26 @@ def test_preprocess_any_region(fake_gpu: Callable[..., FakeCupy], data: st.DataO
             RNG(data.draw(st.integers(0, 99))), data.draw(sides), data.draw(sides), encoding
         )
         frames.append(Frame(frame.pixels, encoding, region))
+    check_preprocess(fake_gpu(), frames, spec)
+
+
+@same_examples(30)
+@given(st.data())
+def test_preprocess_boxes_of_one_image(fake_gpu: Callable[..., FakeCupy], data: st.DataObject) -> None:
+    """Overlapping regions are read in place from one copy, wherever in a word they begin."""
+    encoding = data.draw(st.sampled_from(ENCODING_NAMES))
+    width, height = data.draw(st.integers(20, 90)), data.draw(st.integers(20, 90))
+    pixels = models.random_frame(RNG(data.draw(st.integers(0, 99))), height, width, encoding).pixels
+    spec = InputSpec(
+        9, 12, data.draw(st.sampled_from([1, 3])), data.draw(st.sampled_from(["crop", "stretch"]))
+    )
+    numbers = st.floats(1, 90)
+    boxes = data.draw(st.lists(st.builds(Box, numbers, numbers, numbers, numbers), min_size=4, max_size=12))
+    regions = [region_of(box, width, height) for box in boxes]
+    frames = [Frame(pixels, encoding, region) for region in regions if region is not None]
+    # One of the output's own size, which is copied, at any byte of a word.
+    x = data.draw(st.integers(0, width - 12))
+    frames.append(Frame(pixels, encoding, (x / width, 0.0, 12 / width, 9 / height)))
     check_preprocess(fake_gpu(), frames, spec)
 
 

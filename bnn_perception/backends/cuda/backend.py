@@ -70,6 +70,15 @@ class DeviceNetwork(Protocol):
         ...
 
 
+def padded_count(count: int) -> int:
+    """The number of frames that a batch is filled up to, by an eighth at most.
+
+    A graph is captured for each number of frames, and a detector finds another number of objects in every image.
+    """
+    granule = 1 << max(0, (count - 1).bit_length() - 4)
+    return min(MAX_FRAMES, -(-count // granule) * granule)
+
+
 class CudaBackend:
     """Evaluates a network on the GPU; see :class:`bnn_perception.backends.Backend`.
 
@@ -128,9 +137,11 @@ class CudaBackend:
 
     def _evaluate(self, frames: Sequence[Frame], times: dict[str, float]) -> NDArray[np.float32]:
         count = len(frames)
+        padded = padded_count(count)
         with self.current():
             start = time.perf_counter()
-            sequence = self._prepared(count, self._stage(frames))
+            batch = [*frames, *[frames[-1]] * (padded - count)]
+            sequence = self._prepared(padded, self._stage(batch))
             staged = (time.perf_counter() - start) * 1e3
             sequence.launch()
             self.stream.synchronize()

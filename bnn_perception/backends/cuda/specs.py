@@ -63,7 +63,7 @@ FRAME = np.dtype(
         ("blue", "<u4"),
         ("height", "<u4"),
         ("width", "<u4"),
-        ("unused", "<u4"),
+        ("lead", "<u4"),
     ]
 )
 
