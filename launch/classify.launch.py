@@ -48,6 +48,9 @@ def classifier(context):
     for name in parameters.keys() & set(TRUTHS):
         parameters[name] = as_truth(name, parameters[name])
     respawn = as_truth("respawn", LaunchConfiguration("respawn").perform(context))
+    detection_topic = LaunchConfiguration("detection_topic").perform(context)
+    if detection_topic:
+        parameters["detection_topics"] = [detection_topic]
     required = as_truth("required", LaunchConfiguration("required").perform(context))
     file = LaunchConfiguration("params_file").perform(context)
     return [
@@ -71,6 +74,11 @@ def generate_launch_description():
     return LaunchDescription(
         [
             DeclareLaunchArgument("image_topic", default_value="image", description="topic of the images"),
+            DeclareLaunchArgument(
+                "detection_topic",
+                default_value="",
+                description="topic of a detector's boxes, which are labelled instead of the image; empty: none",
+            ),
             DeclareLaunchArgument("namespace", default_value="bnn", description="of the node and its topics"),
             DeclareLaunchArgument(
                 "params_file",

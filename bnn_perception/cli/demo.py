@@ -30,6 +30,8 @@ READY_PATIENCE = 300.0
 LABEL_PATIENCE = 30.0
 #: Seconds for what is still on its way after the last frame.
 LINGER = 1.0
+#: By which the boxes of the scene, which end with the sign, are enlarged: the pictures of the training do not.
+BOX_MARGIN = 0.1
 #: Rows of the live table.
 ROWS = 12
 
@@ -41,6 +43,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--source",
         default="scene",
         help="scene (rendered road signs), webcam:0, or a folder of images, a video or a recording (default: scene)",
+    )
+    parser.add_argument(
+        "--boxes",
+        action="store_true",
+        help="label the sign's box in the whole picture, as a detector would find it, and not a fixed part of it",
     )
     add_backend_arguments(parser)
 
@@ -73,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
     from bnn_perception.ros.watcher import watching
 
     knows_truth = is_scene(args.source)
+    if args.boxes and not knows_truth:
+        raise CommandError(f"--boxes: the source {args.source} does not know where things are; scene does")
     with (
-        watching(args.frames, knows_truth) as watcher,
+        watching(args.frames, knows_truth, args.boxes) as watcher,
         tempfile.TemporaryDirectory(prefix="bnn_perception-demo-") as folder,
     ):
         state = play(args, watcher, Path(folder))
@@ -92,7 +101,9 @@ def play(args: argparse.Namespace, watcher: Watcher, folder: Path) -> State:
         "diagnostics_period": 0.25,
     }
     region = region_for(args.source)
-    if region is not None:
+    if args.boxes:
+        parameters.update(detection_topics=["detections"], box_margin=BOX_MARGIN)
+    elif region is not None:
         parameters["region"] = list(region)
     print(
         "starting the classifier node; where nothing is compiled yet, it compiles the CPU backend", flush=True

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import Error, shown
+from bnn_perception.frames.boxes import Box
 from bnn_perception.frames.encoded import MAX_PIXELS, TRANSPORTED, EncodedError, decode
 from bnn_perception.frames.images import ImageError
 from bnn_perception.frames.raw import RawError, compressed_order
@@ -88,6 +89,7 @@ class SourceFrame:
         image: raw or compressed.
         truth: the right label, None where it is not known.
         frame_id: the coordinate frame as recorded, "" where there is none.
+        boxes: around what is to be classified, where that is known.
     """
 
     name: str
@@ -95,6 +97,7 @@ class SourceFrame:
     image: RawImage | CompressedImage
     truth: str | None = None
     frame_id: str = ""
+    boxes: tuple[Box, ...] = ()
 
 
 class Source:
@@ -107,11 +110,13 @@ class Source:
         uri: what was opened.
         loop: whether it starts again at the end.
         live: whether frames come at a pace of their own, so that reading one waits for it.
+        knows_boxes: whether frames say where what is to be classified lies.
         compressed: whether frames are :class:`CompressedImage`, otherwise :class:`RawImage`.
         refused: number of frames so far that could not be read.
     """
 
     live = False
+    knows_boxes = False
     compressed = False
 
     def __init__(self, uri: str, *, loop: bool, warn: Callable[[str], None]) -> None:

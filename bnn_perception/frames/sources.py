@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bnn_perception.frames import recordings
+from bnn_perception.frames.boxes import Box
 from bnn_perception.frames.images import SUFFIXES, ImageError, find_images, read_image
 from bnn_perception.frames.source import FOLDER_RATE, RawImage, Source, SourceError, SourceFrame
 
@@ -140,6 +141,8 @@ class Webcam(Source):
 class RenderedScene(Source):
     """The drive past road signs of :class:`bnn_perception.scenes.drive.Scene`, 30 pictures a second, without an end."""
 
+    knows_boxes = True
+
     def __init__(self, uri: str, seed: int, *, width: int, height: int, warn: Callable[[str], None]) -> None:
         super().__init__(uri, loop=False, warn=warn)
         self._arguments = (seed, width, height)
@@ -152,7 +155,13 @@ class RenderedScene(Source):
         for index in itertools.count():
             pixels, class_id = scene.next()
             stamp = round(index * 1e9 / DEFAULT_RATE)
-            yield SourceFrame(f"{self.uri}#{index}", stamp, RawImage.of(pixels, "rgb8"), ROAD_SIGNS[class_id])
+            yield SourceFrame(
+                f"{self.uri}#{index}",
+                stamp,
+                RawImage.of(pixels, "rgb8"),
+                truth=ROAD_SIGNS[class_id],
+                boxes=(Box(*scene.sign_box),),
+            )
 
 
 def holds_video(path: str | os.PathLike[str]) -> bool:

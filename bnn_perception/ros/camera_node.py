@@ -14,11 +14,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Classification, ObjectHypothesis
+from vision_msgs.msg import Classification, Detection2DArray, ObjectHypothesis
 
 from bnn_perception.errors import printable
 from bnn_perception.frames.source import RawImage, SourceError, SourceFrame
 from bnn_perception.frames.sources import open_source
+from bnn_perception.ros.detections import as_message
 from bnn_perception.ros.entry import run_node, spin_once
 from bnn_perception.ros.parameters import Parameter, ParameterError, declare
 from bnn_perception.ros.process import why_small
@@ -57,7 +58,8 @@ THROTTLE = 5.0
 
 
 class CameraNode(Node):
-    """Publishes ``image_raw``, or ``image_raw/compressed`` for a compressed recording, and ``truth``.
+    """Publishes ``image_raw``, or ``image_raw/compressed`` for a compressed recording, and what is known of a frame:
+    ``truth``, and ``detections``, the boxes that a detector would find.
 
     Frames are stamped when they are published, as a camera does, whatever time a recording is from.
 
@@ -89,6 +91,9 @@ class CameraNode(Node):
         )
         # Small, and looked up by stamp later: it must not get lost.
         self._truth = self.create_publisher(Classification, "truth", 100)
+        self._detections = (
+            self.create_publisher(Detection2DArray, "detections", 10) if self._source.knows_boxes else None
+        )
 
     def _warn(self, line: str) -> None:
         self.get_logger().warning(printable(line))
@@ -164,6 +169,8 @@ class CameraNode(Node):
         data.frombytes(image.data.data)
         message.data = data
         self._images.publish(message)
+        if self._detections is not None:
+            self._detections.publish(as_message(frame.boxes, header))
         if frame.truth is not None:
             results = [ObjectHypothesis(class_id=frame.truth, score=1.0)]
             self._truth.publish(Classification(header=header, results=results))

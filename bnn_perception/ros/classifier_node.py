@@ -105,13 +105,20 @@ class ClassifierNode(LifecycleNode):
         self._has_started_itself = False
         self._cause: Exception | None = None
         self._restoring = False
-        topics = [self._resolved(topic) for topic in self._settings.image_topics]
-        cameras = [CameraHealth(topic) for topic in topics]
+        cameras = [
+            CameraHealth(self._resolved(topic), boxes_topic=self._resolved_boxes(number))
+            for number, topic in enumerate(self._settings.image_topics)
+        ]
         self.pipeline = Pipeline(self, self._loader.retire, len(cameras))
         self._refusals = Refusals()
         self._cameras = Cameras(self, lambda: self._settings, self.pipeline, cameras)
         self._health = Health(
-            self.pipeline, self._loader.worker, self._refusals, cameras, self._cameras.why_silent
+            self.pipeline,
+            self._loader.worker,
+            self._refusals,
+            cameras,
+            self._cameras.why_silent,
+            self._cameras.why_no_boxes,
         )
         self._judge = self.create_guard_condition(self._on_news)
         self._requests = EngineRequests(
@@ -163,6 +170,11 @@ class ClassifierNode(LifecycleNode):
             return self.resolve_topic_name(topic)
         return self.resolve_topic_name(topic + SUFFIX).removesuffix(SUFFIX)
 
+    def _resolved_boxes(self, camera: int) -> str:
+        """The name of the topic of a camera's boxes on the graph; empty where there is none."""
+        topic = self._settings.boxes_of(camera)
+        return topic and self.resolve_topic_name(topic)
+
     # Executor thread: the states of a managed node.
 
     def on_configure(self, _: Any) -> TransitionCallbackReturn:
@@ -212,7 +224,10 @@ class ClassifierNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._requests.read(self._settings, self.context.ok)
-        self._outputs = Outputs(self, [camera.topic for camera in self._health.cameras])
+        cameras = self._health.cameras
+        self._outputs = Outputs(
+            self, [camera.topic for camera in cameras], [bool(camera.boxes_topic) for camera in cameras]
+        )
         self._health.failure = ""
 
     def _activate(self) -> None:
@@ -263,8 +278,8 @@ class ClassifierNode(LifecycleNode):
         wanted = is_active and not self._idle
         if wanted and not self._cameras.are_subscribed:
             self._cameras.subscribe()
-            for line in self._cameras.describe():
-                self.get_logger().info(f"images from {line}; labels on {self._topics.labels_topic}")
+            for number, line in enumerate(self._cameras.describe()):
+                self.get_logger().info(f"images from {line}; answers on {self._topics.topic_of(number)}")
         elif not wanted and self._cameras.are_subscribed:
             self._cameras.unsubscribe()
 

@@ -26,6 +26,10 @@ NOTHING = "none"
 RECEIVED, CLASSIFIED, STALE, LOADING = "received", "classified", "dropped as stale", "dropped while loading"
 SKIPPED, LOST, FAILED, REFUSED = "skipped by max_rate", "lost in transport", "failed", "refused"
 
+#: What becomes of a detector's boxes, and of images and messages of boxes that do not find each other.
+ANSWERED, UNUSABLE = "boxes answered", "boxes that hold no pixel of the image"
+WITHOUT_IMAGE, WITHOUT_BOXES = "messages of boxes without an image", "images without boxes"
+
 #: What follows the node's name and a colon in the name of a status; the camera's topic follows the latter.
 ENGINE, CAMERA = "engine", "camera "
 
@@ -121,6 +125,7 @@ class CameraState:
         since_last: seconds since the newest frame.
         latency: from the stamp of a frame to its labels, or from its coming where stamp and clock have nothing in
             common; None before there are labels.
+        boxes: since the start; :data:`ANSWERED` and so on. Empty where the whole image is labelled.
     """
 
     rate_in: float
@@ -128,6 +133,7 @@ class CameraState:
     frames: Mapping[str, int]
     since_last: float
     latency: Percentiles | None
+    boxes: Mapping[str, int] = field(default_factory=dict)
 
     def values(self) -> dict[str, object]:
         """Keys and values of the message."""
@@ -136,6 +142,7 @@ class CameraState:
             _RATE_OUT: self.rate_out,
             _SINCE: self.since_last,
             **{_FRAMES + name: count for name, count in self.frames.items()},
+            **self.boxes,
             **_latency_values({_LABELS: self.latency} if self.latency else {}),
         }
 
@@ -152,6 +159,7 @@ class CameraState:
             frames=_frames(values),
             since_last=float(values[_SINCE]),
             latency=_latencies(values).get(_LABELS),
+            boxes={name: int(values[name]) for name in _BOXES if name in values},
         )
 
 
@@ -183,6 +191,7 @@ def _latencies(values: Mapping[str, str]) -> dict[str, Percentiles]:
 _LIFECYCLE = "state"
 _MODEL, _BACKEND, _DEVICE, _WANTED, _WHY = "model", "backend", "device", "device wanted", "why not the GPU"
 _RATE_IN, _RATE_OUT = "rate in (Hz)", "rate out (Hz)"
+_BOXES = (ANSWERED, UNUSABLE, WITHOUT_IMAGE, WITHOUT_BOXES)
 _SINCE, _LABELS = "since the last frame (s)", "to labels"
 _UNEXPECTED, _THREAD = "unexpected errors", " thread"
 _FRAMES, _REFUSED, _LATENCY, _UNIT = "frames ", "frames refused: ", "latency ", " (ms)"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bnn_perception.ros import diagnostics
 from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State
 from bnn_perception.ros.engine import Engine, EngineSpec
+from bnn_perception.ros.pairing import Unpaired
 from bnn_perception.ros.parameters import Settings
 from bnn_perception.ros.pipeline import Counts, Pipeline
 from bnn_perception.ros.process import transport_remedy
@@ -39,6 +40,10 @@ class CameraHealth:
         lost: messages that were lost in transport.
         foreign_stamps: messages since the last report whose stamps have nothing to do with the clock.
         last_refusal: reason of the message that was refused last.
+        boxes_topic: of a detector's boxes, in full; empty where the whole image is labelled.
+        last_boxes, last_pair: time.monotonic() of the newest boxes, and of the newest that found their image; or of
+            their subscription.
+        unpaired: images and boxes since the start that did not find each other.
     """
 
     topic: str
@@ -46,6 +51,10 @@ class CameraHealth:
     lost: int = 0
     foreign_stamps: int = 0
     last_refusal: str = ""
+    boxes_topic: str = ""
+    last_boxes: float = field(default_factory=time.monotonic)
+    last_pair: float = field(default_factory=time.monotonic)
+    unpaired: Unpaired = field(default_factory=Unpaired)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Health:
         cameras: what is noticed of each.
         why_silent: given a camera's number, what keeps its frames away as far as the graph tells, and how many
             publishers it has.
+        why_no_boxes: the same of its boxes.
 
     Attributes:
         cameras: what is noticed of each.
@@ -99,6 +109,7 @@ class Health:
         refusals: Refusals,
         cameras: Sequence[CameraHealth],
         why_silent: Callable[[int], tuple[str, int]],
+        why_no_boxes: Callable[[int], tuple[str, int]],
     ) -> None:
         now = time.monotonic()
         self.cameras = cameras
@@ -113,8 +124,10 @@ class Health:
         self._workers = (pipeline.worker, loading)
         self._refusals = refusals
         self._why_silent = why_silent
+        self._why_no_boxes = why_no_boxes
         self._unforeseen_before = 0
         self._before = [_numbers(Counts(), 0) for _ in cameras]
+        self._lonely_before = [0] * len(cameras)
         self._reported_at = now
 
     def report(self, name: str, situation: Situation) -> list[Report]:
@@ -254,6 +267,8 @@ class Health:
             )
         if is_heard and silent_for >= SILENCE:
             self._find_silence(report, number, silent_for)
+        if camera.boxes_topic and is_heard:
+            self._find_without_boxes(report, number)
         if camera.foreign_stamps:
             camera.foreign_stamps = 0
             report.find(
@@ -266,11 +281,24 @@ class Health:
             frames=totals,
             since_last=silent_for,
             latency=next(iter(latency.values()), None),
+            boxes=self._boxes(number),
         )
         if is_heard and not self._pipeline.is_loading:
             _find_slow(report, state, situation.settings, camera.topic)
         report.add(state.values())
         return report
+
+    def _boxes(self, number: int) -> dict[str, int]:
+        """What became of a camera's boxes; empty where its whole image is labelled."""
+        camera, counts = self.cameras[number], self._pipeline.cameras[number]
+        if not camera.boxes_topic:
+            return {}
+        return {
+            diagnostics.ANSWERED: counts.boxes,
+            diagnostics.UNUSABLE: counts.unusable,
+            diagnostics.WITHOUT_IMAGE: camera.unpaired.detections,
+            diagnostics.WITHOUT_BOXES: camera.unpaired.images,
+        }
 
     def _find_silence(self, report: Report, number: int, seconds: float) -> None:
         why, publishers = self._why_silent(number)
@@ -282,6 +310,34 @@ class Health:
         report.find(WARN, why)
         if seconds > LOG_SILENCE:
             self.news.append(why)
+
+    def _find_without_boxes(self, report: Report, number: int) -> None:
+        """Note boxes that do not come, or come without their image."""
+        camera, now = self.cameras[number], time.monotonic()
+        lonely = camera.unpaired.detections - self._lonely_before[number]
+        self._lonely_before[number] = camera.unpaired.detections
+        distance = camera.unpaired.distance
+        nearest = "none waited" if distance is None else f"the nearest was {distance * 1e-6:.1f} ms away"
+        remedy = f"({nearest}); let the detector copy the header of the image, or raise sync_tolerance"
+        if now - camera.last_boxes >= SILENCE:
+            why, publishers = self._why_no_boxes(number)
+            seconds = now - camera.last_boxes
+            report.find(
+                WARN,
+                why
+                or f"no boxes on {camera.boxes_topic} for {seconds:.0f} s, though it has {publishers} publisher(s)",
+            )
+        elif now - camera.last_pair >= SILENCE:
+            report.find(
+                WARN,
+                f"no boxes on {camera.boxes_topic} have found their image on {camera.topic} for "
+                f"{now - camera.last_pair:.0f} s {remedy}",
+            )
+        elif lonely:
+            report.find(
+                WARN,
+                f"{lonely} messages on {camera.boxes_topic} found no image of {camera.topic} with their stamp {remedy}",
+            )
 
 
 def _find_slow(report: Report, state: CameraState, settings: Settings, topic: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Region = tuple[float, float, float, float]
 
 #: Why a frame is refused, for counters.
-Reason = Literal["zero size", "too large", "encoding", "step", "data length", "undecodable"]
+Reason = Literal["zero size", "too large", "encoding", "step", "data length", "undecodable", "boxes"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 

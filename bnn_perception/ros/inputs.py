@@ -1,4 +1,4 @@
-"""The image topics of the classifier node: their subscriptions, and the messages that come."""
+"""What the classifier node subscribes: images, and a detector's boxes in them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -18,6 +19,7 @@ except ImportError:  # where they are until ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 from bnn_perception.ros.health import CameraHealth
+from bnn_perception.ros.pairing import Pairing
 from bnn_perception.ros.parameters import Settings
 from bnn_perception.ros.pipeline import Arrival, Pipeline
 from bnn_perception.ros.silence import SUFFIX, why_silent
@@ -26,8 +28,12 @@ from bnn_perception.ros.silence import SUFFIX, why_silent
 CLOCK_TOLERANCE = 60_000.0
 
 
+#: Images, and boxes, that DDS keeps for this node where one waits for the other.
+DEPTH_OF_PAIRS = 10
+
+
 class Cameras:
-    """Subscribes the image topics of a node and hands over what comes, all in the executor's thread.
+    """Subscribes the topics of a node and hands over what comes, all in the executor's thread.
 
     Args:
         node: that subscribes.
@@ -47,52 +53,72 @@ class Cameras:
         self._settings = settings
         self._pipeline = pipeline
         self._cameras = cameras
-        self._subscriptions: list[Any] = []
+        self._images: list[Any] = []
+        self._boxes: dict[int, Any] = {}
+        self._pairings = {number: Pairing(camera.unpaired) for number, camera in enumerate(cameras)}
         self._due = [0.0] * len(cameras)
 
     @property
     def are_subscribed(self) -> bool:
         """Whether messages come."""
-        return bool(self._subscriptions)
+        return bool(self._images)
 
     def subscribe(self) -> None:
         """Let messages come."""
+        settings = self._settings()
         now = time.monotonic()
-        for camera in self._cameras:
-            camera.last_frame = now
-        self._subscriptions = [
-            self._subscribe(camera, topic) for camera, topic in enumerate(self._settings().image_topics)
-        ]
+        for number, camera in enumerate(self._cameras):
+            camera.last_frame = camera.last_boxes = camera.last_pair = now
+            self._images.append(self._subscribe_images(number, settings))
+            if topic := settings.boxes_of(number):
+                self._boxes[number] = self._node.create_subscription(
+                    Detection2DArray,
+                    topic,
+                    partial(self._on_detections, number),
+                    QoSProfile(depth=DEPTH_OF_PAIRS, reliability=ReliabilityPolicy.BEST_EFFORT),
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                )
 
     def unsubscribe(self) -> None:
         """Let no more messages come."""
-        subscriptions, self._subscriptions = self._subscriptions, []
+        subscriptions = [*self._images, *self._boxes.values()]
+        self._images, self._boxes = [], {}
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
+        for pairing in self._pairings.values():
+            pairing.clear()
 
     def describe(self) -> list[str]:
-        """Topic and quality of service of each subscription, for the log."""
-        return [
-            f"{s.topic_name} ({s.qos_profile.reliability.short_key}, depth {s.qos_profile.depth})"
-            for s in self._subscriptions
-        ]
+        """Topic and quality of service of each camera's images, and the topic of its boxes, for the log."""
+        lines = []
+        for number, images in enumerate(self._images):
+            profile = images.qos_profile
+            line = f"{images.topic_name} ({profile.reliability.short_key}, depth {profile.depth})"
+            boxes = self._boxes.get(number)
+            lines.append(line if boxes is None else f"{line} with boxes from {boxes.topic_name}")
+        return lines
 
     def why_silent(self, camera: int) -> tuple[str, int]:
         """What keeps frames away as far as the graph tells, and how many publishers there are."""
-        return why_silent(self._node, self._subscriptions[camera])
+        return why_silent(self._node, self._images[camera])
 
-    def _subscribe(self, camera: int, topic: str) -> Any:
+    def why_no_boxes(self, camera: int) -> tuple[str, int]:
+        """What keeps a camera's boxes away, and how many publishers there are."""
+        return why_silent(self._node, self._boxes[camera], is_of_boxes=True)
+
+    def _subscribe_images(self, camera: int, settings: Settings) -> Any:
         kind: Any = Image
-        name = topic
-        if self._settings().image_transport == "compressed":
-            kind, name = CompressedImage, f"{topic}{SUFFIX}"
+        name = settings.image_topics[camera]
+        if settings.image_transport == "compressed":
+            kind, name = CompressedImage, f"{name}{SUFFIX}"
         # Best effort takes every camera's frames; depth 1 is the newest frame and not one that waited its turn.
+        depth = DEPTH_OF_PAIRS if settings.boxes_of(camera) else 1
         create = partial(
             self._node.create_subscription,
             kind,
             name,
             partial(self._on_image, camera),
-            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+            QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         # DDS counts from the subscription's making on.
@@ -113,15 +139,44 @@ class Cameras:
         received = time.perf_counter()
         settings, health = self._settings(), self._cameras[camera]
         health.last_frame = time.monotonic()
+        if not settings.boxes_of(camera):
+            self._put(camera, message, None, received, settings)
+            return
+        tolerance = _nanoseconds(settings.sync_tolerance)
+        pair = self._pairings[camera].image(_stamp(message), message, len(message.data), tolerance)
+        self._put_pair(camera, pair, received, settings)
+
+    def _on_detections(self, camera: int, message: Detection2DArray) -> None:
+        received = time.perf_counter()
+        settings = self._settings()
+        self._cameras[camera].last_boxes = time.monotonic()
+        tolerance = _nanoseconds(settings.sync_tolerance)
+        pair = self._pairings[camera].detections(_stamp(message), message, tolerance)
+        self._put_pair(camera, pair, received, settings)
+
+    def _put_pair(
+        self, camera: int, pair: tuple[Any, Any] | None, received: float, settings: Settings
+    ) -> None:
+        if pair is not None:
+            self._cameras[camera].last_pair = time.monotonic()
+            self._put(camera, *pair, received, settings)
+
+    def _put(
+        self,
+        camera: int,
+        image: Any,
+        detections: Detection2DArray | None,
+        received: float,
+        settings: Settings,
+    ) -> None:
+        """Hand over an image, with its boxes where those are answered, unless it comes too soon."""
         if settings.max_rate and not self._is_due(camera, received, 1 / settings.max_rate):
             self._pipeline.skip(camera)
             return
-        stamp = message.header.stamp
-        now = self._node.get_clock().now().nanoseconds
-        age = (now - stamp.sec * 1_000_000_000 - stamp.nanosec) * 1e-6
+        age = (self._node.get_clock().now().nanoseconds - _stamp(image)) * 1e-6
         known = abs(age) <= CLOCK_TOLERANCE
-        health.foreign_stamps += not known
-        self._pipeline.put(Arrival(camera, message, settings, received, age if known else None))
+        self._cameras[camera].foreign_stamps += not known
+        self._pipeline.put(Arrival(camera, image, settings, received, age if known else None, detections))
 
     def _is_due(self, camera: int, now: float, period: float) -> bool:
         """Whether a frame is due. One that comes late by up to half a period does not put off those after it."""
@@ -132,3 +187,13 @@ class Cameras:
 
     def _on_lost(self, camera: int, before: int, event: Any) -> None:
         self._cameras[camera].lost = before + event.total_count
+
+
+def _stamp(message: Any) -> int:
+    """The stamp of the header in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)

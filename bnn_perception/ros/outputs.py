@@ -7,9 +7,10 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from vision_msgs.msg import Classification, LabelInfo, ObjectHypothesis, VisionClass
+from vision_msgs.msg import Classification, Detection2DArray, LabelInfo, ObjectHypothesis, VisionClass
 
 from bnn_perception.net.model import Model
+from bnn_perception.ros.detections import label
 from bnn_perception.ros.pipeline import Answer
 
 
@@ -19,40 +20,47 @@ class Outputs:
     Args:
         node: that publishes.
         topics: of the cameras, in full. Where there are several, each camera's answers have a topic of their own too.
+        has_boxes: of which cameras a detector's boxes are answered, and not the whole image.
     """
 
-    def __init__(self, node: Node, topics: Sequence[str]) -> None:
+    def __init__(self, node: Node, topics: Sequence[str], has_boxes: Sequence[bool]) -> None:
         self._node = node
-        self._labels = node.create_publisher(Classification, "labels", 10)
-        self._labels_of = [
-            node.create_publisher(Classification, f"{topic}/labels", 10)
-            for topic in topics
-            if len(topics) > 1
-        ]
+        self._has_boxes = has_boxes
         latched = QoSProfile(
             depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
         )
         self._label_info = node.create_publisher(LabelInfo, "label_info", latched)
-        #: The publishers of answers: while nobody takes them, nobody would miss them.
-        self._answers = [self._labels, *self._labels_of]
+        # The publishers of each camera's answers; the first of each kind is that of all cameras.
+        common: dict[str, Any] = {}
+        self._answers: list[list[Any]] = []
+        for topic, boxes in zip(topics, has_boxes):
+            kind, name = (Detection2DArray, "labeled_detections") if boxes else (Classification, "labels")
+            if name not in common:
+                common[name] = node.create_publisher(kind, name, 10)
+            own = [node.create_publisher(kind, f"{topic}/{name}", 10)] if len(topics) > 1 else []
+            self._answers.append([common[name], *own])
 
-    @property
-    def labels_topic(self) -> str:
-        """Name of the topic of all answers."""
-        name: str = self._labels.topic_name
+    def topic_of(self, camera: int) -> str:
+        """Name of the topic of a camera's answers: its own where there are several."""
+        name: str = self._answers[camera][-1].topic_name
         return name
 
     def has_audience(self) -> bool:
         """Whether anybody subscribes an answer."""
-        return any(publisher.get_subscription_count() for publisher in self._answers)
+        return any(publisher.get_subscription_count() for publisher in self._publishers())
 
     def publish_answer(self, answer: Answer) -> None:
-        """Publish the labels of a frame under its own header."""
-        results = [ObjectHypothesis(class_id=label, score=score) for _, label, score in answer.predictions]
-        message = Classification(header=answer.arrival.message.header, results=results)
-        publish(self._node, self._labels, message)
-        if self._labels_of:
-            publish(self._node, self._labels_of[answer.arrival.camera], message)
+        """Publish the labels of a frame under its own header, or its detections with their labels."""
+        arrival = answer.arrival
+        if self._has_boxes[arrival.camera]:
+            message = arrival.detections
+            label(message, answer.predictions)
+        else:
+            (predictions,) = answer.predictions
+            results = [ObjectHypothesis(class_id=name, score=score) for _, name, score in predictions]
+            message = Classification(header=arrival.message.header, results=results)
+        for publisher in self._answers[arrival.camera]:
+            publish(self._node, publisher, message)
 
     def publish_label_info(self, model: Model, threshold: float) -> None:
         """Tell who comes later, too, which labels there are, and from which score on they are published."""
@@ -65,8 +73,12 @@ class Outputs:
 
     def close(self) -> None:
         """Take the topics off the graph."""
-        for publisher in [*self._answers, self._label_info]:
+        for publisher in [*self._publishers(), self._label_info]:
             self._node.destroy_publisher(publisher)
+
+    def _publishers(self) -> set[Any]:
+        """Of answers: while nobody takes them, nobody would miss them."""
+        return {publisher for publishers in self._answers for publisher in publishers}
 
 
 def publish(node: Node, publisher: Any, message: Any) -> None:

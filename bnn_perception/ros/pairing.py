@@ -88,12 +88,12 @@ class Pairing:
     Both carry the stamp of the moment in which the image was taken, but a detector that makes a header of its own may
     round it. Images wait as they came, and are decoded only when their boxes are there.
 
-    Attributes:
-        unpaired: what found no partner since the start.
+    Args:
+        unpaired: is told what found no partner.
     """
 
-    def __init__(self) -> None:
-        self.unpaired = Unpaired()
+    def __init__(self, unpaired: Unpaired) -> None:
+        self.unpaired = unpaired
         self._images = Waiting()
         self._detections = Waiting()
 

@@ -113,8 +113,22 @@ class Settings(EngineSettings):
     max_p99: float = parameter(
         0.0, "seconds in the node above which diagnostics warn (p99); 0 is off", bounds=(0.0, 3600.0)
     )
+    box_margin: float = parameter(
+        0.0,
+        "by which a detector's boxes are enlarged on each side, as a fraction of them",
+        bounds=(0.0, 10.0),
+    )
+    sync_tolerance: float = parameter(
+        0.0, "seconds by which the stamps of an image and of its boxes may differ", bounds=(0.0, 10.0)
+    )
     image_topics: tuple[str, ...] = parameter(
         ["image"], "topics of the cameras, relative or absolute", read_only=True
+    )
+    detection_topics: tuple[str, ...] = parameter(
+        [""],
+        "topics of a detector's boxes (vision_msgs/Detection2DArray), one for each of image_topics; each box is "
+        "labelled instead of the image; empty takes none",
+        read_only=True,
     )
     image_transport: str = parameter(
         "raw",
@@ -144,6 +158,23 @@ class Settings(EngineSettings):
         """
         return cls(**{parameter.name: check(parameter, values[parameter.name]) for parameter in PARAMETERS})
 
+    def __post_init__(self) -> None:
+        """What several parameters say together.
+
+        Raises:
+            ParameterError: where that makes no sense.
+        """
+        cameras, detectors = len(self.image_topics), len(self.detection_topics)
+        if any(self.detection_topics) and detectors != cameras:
+            raise ParameterError(
+                f"detection_topics {list(self.detection_topics)} must be as many as image_topics, {cameras}; '' for "
+                "a camera whose whole image is labelled"
+            )
+
+    def boxes_of(self, camera: int) -> str:
+        """The topic of a camera's boxes; empty where its whole image is labelled."""
+        return self.detection_topics[camera] if any(self.detection_topics) else ""
+
     def with_values(self, values: Mapping[str, Any]) -> Settings:
         """These settings with some values changed; names that are no parameters of :data:`PARAMETERS` are passed over.
 
@@ -172,6 +203,9 @@ PARAMETERS = _declared(Settings)
 #: Names of the parameters whose change needs another engine.
 ENGINE_PARAMETERS = tuple(parameter.name for parameter in _declared(EngineSettings))
 
+#: Names of the parameters that are lists of topics.
+TOPIC_LISTS = ("image_topics", "detection_topics")
+
 #: Names of the parameters that say whether images are subscribed.
 INPUT_PARAMETERS = ("enabled", "lazy")
 
@@ -183,7 +217,7 @@ def check(parameter: Parameter, value: Any) -> Any:
         ParameterError: naming the parameter and what it can be.
     """
     name = parameter.name
-    for text in [value] if isinstance(value, str) else value if name == "image_topics" else []:
+    for text in [value] if isinstance(value, str) else value if name in TOPIC_LISTS else []:
         if not is_text(text):
             raise ParameterError(
                 f"{name} {shown(ascii(text))} holds a character that is none (NUL, half of a surrogate pair)"
@@ -199,12 +233,17 @@ def check(parameter: Parameter, value: Any) -> Any:
         topics = tuple(value)
         if not topics or not all(topics) or len(set(topics)) != len(topics):
             raise ParameterError(f"{name} {list(topics)} must be one or more different topics")
-        for topic in topics:
+    if name == "detection_topics":
+        named = [topic for topic in value if topic]
+        if len(set(named)) != len(named):
+            raise ParameterError(f"{name} {list(value)} must be different topics, or ''")
+    if name in TOPIC_LISTS:
+        for topic in filter(None, value):
             if not TOPIC.fullmatch(topic):
                 raise ParameterError(
                     f"{name}: '{shown(topic)}' is not a topic; words of letters, digits and _ with / between them are"
                 )
-        return topics
+        return tuple(value)
     if name == "model" and not value:
         raise ParameterError("model is empty; it must be a model folder or the name of a model")
     return value

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from bnn_perception.backends import BackendError
@@ -18,7 +18,7 @@ from bnn_perception.classifier import Prediction
 from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
 from bnn_perception.ros.engine import Engine
-from bnn_perception.ros.image_msg import UNPACK, RefusedFrame
+from bnn_perception.ros.image_msg import UNPACK, RefusedFrame, Region
 from bnn_perception.ros.latency import LatencyWindow
 from bnn_perception.ros.parameters import Settings
 from bnn_perception.ros.worker import Worker
@@ -37,6 +37,7 @@ class Arrival:
         settings: how the frame is to be read and answered, whatever is set while it waits.
         received: time.perf_counter() at the entry of the callback.
         age: milliseconds from the header's stamp to ``received``; None where stamp and clock have nothing in common.
+        detections: vision_msgs Detection2DArray of the image, whose boxes are answered; None where all of it is.
     """
 
     camera: int
@@ -44,6 +45,7 @@ class Arrival:
     settings: Settings
     received: float
     age: float | None
+    detections: Any = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ class Answer:
         arrival: the message.
         frame: its pixels, in the message's memory unless they had to be decoded.
         engine: what answered.
-        predictions: labels that the settings let through, best first; none where all scores are below the threshold.
+        predictions: labels of the image, or of each of its boxes, as the settings let them through, best first; none
+            where all scores are below the threshold, or a box holds no pixel.
     """
 
     arrival: Arrival
     frame: Frame
     engine: Engine
-    predictions: Sequence[Prediction]
+    predictions: Sequence[Sequence[Prediction]]
 
 
 class Sink(Protocol):
@@ -96,6 +99,8 @@ class Counts:
         failed: without an answer because the engine failed and no other was there yet, or because of an exception that
             nobody foresaw.
         refused: by reason.
+        boxes: answered, those that hold no pixel among them.
+        unusable: boxes that hold no pixel of their image.
     """
 
     received: int = 0
@@ -104,6 +109,8 @@ class Counts:
     stale: int = 0
     loading: int = 0
     failed: int = 0
+    boxes: int = 0
+    unusable: int = 0
     refused: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -271,14 +278,16 @@ class Pipeline:
 
     def _answer(self, batch: Sequence[Arrival]) -> None:
         taken = time.perf_counter()
-        accepted, frames, decode_times = self._read(batch)
+        jobs = self._read(batch)
         engine = self.engine
-        if not frames or engine is None:
+        if not jobs or engine is None:
             return
+        frames = [frame for job in jobs for frame in job.frames]
         try:
             with self.worker.busy("evaluating frames"):
-                answers = engine.classifier.classify(frames, max(each.settings.top_k for each in accepted))
-                backend_times = engine.backend.times
+                top_k = max(job.arrival.settings.top_k for job in jobs)
+                answers = iter(engine.classifier.classify(frames, top_k) if frames else ())
+                backend_times = engine.backend.times if frames else {}
         except Exception as error:  # whatever a device or its runtime raises, the node lives on and says so
             self.engine = None
             reason = str(error) if isinstance(error, BackendError) else one_line(error, with_type=True)
@@ -286,32 +295,35 @@ class Pipeline:
                 # Nobody knows of it yet: the next batch will find it again.
                 self.engine = engine
             return
-        for arrival, frame, predictions, decode_time in zip(accepted, frames, answers, decode_times):
-            answer = Answer(arrival, frame, engine, _published(predictions, arrival.settings))
-            self.worker.attempt("publishing labels", self._publish, answer, taken, decode_time, backend_times)
+        for job in jobs:
+            settings = job.arrival.settings
+            predictions = [
+                _published(next(answers), settings) if region is not None else [] for region in job.regions
+            ]
+            answer = Answer(job.arrival, job.frame, engine, predictions)
+            self.worker.attempt("publishing labels", self._publish, answer, taken, job, backend_times)
 
-    def _publish(
-        self, answer: Answer, taken: float, decode_time: float, backend_times: Mapping[str, float]
-    ) -> None:
+    def _publish(self, answer: Answer, taken: float, job: _Job, backend_times: Mapping[str, float]) -> None:
         start = time.perf_counter()
         self._sink.answered(answer)
         end = time.perf_counter()
-        camera = answer.arrival.camera
-        self.cameras[camera].classified += 1
-        stages = _stages(answer.arrival, taken, decode_time, backend_times, start, end)
+        counts = self.cameras[job.arrival.camera]
+        counts.classified += 1
+        if job.arrival.detections is not None:
+            counts.boxes += len(job.regions)
+            counts.unusable += job.regions.count(None)
+        stages = _stages(job.arrival, taken, job.decode_time, backend_times, start, end)
         self.latency.add(stages)
         last = "total" if "total" in stages else "node"
-        self.latencies[camera].add({last: stages[last]})
+        self.latencies[job.arrival.camera].add({last: stages[last]})
 
-    def _read(self, batch: Sequence[Arrival]) -> tuple[list[Arrival], list[Frame], list[float]]:
-        """The arrivals that can be used, their frames, and how many milliseconds it took to unpack each."""
-        accepted, frames, times = [], [], []
+    def _read(self, batch: Sequence[Arrival]) -> list[_Job]:
+        """What is to be done for the arrivals that can be used."""
+        jobs = []
         for arrival in batch:
-            settings = arrival.settings
             start = time.perf_counter()
             try:
-                unpack = UNPACK[settings.image_transport]
-                frames.append(unpack(arrival.message, settings.max_pixels, settings.region))
+                frame, regions = _unpack(arrival)
             except RefusedFrame as error:
                 self.cameras[arrival.camera].refused[error.reason] += 1
                 self.worker.attempt("reporting a refused frame", self._sink.refused, arrival, error)
@@ -319,9 +331,45 @@ class Pipeline:
             except Exception as error:
                 self.worker.note(f"reading a frame of camera {arrival.camera}", error)
                 continue
-            accepted.append(arrival)
-            times.append((time.perf_counter() - start) * 1e3)
-        return accepted, frames, times
+            jobs.append(_Job(arrival, frame, regions, (time.perf_counter() - start) * 1e3))
+        return jobs
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A frame that is to be answered.
+
+    Attributes:
+        frame: the image, with the region that is looked at where there are no boxes.
+        regions: of the image that are answered; None for a box that holds no pixel.
+        decode_time: milliseconds that it took to unpack the message.
+    """
+
+    arrival: Arrival
+    frame: Frame
+    regions: Sequence[Region | None]
+    decode_time: float
+
+    @property
+    def frames(self) -> list[Frame]:
+        """One for each region, all over the same pixels."""
+        return [replace(self.frame, region=region) for region in self.regions if region is not None]
+
+
+def _unpack(arrival: Arrival) -> tuple[Frame, Sequence[Region | None]]:
+    """The image of an arrival, and the regions of it that are to be answered.
+
+    Raises:
+        RefusedFrame: where it cannot be used.
+    """
+    settings = arrival.settings
+    frame = UNPACK[settings.image_transport](arrival.message, settings.max_pixels, settings.region)
+    if arrival.detections is None:
+        return frame, [frame.region]
+    from bnn_perception.ros.detections import regions  # needs the ROS messages, which nothing else here does
+
+    height, width, _ = frame.pixels.shape
+    return frame, regions(arrival.detections, width, height, settings.box_margin)
 
 
 def _published(predictions: Sequence[Prediction], settings: Settings) -> list[Prediction]:

@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from vision_msgs.msg import Classification, LabelInfo
+from vision_msgs.msg import Classification, Detection2DArray, LabelInfo
 
 from bnn_perception.ros.diagnostics import ENGINE, State, as_mapping
 
@@ -36,6 +36,7 @@ class Watcher(Node):
     Args:
         frames: how many count.
         knows_truth: whether the camera publishes what each frame shows.
+        takes_boxes: whether the first box of each frame is answered and not the whole image.
 
     Attributes:
         labels: of the model, None until the node answers.
@@ -47,7 +48,7 @@ class Watcher(Node):
         on_answer: called with the stamp after each answer.
     """
 
-    def __init__(self, frames: int, knows_truth: bool) -> None:
+    def __init__(self, frames: int, knows_truth: bool, takes_boxes: bool = False) -> None:
         super().__init__("watcher")
         self._frames = frames
         self._knows_truth = knows_truth
@@ -61,7 +62,11 @@ class Watcher(Node):
         self._spinner.add_node(self)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(LabelInfo, f"{NAMESPACE}/label_info", self._on_label_info, latched)
-        self.create_subscription(Classification, f"{NAMESPACE}/labels", self._on_labels, 100)
+        if takes_boxes:
+            topic = f"{NAMESPACE}/labeled_detections"
+            self.create_subscription(Detection2DArray, topic, self._on_labeled_detections, 100)
+        else:
+            self.create_subscription(Classification, f"{NAMESPACE}/labels", self._on_labels, 100)
         self.create_subscription(Classification, f"{NAMESPACE}/truth", self._on_truth, 100)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -95,8 +100,14 @@ class Watcher(Node):
         self.labels = {entry.class_name for entry in message.class_map}
 
     def _on_labels(self, message: Classification) -> None:
+        self._take(message, message.results[0] if message.results else None)
+
+    def _on_labeled_detections(self, message: Detection2DArray) -> None:
+        best = message.detections[0].results[0].hypothesis if message.detections else None
+        self._take(message, best)
+
+    def _take(self, message: Any, best: Any) -> None:
         now, stamp = time.time_ns(), stamp_of(message)
-        best = message.results[0] if message.results else None
         latency = (now - stamp) * 1e-6
         self.answers[stamp] = Answer(best.class_id, best.score, latency) if best else Answer("", 0.0, latency)
         self.on_answer(stamp)
@@ -112,11 +123,11 @@ class Watcher(Node):
 
 
 @contextlib.contextmanager
-def watching(frames: int, knows_truth: bool) -> Iterator[Watcher]:
+def watching(frames: int, knows_truth: bool, takes_boxes: bool = False) -> Iterator[Watcher]:
     """ROS from its start to its end, with a :class:`Watcher`; Ctrl-C and SIGTERM are a KeyboardInterrupt."""
     rclpy.init(args=[])
     try:
-        watcher = Watcher(frames, knows_truth)
+        watcher = Watcher(frames, knows_truth, takes_boxes)
         try:
             yield watcher
         finally:
@@ -129,6 +140,6 @@ def watching(frames: int, knows_truth: bool) -> Iterator[Watcher]:
         rclpy.try_shutdown()
 
 
-def stamp_of(message: Classification) -> int:
+def stamp_of(message: Any) -> int:
     """The stamp of the header in nanoseconds."""
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec

@@ -188,6 +188,9 @@ class Scene:
         self._travelled = 0.0
         self._step = 0
         self._approach = self._next_approach()
+        #: Around the sign of the last frame: x and y of its middle, width and height, in pixels, and by how much it is
+        #: turned, radians.
+        self.sign_box = (0.0, 0.0, 0.0, 0.0, 0.0)
 
     def next(self) -> tuple[Image, int]:
         """The next frame, (height, width, 3) uint8 RGB in memory of its own, and the class id of its sign."""
@@ -325,6 +328,7 @@ class Scene:
         cv2.rectangle(frame, (left, top), (left + pole, self.height), approach.pole, cv2.FILLED)
         cv2.rectangle(frame, (left + pole * 2 // 3, top), (left + pole, self.height), dark, cv2.FILLED)
         approach.sprite.compose(frame, centre, side / 256, approach.squeeze, approach.angle)
+        self.sign_box = (*centre, side * approach.squeeze, side, approach.angle)
 
     def _expose(self, frame: Image, approach: _Approach) -> Image:
         """What the camera makes of it: motion blur, exposure, a response curve, noise of the sensor."""

@@ -75,6 +75,10 @@ def test_arguments_that_replace_a_parameter(name, value, expected):
     assert Settings.from_values({**defaults, name: expected}).values()[name] == expected
 
 
+def test_boxes_are_asked_for_where_a_topic_is_given():
+    assert parameters(detection_topic="/boxes") == {"detection_topics": ["/boxes"]}
+
+
 def test_numbers_of_a_region_have_a_fraction():
     """ROS takes a list of whole numbers for another type."""
     assert [type(number) for number in parameters(region="[0, 0, 1, 1]")["region"]] == [float] * 4
@@ -125,6 +129,7 @@ def test_the_shipped_file_states_what_holds_without_one():
             CLASSIFY,
             {
                 "image_topic",
+                "detection_topic",
                 "namespace",
                 "params_file",
                 "model",

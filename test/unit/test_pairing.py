@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnn_perception.ros.pairing import MAX_BYTES, MAX_WAITING, RESTART, Pairing
+from bnn_perception.ros.pairing import MAX_BYTES, MAX_WAITING, RESTART, Pairing, Unpaired
 
 MS = 1_000_000
 
@@ -15,7 +15,7 @@ class Bench:
     """A pairing, its pairs so far as ``(image, boxes)`` stamps in milliseconds, and a tolerance in milliseconds."""
 
     def __init__(self, tolerance=0):
-        self.pairing = Pairing()
+        self.pairing = Pairing(Unpaired())
         self.pairs = []
         self.tolerance = tolerance * MS
 

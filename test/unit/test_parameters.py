@@ -30,6 +30,7 @@ def test_what_is_set_at_start_up_only():
     """The subscriptions and the timer are made once."""
     assert {parameter.name for parameter in PARAMETERS if parameter.read_only} == {
         "autostart",
+        "detection_topics",
         "image_topics",
         "image_transport",
         "model_root",
@@ -50,6 +51,9 @@ def test_what_is_set_at_start_up_only():
         ("image_topics", [""], "image_topics \\[''\\] must be one or more different topics"),
         ("image_topics", ["a", ""], "must be one or more different topics"),
         ("image_topics", ["a", "b", "a"], "must be one or more different topics"),
+        ("detection_topics", ["a", "b"], r"\['a', 'b'\] must be as many as image_topics, 1; '' for a camera"),
+        ("detection_topics", ["a", "", "a"], "must be different topics, or ''"),
+        ("detection_topics", ["a-b"], "'a-b' is not a topic"),
         ("region", [0.0, 0.0, 1.0], "region has 3 numbers"),
         ("region", [0.0, 0.5, 1.0, 0.6], "does not lie inside the image"),
         ("region", [0.5, 0.0, 0.6, 1.0], "does not lie inside the image"),

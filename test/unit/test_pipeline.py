@@ -75,7 +75,7 @@ class Node:
         self.on_publish = lambda arrival: None
 
     def answered(self, answer):
-        arrival, predictions = answer.arrival, answer.predictions
+        arrival, (predictions,) = answer.arrival, answer.predictions
         self.clock.advance(self.publish_times.get(arrival.message.number, 0))
         self.on_publish(arrival)
         self.answers.append(predictions)
