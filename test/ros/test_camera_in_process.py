@@ -39,6 +39,7 @@ class Script:
 
     uri = "a script"
     refused = 0
+    knows_boxes = False
 
     def __init__(self, frames, live=False, compressed=False):
         self.frames = frames

@@ -21,7 +21,7 @@ from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
-from vision_msgs.msg import Classification
+from vision_msgs.msg import Classification, Detection2DArray
 
 from bnn_perception.scenes.drive import Scene
 from bnn_perception.scenes.signs import ROAD_SIGNS
@@ -32,16 +32,23 @@ camera = functools.partial(running, "camera_node")
 BEST_EFFORT = ReliabilityPolicy.BEST_EFFORT
 
 
-def test_scene_arrives_with_its_truth(peer):
+def test_scene_arrives_with_its_truth_and_boxes(peer):
     images = peer.subscribe(Image, "/image_raw", BEST_EFFORT)
     truths = peer.subscribe(Classification, "/truth")
+    found = peer.subscribe(Detection2DArray, "/detections")
     with camera("source:=scene:3"):
-        peer.until(lambda: len(images) >= 10 and truths and stamp(truths[-1]) >= stamp(images[9]))
+        peer.until(
+            lambda: (
+                len(images) >= 10
+                and all(heard and stamp(heard[-1]) >= stamp(images[9]) for heard in (truths, found))
+            )
+        )
     scene = Scene(3)
-    drawn = {}
+    drawn, boxes = {}, {}
     for _ in range(2000):  # some frames pass before the peer is discovered
         pixels, class_id = scene.next()
         drawn[pixels.tobytes()] = ROAD_SIGNS[class_id]
+        boxes[pixels.tobytes()] = scene.sign_box
         if images[9].data.tobytes() in drawn:
             break
     answers = {stamp(truth): truth for truth in truths}
@@ -52,6 +59,12 @@ def test_scene_arrives_with_its_truth(peer):
         assert truth.header == image.header
         assert [result.class_id for result in truth.results] == [drawn[image.data.tobytes()]]
         assert truth.results[0].score == 1.0
+        detections = next(message for message in found if message.header == image.header)
+        (detection,) = detections.detections
+        bbox = detection.bbox
+        place = bbox.center.position
+        assert (place.x, place.y, bbox.size_x, bbox.size_y, bbox.center.theta) == boxes[image.data.tobytes()]
+        assert (detection.header, detection.id, detection.results) == (image.header, "0", [])
     # As a camera would, not when the scene began.
     assert abs(time.time_ns() - stamp(images[9])) < PATIENCE * 1e9
 

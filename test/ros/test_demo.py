@@ -78,10 +78,11 @@ def test_scene(english):
         assert 0 < p50 <= p95
 
 
-def test_shipped_model_knows_the_scene():
+@pytest.mark.parametrize("boxes", [[], ["--boxes"]], ids=["region", "boxes"])
+def test_shipped_model_knows_the_scene(boxes):
     if not find_model("road_signs").is_dir():
         pytest.skip("the model road_signs is not there yet")
-    output, code = finish(demo("--frames", "60", "--backend", "reference"))
+    output, code = finish(demo("--frames", "60", "--backend", "reference", *boxes))
     assert code == 0, output
     correct, judged = numbers(r"accuracy +\d+\.\d % \((\d+) of (\d+) frames\)", output)
     assert judged > 0
@@ -106,6 +107,10 @@ def test_folder_without_truth(english, tmp_path):
         (["--model", "/nowhere"], "/nowhere/model.yaml: no such file"),
         (["--source", "/nowhere"], "'/nowhere': no such file or folder"),
         (["--frames", "0"], "at least one frame"),
+        (
+            ["--boxes", "--source", "/tmp"],
+            "--boxes: the source /tmp does not know where things are; scene does",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
