@@ -76,11 +76,21 @@ class Classifier:
         Raises:
             BackendError: where the device fails.
         """
-        labels = self.model.labels
-        return [
-            [Prediction(int(i), labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
-            for row in self.scores(frames)
-        ]
+        return [predictions for predictions, _ in self.classify_with_scores(frames, top_k)]
+
+    def classify_with_scores(
+        self, frames: Sequence[Frame], top_k: int = 1
+    ) -> list[tuple[list[Prediction], NDArray[np.float32]]]:
+        """As :meth:`classify`, with the scores of all classes of each frame, (classes,) float32.
+
+        Raises:
+            BackendError: where the device fails.
+        """
+        return [(self._ranked(row, top_k), row) for row in self.scores(frames)]
+
+    def _ranked(self, scores: NDArray[np.float32], top_k: int) -> list[Prediction]:
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return [Prediction(int(i), self.model.labels[i], float(scores[i])) for i in best]
 
     def close(self) -> None:
         """Give back what the backend holds. Calling it again does nothing."""

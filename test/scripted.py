@@ -135,7 +135,7 @@ class NumberReader:
     def backend(self):
         return self
 
-    def classify(self, frames, top_k=1):
+    def classify_with_scores(self, frames, top_k=1):
         assert not self.closed, f"{self.name} answers after it was closed"
         numbers = [int(frame.pixels[0, 0, 0]) for frame in frames]
         self.batches.append(numbers)
@@ -146,8 +146,9 @@ class NumberReader:
         if fault is not None:
             raise fault
         self.on_call()
+        scores = np.float32([1 / (1 + rank) for rank in range(top_k)])
         return [
-            [Prediction(rank, f"{self.name}:{number}", 1 / (1 + rank)) for rank in range(top_k)]
+            ([Prediction(rank, f"{self.name}:{number}", 1 / (1 + rank)) for rank in range(top_k)], scores)
             for number in numbers
         ]
 

@@ -44,7 +44,7 @@ from bnn_perception.ros.health import (
 )
 from bnn_perception.ros.image_msg import RefusedFrame
 from bnn_perception.ros.inputs import Cameras
-from bnn_perception.ros.outputs import Outputs, publish
+from bnn_perception.ros.outputs import Outputs
 from bnn_perception.ros.parameters import (
     ENGINE_PARAMETERS,
     INPUT_PARAMETERS,
@@ -53,6 +53,7 @@ from bnn_perception.ros.parameters import (
     declare_parameters,
 )
 from bnn_perception.ros.pipeline import Answer, Arrival, Pipeline
+from bnn_perception.ros.publishing import publish
 from bnn_perception.ros.reading import ReadingError
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.requests import EngineRequests
@@ -403,6 +404,8 @@ class ClassifierNode(LifecycleNode):
 
     def _report(self) -> None:
         """Publish /diagnostics."""
+        if self._outputs is not None:
+            self._outputs.end_states()
         idle = self._idle if self._lifecycle == ACTIVE else ""
         spec = self._loader.current or self._requests.spec
         situation = Situation(self._lifecycle, idle, self._settings, spec)

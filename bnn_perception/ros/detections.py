@@ -61,15 +61,16 @@ def as_message(boxes: Sequence[Box], header: Any) -> Detection2DArray:
     return Detection2DArray(header=header, detections=detections)
 
 
-def label(message: Any, answers: Sequence[Sequence[Prediction]]) -> None:
+def label(message: Any, answers: Sequence[Sequence[Prediction]], unknown: str = UNKNOWN) -> None:
     """Put our hypotheses before those of the detector, in place.
 
     Args:
         message: the detections.
-        answers: the labels of each box, best first; none for one that is :data:`UNKNOWN`.
+        answers: the labels of each box, best first; none for one that is ``unknown``.
+        unknown: the label of those.
     """
     for detection, predictions in zip(message.detections, answers):
-        ours = [_hypothesis(label, score) for _, label, score in predictions] or [_hypothesis(UNKNOWN, 0.0)]
+        ours = [_hypothesis(label, score) for _, label, score in predictions] or [_hypothesis(unknown, 0.0)]
         detection.results = [*ours, *detection.results]
 
 

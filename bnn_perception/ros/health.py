@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from bnn_perception.frames.quality import measure, seen
 from bnn_perception.ros import diagnostics
 from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State
 from bnn_perception.ros.engine import Engine, EngineSpec
 from bnn_perception.ros.pairing import Unpaired
 from bnn_perception.ros.parameters import Settings
-from bnn_perception.ros.pipeline import Counts, Pipeline
+from bnn_perception.ros.pipeline import Answer, Counts, Pipeline
 from bnn_perception.ros.process import transport_remedy
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.worker import Unforeseen, Worker
@@ -44,6 +45,8 @@ class CameraHealth:
         last_boxes, last_pair: time.monotonic() of the newest boxes, and of the newest that found their image; or of
             their subscription.
         unpaired: images and boxes since the start that did not find each other.
+        judged: the answer whose picture was looked at last.
+        digest, changed_at: of its pixels, and time.monotonic() of the first report on them.
     """
 
     topic: str
@@ -55,6 +58,9 @@ class CameraHealth:
     last_boxes: float = field(default_factory=time.monotonic)
     last_pair: float = field(default_factory=time.monotonic)
     unpaired: Unpaired = field(default_factory=Unpaired)
+    judged: Answer | None = None
+    digest: int = -1
+    changed_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -269,6 +275,8 @@ class Health:
             self._find_silence(report, number, silent_for)
         if camera.boxes_topic and is_heard:
             self._find_without_boxes(report, number)
+        if is_heard:
+            self._find_picture(report, number, situation.settings)
         if camera.foreign_stamps:
             camera.foreign_stamps = 0
             report.find(
@@ -310,6 +318,42 @@ class Health:
         report.find(WARN, why)
         if seconds > LOG_SILENCE:
             self.news.append(why)
+
+    def _find_picture(self, report: Report, number: int, settings: Settings) -> None:
+        """Note a picture that can show nothing: the newest that was answered, once a report."""
+        answer, camera = self._pipeline.newest[number], self.cameras[number]
+        if answer is None or answer is camera.judged:
+            return
+        camera.judged = answer
+        quality = measure(seen(answer.frame, answer.engine.spec.model.input))
+        report.add({"brightness": quality.brightness, "sharpness": quality.sharpness})
+        if quality.brightness < settings.min_brightness:
+            report.find(
+                WARN,
+                f"the picture of {camera.topic} is too dark, {quality.brightness:.0f} of 255; is its lens covered, its "
+                "exposure too short, or region beside the light? (min_brightness)",
+            )
+        elif quality.brightness > settings.max_brightness:
+            report.find(
+                WARN,
+                f"the picture of {camera.topic} is too bright, {quality.brightness:.0f} of 255; shorten its exposure "
+                "(max_brightness)",
+            )
+        elif quality.sharpness < settings.min_sharpness:
+            report.find(
+                WARN,
+                f"the picture of {camera.topic} is blurred or empty, sharpness {quality.sharpness:.3f}; clean and "
+                "focus its lens (min_sharpness)",
+            )
+        now = time.monotonic()
+        if quality.digest != camera.digest:
+            camera.digest, camera.changed_at = quality.digest, now
+        elif settings.frozen_after and now - camera.changed_at > settings.frozen_after:
+            report.find(
+                WARN,
+                f"the picture of {camera.topic} has not changed for {now - camera.changed_at:.0f} s though frames "
+                "come; is the camera frozen? (frozen_after)",
+            )
 
     def _find_without_boxes(self, report: Report, number: int) -> None:
         """Note boxes that do not come, or come without their image."""

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from vision_msgs.msg import Classification, Detection2DArray, LabelInfo, ObjectHypothesis, VisionClass
 
 from bnn_perception.net.model import Model
-from bnn_perception.ros.detections import label
+from bnn_perception.ros.detections import UNKNOWN, label
 from bnn_perception.ros.pipeline import Answer
+from bnn_perception.ros.publishing import LATCHED, publish
+from bnn_perception.ros.states import CameraStates
 
 
 class Outputs:
@@ -26,10 +27,7 @@ class Outputs:
     def __init__(self, node: Node, topics: Sequence[str], has_boxes: Sequence[bool]) -> None:
         self._node = node
         self._has_boxes = has_boxes
-        latched = QoSProfile(
-            depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-        )
-        self._label_info = node.create_publisher(LabelInfo, "label_info", latched)
+        self._label_info = node.create_publisher(LabelInfo, "label_info", LATCHED)
         # The publishers of each camera's answers; the first of each kind is that of all cameras.
         common: dict[str, Any] = {}
         self._answers: list[list[Any]] = []
@@ -39,6 +37,7 @@ class Outputs:
                 common[name] = node.create_publisher(kind, name, 10)
             own = [node.create_publisher(kind, f"{topic}/{name}", 10)] if len(topics) > 1 else []
             self._answers.append([common[name], *own])
+        self._states = CameraStates(node, topics, has_boxes)
 
     def topic_of(self, camera: int) -> str:
         """Name of the topic of a camera's answers: its own where there are several."""
@@ -52,15 +51,23 @@ class Outputs:
     def publish_answer(self, answer: Answer) -> None:
         """Publish the labels of a frame under its own header, or its detections with their labels."""
         arrival = answer.arrival
+        unknown = arrival.settings.unknown_label
         if self._has_boxes[arrival.camera]:
             message = arrival.detections
-            label(message, answer.predictions)
+            label(message, answer.predictions, unknown or UNKNOWN)
         else:
             (predictions,) = answer.predictions
             results = [ObjectHypothesis(class_id=name, score=score) for _, name, score in predictions]
+            if unknown and not results:
+                results = [ObjectHypothesis(class_id=unknown, score=0.0)]
             message = Classification(header=arrival.message.header, results=results)
         for publisher in self._answers[arrival.camera]:
             publish(self._node, publisher, message)
+        self._states.update(answer)
+
+    def end_states(self) -> None:
+        """Let the states of cameras that send no more say so."""
+        self._states.expire()
 
     def publish_label_info(self, model: Model, threshold: float) -> None:
         """Tell who comes later, too, which labels there are, and from which score on they are published."""
@@ -78,13 +85,5 @@ class Outputs:
 
     def _publishers(self) -> set[Any]:
         """Of answers: while nobody takes them, nobody would miss them."""
-        return {publisher for publishers in self._answers for publisher in publishers}
-
-
-def publish(node: Node, publisher: Any, message: Any) -> None:
-    """Publish, unless Ctrl-C was faster than this message."""
-    try:
-        publisher.publish(message)
-    except Exception:
-        if node.context.ok():
-            raise
+        answers = {publisher for publishers in self._answers for publisher in publishers}
+        return answers | self._states.publishers

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 TOPIC = re.compile(r"(/|~/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
 
 
+#: Characters of a label that stands for none.
+MAX_LABEL = 200
+
+
 class ParameterError(Error, ValueError):
     """A parameter that cannot be used; the message names it and says what it can be."""
 
@@ -112,6 +116,27 @@ class Settings(EngineSettings):
     )
     max_p99: float = parameter(
         0.0, "seconds in the node above which diagnostics warn (p99); 0 is off", bounds=(0.0, 3600.0)
+    )
+    unknown_label: str = parameter(
+        "", "what is published where no label reaches score_threshold, with score 0; empty publishes no label"
+    )
+    smoothing: float = parameter(
+        0.0, "seconds over which the scores behind state are averaged; 0 is off", bounds=(0.0, 60.0)
+    )
+    hysteresis: float = parameter(
+        0.0, "seconds that another label must lead before state changes to it", bounds=(0.0, 60.0)
+    )
+    min_brightness: float = parameter(
+        10.0, "mean luma of the net's pixels below which diagnostics warn; 0 is off", bounds=(0.0, 255.0)
+    )
+    max_brightness: float = parameter(
+        245.0, "mean luma of the net's pixels above which diagnostics warn; 255 is off", bounds=(0.0, 255.0)
+    )
+    min_sharpness: float = parameter(
+        0.08, "sharpness of the net's pixels below which diagnostics warn; 0 is off", bounds=(0.0, 1.0)
+    )
+    frozen_after: float = parameter(
+        10.0, "seconds of equal pixels after which diagnostics warn; 0 is off", bounds=(0.0, 3600.0)
     )
     box_margin: float = parameter(
         0.0,
@@ -244,6 +269,8 @@ def check(parameter: Parameter, value: Any) -> Any:
                     f"{name}: '{shown(topic)}' is not a topic; words of letters, digits and _ with / between them are"
                 )
         return tuple(value)
+    if name == "unknown_label" and len(value) > MAX_LABEL:
+        raise ParameterError(f"{name} has {len(value)} characters; at most {MAX_LABEL} are taken")
     if name == "model" and not value:
         raise ParameterError("model is empty; it must be a model folder or the name of a model")
     return value

@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bnn_perception.backends import BackendError
 from bnn_perception.classifier import Prediction
 from bnn_perception.errors import one_line
@@ -58,12 +61,14 @@ class Answer:
         engine: what answered.
         predictions: labels of the image, or of each of its boxes, as the settings let them through, best first; none
             where all scores are below the threshold, or a box holds no pixel.
+        scores: of all classes, (classes,) float32, of the image or of each box that holds a pixel.
     """
 
     arrival: Arrival
     frame: Frame
     engine: Engine
     predictions: Sequence[Sequence[Prediction]]
+    scores: Sequence[NDArray[np.float32]]
 
 
 class Sink(Protocol):
@@ -140,6 +145,7 @@ class Pipeline:
         cameras: what became of the frames of each.
         latency: of all stages, over the frames of all cameras.
         latencies: of each camera: the last of the stages that is known, ``total`` or ``node``.
+        newest: the answer to the newest frame of each camera; None before there is one.
         engine: what answers now; None until the first comes, and after a fault until a new one comes.
         is_loading: whether no engine has come yet since the start, or the last :meth:`release`.
     """
@@ -148,6 +154,7 @@ class Pipeline:
         self.cameras = [Counts() for _ in range(cameras)]
         self.latency = LatencyWindow()
         self.latencies = [LatencyWindow() for _ in range(cameras)]
+        self.newest: list[Answer | None] = [None] * cameras
         self.engine: Engine | None = None
         self.is_loading = True
         self._sink = sink
@@ -264,6 +271,7 @@ class Pipeline:
 
     def _put_down(self) -> None:
         released, self.engine = self.engine, None
+        self.newest = [None] * len(self.newest)
         self.is_loading = True
         if released is not None:
             self.worker.attempt("retiring an engine", self._retire, released)
@@ -286,7 +294,7 @@ class Pipeline:
         try:
             with self.worker.busy("evaluating frames"):
                 top_k = max(job.arrival.settings.top_k for job in jobs)
-                answers = iter(engine.classifier.classify(frames, top_k) if frames else ())
+                classified = iter(engine.classifier.classify_with_scores(frames, top_k) if frames else ())
                 backend_times = engine.backend.times if frames else {}
         except Exception as error:  # whatever a device or its runtime raises, the node lives on and says so
             self.engine = None
@@ -297,10 +305,14 @@ class Pipeline:
             return
         for job in jobs:
             settings = job.arrival.settings
-            predictions = [
-                _published(next(answers), settings) if region is not None else [] for region in job.regions
-            ]
-            answer = Answer(job.arrival, job.frame, engine, predictions)
+            answers = [next(classified) if region is not None else None for region in job.regions]
+            answer = Answer(
+                job.arrival,
+                job.frame,
+                engine,
+                [_published(each[0], settings) if each is not None else [] for each in answers],
+                [each[1] for each in answers if each is not None],
+            )
             self.worker.attempt("publishing labels", self._publish, answer, taken, job, backend_times)
 
     def _publish(self, answer: Answer, taken: float, job: _Job, backend_times: Mapping[str, float]) -> None:
@@ -309,6 +321,7 @@ class Pipeline:
         end = time.perf_counter()
         counts = self.cameras[job.arrival.camera]
         counts.classified += 1
+        self.newest[job.arrival.camera] = answer
         if job.arrival.detections is not None:
             counts.boxes += len(job.regions)
             counts.unusable += job.regions.count(None)

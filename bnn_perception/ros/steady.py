@@ -1,0 +1,94 @@
+"""A label that does not flicker: what a camera has shown for a while, made of the scores of its frames."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Seconds without a frame after which what was seen before says nothing any more.
+GAP = 2.0
+
+
+class Steady(NamedTuple):
+    """What a camera shows.
+
+    Attributes:
+        class_id: of the label; None where no label is sure enough.
+        score: of the smoothed scores, at the frame with which the label began to hold.
+    """
+
+    class_id: int | None
+    score: float
+
+
+class SteadyLabel:
+    """The label of one camera. It is told of every answered frame, in the order of their stamps.
+
+    Two things keep it from flickering. The logits are averaged with weights that fall off exponentially, by
+    ``smoothing`` seconds to 1/e: one frame that is off does not count. And a new label must lead for ``hysteresis``
+    seconds before it takes the place of the one that holds.
+
+    Both go by the stamps, so that the rate of the camera does not matter. After :data:`GAP` seconds without a frame,
+    and where stamps go back, all begins anew.
+    """
+
+    def __init__(self) -> None:
+        #: What holds; None before the first frame.
+        self.current: Steady | None = None
+        self._mean: NDArray[np.float64] | None = None
+        self._leader: int | None = None
+        self._leads_since = 0
+        self._stamp = 0
+
+    def reset(self) -> None:
+        """Forget all that was seen: the labels are those of another model."""
+        self.__init__()  # type: ignore[misc]
+
+    def update(
+        self,
+        stamp: int,
+        logits: NDArray[np.float32],
+        smoothing: float,
+        hysteresis: float,
+        threshold: float,
+    ) -> Steady | None:
+        """A frame has been answered.
+
+        Args:
+            stamp: of the frame, nanoseconds.
+            logits: (classes,) or anything that differs from them by a constant, the logarithms of scores say.
+            smoothing, hysteresis: seconds; 0 takes each frame as it is.
+            threshold: labels with a lower score are no label.
+
+        Returns:
+            What holds from this frame on, where that is another label; None where it stays.
+        """
+        seconds = (stamp - self._stamp) * 1e-9
+        if self._mean is None or not 0 <= seconds <= GAP:
+            self.reset()
+            self._mean = logits.astype(np.float64)
+        elif smoothing > 0:
+            # Exact for any distance of frames: what is older keeps exp(-seconds / smoothing) of its weight.
+            self._mean += (logits - self._mean) * -math.expm1(-seconds / smoothing)
+        else:
+            self._mean = logits.astype(np.float64)
+        self._stamp = stamp
+
+        leader, score = _best(self._mean)
+        label = leader if score >= threshold else None
+        if label != self._leader or self.current is None:
+            self._leader, self._leads_since = label, stamp
+        waits = (stamp - self._leads_since) * 1e-9 < hysteresis
+        if self.current is not None and (label == self.current.class_id or waits):
+            return None
+        self.current = Steady(label, score)
+        return self.current
+
+
+def _best(logits: NDArray[np.float64]) -> tuple[int, float]:
+    """The most likely class, and its softmax."""
+    best = int(np.argmax(logits))
+    return best, float(1 / np.exp(logits - logits[best]).sum())
