@@ -47,6 +47,8 @@ class Machine:
         open: backends that are not closed.
         closed: names of the backends that were closed, in order.
         before_making: called at the start of each :meth:`make_backend`; may wait or raise.
+        favourites: the class that a backend answers with, by its name; without one all are equally likely.
+        before_logits: called with the name of a backend before it evaluates; may wait or raise.
     """
 
     def __init__(self):
@@ -56,6 +58,8 @@ class Machine:
         self.closed = []
         self.calls = []
         self.before_making = lambda: None
+        self.favourites = {}
+        self.before_logits = lambda name: None
 
     @property
     def made(self):
@@ -71,7 +75,7 @@ class Machine:
 
 
 class Processor:
-    """A backend without a net: all classes are equally likely.
+    """A backend without a net.
 
     Attributes:
         frames: height, width and encoding of each frame so far.
@@ -95,7 +99,11 @@ class Processor:
             raise BackendError("the GPU has fallen off the bus")
         if self.name.startswith("cpu") and self._machine.cpu_works is not True:
             raise self._machine.cpu_works or BackendError("the CPU has caught fire")
-        return np.zeros((len(frames), self._classes), np.float32)
+        self._machine.before_logits(self.name)
+        logits = np.zeros((len(frames), self._classes), np.float32)
+        if self.name in self._machine.favourites:
+            logits[:, self._machine.favourites[self.name]] = 5
+        return logits
 
     def close(self):
         self._machine.open.remove(self)

@@ -25,11 +25,12 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from bnn_perception.backends import BackendError
+from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_not_installed, why_unusable
 from bnn_perception.errors import printable
 from bnn_perception.frames.jpeg import compile_ahead
 from bnn_perception.net.checks import ModelError
+from bnn_perception.ros.compare import Comparison, Unsaved
 from bnn_perception.ros.diagnostics import ERROR, as_message
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
 from bnn_perception.ros.entry import run_node, settle, spin_once
@@ -54,7 +55,7 @@ from bnn_perception.ros.parameters import (
 )
 from bnn_perception.ros.pipeline import Answer, Arrival, Pipeline
 from bnn_perception.ros.publishing import publish
-from bnn_perception.ros.reading import ReadingError
+from bnn_perception.ros.reading import Reading, ReadingError
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.requests import EngineRequests
 from bnn_perception.ros.silence import SUFFIX
@@ -113,6 +114,7 @@ class ClassifierNode(LifecycleNode):
         self.pipeline = Pipeline(self, self._loader.retire, len(cameras))
         self._refusals = Refusals()
         self._cameras = Cameras(self, lambda: self._settings, self.pipeline, cameras)
+        self._comparison = Comparison(self, [camera.topic for camera in cameras], self._warn, self.unexpected)
         self._health = Health(
             self.pipeline,
             self._loader.worker,
@@ -120,6 +122,7 @@ class ClassifierNode(LifecycleNode):
             cameras,
             self._cameras.why_silent,
             self._cameras.why_no_boxes,
+            self._comparison,
         )
         self._judge = self.create_guard_condition(self._on_news)
         self._requests = EngineRequests(
@@ -128,6 +131,7 @@ class ClassifierNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/health", self._on_health)
+        self.create_service(Trigger, "~/save_difference", self._on_save_difference)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # Steady time: the state is reported also where simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -163,6 +167,8 @@ class ClassifierNode(LifecycleNode):
         if hasattr(self, "pipeline") and self.pipeline.stop(ENDING):
             self.pipeline.close_engines()
         self._loader.close(max(0.0, deadline - time.monotonic()))
+        if hasattr(self, "_comparison"):
+            self._comparison.close(max(0.0, deadline - time.monotonic()))
         super().destroy_node()
 
     def _resolved(self, topic: str) -> str:
@@ -240,11 +246,13 @@ class ClassifierNode(LifecycleNode):
         self._requests.start()
         self._lifecycle = ACTIVE
         self._adjust()
+        self._adjust_comparison()
         self._health.failure = ""
 
     def _deactivate(self) -> None:
         self._lifecycle = INACTIVE
         self._adjust()
+        self._adjust_comparison()
         self._requests.stop()
         self.pipeline.release(ENDING)
 
@@ -284,6 +292,15 @@ class ClassifierNode(LifecycleNode):
         elif not wanted and self._cameras.are_subscribed:
             self._cameras.unsubscribe()
 
+    def _adjust_comparison(self) -> None:
+        """Compare where that is wanted, and only there."""
+        if not (self._lifecycle == ACTIVE and self._settings.compare):
+            self._comparison.stop(ENDING)
+            return
+        self._comparison.start()
+        if (engine := self.pipeline.engine) is not None:
+            self._comparison.follow(engine.spec)
+
     @property
     def _topics(self) -> Outputs:
         assert self._outputs is not None, "an active node has been configured"
@@ -302,6 +319,8 @@ class ClassifierNode(LifecycleNode):
                 if settings.device == "cuda" and (missing := why_not_installed()):
                     raise BackendError(f"device cuda cannot be used: {missing}")
                 self._requests.change(settings, "model" in changes)
+            if changes.get("compare") and (spec := self._requests.spec) is not None:
+                check_choice(spec.model, "float", settings.device)
         except EXPECTED as error:
             return SetParametersResult(successful=False, reason=printable(str(error)))
         except Exception as error:
@@ -316,6 +335,8 @@ class ClassifierNode(LifecycleNode):
                 self._topics.publish_label_info(spec.model, settings.score_threshold)
             if any(name in changes for name in INPUT_PARAMETERS):
                 self._adjust()
+            if "compare" in changes:
+                self._adjust_comparison()
         except Exception as error:
             self.unexpected(f"following a change of parameters: {with_place(error)}")
         return SetParametersResult(successful=True)
@@ -360,6 +381,7 @@ class ClassifierNode(LifecycleNode):
 
     def answered(self, answer: Answer) -> None:
         self._topics.publish_answer(answer)
+        self._comparison.put(answer)
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
         camera = self._health.cameras[arrival.camera]
@@ -381,6 +403,7 @@ class ClassifierNode(LifecycleNode):
         self._refusals.engine_started(engine.spec)
         self._has_started_itself = False  # from now on a request that cannot be met ends nothing
         self._topics.publish_label_info(engine.spec.model, self._settings.score_threshold)
+        self._comparison.follow(engine.spec)
 
     def engine_failed(self, engine: Engine, reason: str) -> None:
         self._loader.fault(engine, reason)
@@ -424,6 +447,19 @@ class ClassifierNode(LifecycleNode):
             at, error = self._health.last_error
             text += f"; the last error, {time.monotonic() - at:.0f} s ago: {error}"
         answer.message = printable(text)
+        return answer
+
+    def _on_save_difference(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        """Save the last picture on which binary net and float twin differ."""
+        try:
+            writing = Reading(lambda: self._comparison.save(self._settings.compare_folder))
+            if not writing.wait(ENDING):
+                raise Unsaved(
+                    f"the disk of {self._settings.compare_folder} is slow; the picture may come yet"
+                )
+            answer.success, answer.message = True, printable(str(writing.result()))
+        except (Unsaved, ReadingError) as error:
+            answer.success, answer.message = False, printable(str(error))
         return answer
 
 

@@ -31,7 +31,7 @@ ANSWERED, UNUSABLE = "boxes answered", "boxes that hold no pixel of the image"
 WITHOUT_IMAGE, WITHOUT_BOXES = "messages of boxes without an image", "images without boxes"
 
 #: What follows the node's name and a colon in the name of a status; the camera's topic follows the latter.
-ENGINE, CAMERA = "engine", "camera "
+ENGINE, COMPARE, CAMERA = "engine", "compare", "camera "
 
 
 @dataclass(frozen=True)

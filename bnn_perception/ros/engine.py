@@ -153,6 +153,7 @@ class EngineLoader:
         report: called in this thread with a line about faults and recovery.
         first_retry: seconds from a fault to the first new try.
         unexpected: called in this thread with a line about an exception that nobody foresaw; None takes ``report``.
+        name: of the thread.
     """
 
     def __init__(
@@ -162,12 +163,13 @@ class EngineLoader:
         report: Callable[[str], None],
         first_retry: float = FIRST_RETRY,
         unexpected: Callable[[str], None] | None = None,
+        name: str = "loading",
     ) -> None:
         #: The last request that was met; None until the first is.
         self.current: EngineSpec | None = None
         self._deliver = deliver
         self._reject = reject
-        self.worker = Worker("loading", self._step, unexpected or report, PATIENCE)
+        self.worker = Worker(name, self._step, unexpected or report, PATIENCE)
         self._tell = report
         self._first_retry = first_retry
         self._condition = threading.Condition()

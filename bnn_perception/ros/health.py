@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from bnn_perception.frames.quality import measure, seen
 from bnn_perception.ros import diagnostics
+from bnn_perception.ros.compare import Comparison
 from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State
 from bnn_perception.ros.engine import Engine, EngineSpec
 from bnn_perception.ros.pairing import Unpaired
@@ -96,6 +97,7 @@ class Health:
         why_silent: given a camera's number, what keeps its frames away as far as the graph tells, and how many
             publishers it has.
         why_no_boxes: the same of its boxes.
+        comparison: the float twin beside the binary net.
 
     Attributes:
         cameras: what is noticed of each.
@@ -116,6 +118,7 @@ class Health:
         cameras: Sequence[CameraHealth],
         why_silent: Callable[[int], tuple[str, int]],
         why_no_boxes: Callable[[int], tuple[str, int]],
+        comparison: Comparison,
     ) -> None:
         now = time.monotonic()
         self.cameras = cameras
@@ -131,6 +134,7 @@ class Health:
         self._refusals = refusals
         self._why_silent = why_silent
         self._why_no_boxes = why_no_boxes
+        self._comparison = comparison
         self._unforeseen_before = 0
         self._before = [_numbers(Counts(), 0) for _ in cameras]
         self._lonely_before = [0] * len(cameras)
@@ -154,6 +158,8 @@ class Health:
         ]
         self._before = totals
         reports = [self._of_engine(name, situation, _sum(totals), _sum(new), seconds)]
+        if self._comparison.is_on:
+            reports.append(self._of_comparison(name))
         for number in range(len(self.cameras)):
             reports.append(self._of_camera(name, number, situation, totals[number], new[number], seconds))
         self._summarize(reports)
@@ -210,7 +216,7 @@ class Health:
                 refused=dict(self._pipeline.counts.refused),
                 latency=latency,
                 unexpected=self._unforeseen_before,
-                threads={worker.name: worker.state for worker in self._workers},
+                threads={worker.name: worker.state for worker in self._all_workers()},
             ).values()
         )
         return report
@@ -234,7 +240,7 @@ class Health:
 
     def _find_unforeseen(self, report: Report) -> None:
         """Bring back a thread that has ended, and tell of it and of all else that nobody foresaw."""
-        for worker in self._workers:
+        for worker in self._all_workers():
             if death := worker.revive():
                 self.unforeseen.add(death)
             elif worker.is_stuck:
@@ -243,6 +249,46 @@ class Health:
         if count > self._unforeseen_before:
             report.find(ERROR, f"{count - self._unforeseen_before} unexpected errors, the last: {newest}")
         self._unforeseen_before = count
+
+    def _all_workers(self) -> tuple[Worker, ...]:
+        """The threads that should live."""
+        return (*self._workers, *(self._comparison.workers if self._comparison.is_on else ()))
+
+    def _of_comparison(self, name: str) -> Report:
+        """What the two precisions make of the same frames."""
+        report = Report(f"{name}: {diagnostics.COMPARE}", HARDWARE)
+        twins = self._comparison.pipeline
+        if self._comparison.failure:
+            report.find(WARN, f"nothing is compared: {self._comparison.failure}")
+        elif twins.engine is None:
+            report.find(OK, "the float twin is being made")
+        share, total, differing, last = self._comparison.agreement()
+        report.add(
+            {
+                "backend": twins.engine.backend.name if twins.engine else diagnostics.NOTHING,
+                "device": twins.engine.backend.device_name if twins.engine else diagnostics.NOTHING,
+                "agreement of the newest labels (%)": 100 * share,
+                "labels compared": total,
+                "labels that differ": differing,
+                "frames passed over for a newer one": twins.counts.stale,
+                "last difference": last or "none",
+            }
+        )
+        times = {
+            which: pipeline.latency.summary().get("inference")
+            for which, pipeline in (("binary", self._pipeline), ("float", twins))
+        }
+        for which, percentiles in times.items():
+            if percentiles is not None:
+                report.add(
+                    {
+                        f"latency {which} inference {key} (ms)": value
+                        for key, value in percentiles._asdict().items()
+                    }
+                )
+        if (binary := times["binary"]) and (twin := times["float"]) and binary.p50:
+            report.add({"binary is so many times faster (p50)": twin.p50 / binary.p50})
+        return report
 
     def _of_camera(
         self,

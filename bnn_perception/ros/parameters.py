@@ -104,6 +104,9 @@ class Settings(EngineSettings):
         "part of the image that is classified: x, y, width, height as fractions of it",
     )
     enabled: bool = parameter(True, "whether images are taken; the engine stays ready where they are not")
+    compare: bool = parameter(
+        False, "let the float twin answer the same frames on labels_float, and tell where the two differ"
+    )
     lazy: bool = parameter(False, "take images only while somebody subscribes the answers")
     max_rate: float = parameter(
         0.0, "most frames of a camera that are answered a second; 0 answers all", bounds=(0.0, 1000.0)
@@ -166,6 +169,11 @@ class Settings(EngineSettings):
         "configure and activate the node when it starts; a lifecycle manager does so where it is false",
         read_only=True,
     )
+    compare_folder: str = parameter(
+        "",
+        "where ~/save_difference writes the picture on which the two differ; empty refuses it",
+        read_only=True,
+    )
     model_root: str = parameter(
         "", "folder that models must lie in, but for those of the package; empty takes any", read_only=True
     )
@@ -189,6 +197,10 @@ class Settings(EngineSettings):
         Raises:
             ParameterError: where that makes no sense.
         """
+        if self.compare and self.backend != "binary":
+            raise ParameterError(
+                f"compare puts the float twin beside the binary net; backend is {self.backend}, set it to binary"
+            )
         cameras, detectors = len(self.image_topics), len(self.detection_topics)
         if any(self.detection_topics) and detectors != cameras:
             raise ParameterError(

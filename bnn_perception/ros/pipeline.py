@@ -140,6 +140,7 @@ class Pipeline:
         sink: the node.
         retire: called with each engine that was replaced.
         cameras: how many there are.
+        name: of the thread.
 
     Attributes:
         cameras: what became of the frames of each.
@@ -150,7 +151,9 @@ class Pipeline:
         is_loading: whether no engine has come yet since the start, or the last :meth:`release`.
     """
 
-    def __init__(self, sink: Sink, retire: Callable[[Engine], None], cameras: int) -> None:
+    def __init__(
+        self, sink: Sink, retire: Callable[[Engine], None], cameras: int, name: str = "inference"
+    ) -> None:
         self.cameras = [Counts() for _ in range(cameras)]
         self.latency = LatencyWindow()
         self.latencies = [LatencyWindow() for _ in range(cameras)]
@@ -165,7 +168,7 @@ class Pipeline:
         self._takes_engines = True
         self._has_released = threading.Event()
         self._closed = False
-        self.worker = Worker("inference", self._step, sink.unexpected, PATIENCE)
+        self.worker = Worker(name, self._step, sink.unexpected, PATIENCE)
 
     def start(self) -> None:
         """Start the thread. To be called once."""

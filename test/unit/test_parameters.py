@@ -30,6 +30,7 @@ def test_what_is_set_at_start_up_only():
     """The subscriptions and the timer are made once."""
     assert {parameter.name for parameter in PARAMETERS if parameter.read_only} == {
         "autostart",
+        "compare_folder",
         "detection_topics",
         "image_topics",
         "image_transport",

@@ -1,0 +1,271 @@
+"""Both precisions on the same frames: the float twin answers, in threads of its own, what the binary net has answered.
+
+It is the node's own machinery once more: a pipeline that takes the newest answered frame of each camera, and a loader
+that makes its engine. The binary net hands over a reference and never waits.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from vision_msgs.msg import Classification, ObjectHypothesis
+
+from bnn_perception.backends import BackendError, check_choice
+from bnn_perception.files import replacing
+from bnn_perception.frames.frame import ENCODINGS
+from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
+from bnn_perception.ros.image_msg import RefusedFrame
+from bnn_perception.ros.parameters import EngineSettings
+from bnn_perception.ros.pipeline import Answer, Arrival, Pipeline
+from bnn_perception.ros.publishing import publish
+from bnn_perception.ros.worker import Worker
+
+#: Newest labels that agreement is told of: twenty seconds of a 30 Hz camera.
+WINDOW = 600
+
+
+class Unsaved(Exception):  # noqa: N818 - an answer to a request
+    """There is nothing to save, or nowhere; the message is one line with the remedy."""
+
+
+@dataclass(frozen=True)
+class _Compared(Arrival):
+    """A frame that the binary net has answered.
+
+    Attributes:
+        binary: its answer.
+    """
+
+    binary: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A frame on which the two do not agree.
+
+    Attributes:
+        answer: of the float twin.
+        binary, twin: the best labels.
+    """
+
+    answer: Answer
+    binary: str
+    twin: str
+
+
+class Comparison:
+    """The float twin beside the binary net. It holds an engine from :meth:`start` to :meth:`stop` only.
+
+    Args:
+        node: publishes ``labels_float``.
+        topics: of the cameras, in full. Where there are several, each has a topic of its own too.
+        report: called with a line about faults and recovery of its engine, in any thread.
+        unexpected: called with a line about an exception that nobody foresaw.
+
+    Attributes:
+        pipeline: with its thread, counts and times.
+        workers: its threads.
+        failure: why there is no float twin, empty where there is one or none is wanted.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topics: Sequence[str],
+        report: Callable[[str], None],
+        unexpected: Callable[[str], None],
+    ) -> None:
+        self._node = node
+        self._topics = topics
+        self._unexpected = unexpected
+        self._loader = EngineLoader(
+            deliver=self._deliver,
+            reject=self._reject,
+            report=report,
+            unexpected=unexpected,
+            name="comparison's loading",
+        )
+        self.pipeline = Pipeline(self, self._loader.retire, len(topics), name="comparison")
+        self.workers: tuple[Worker, ...] = (self.pipeline.worker, self._loader.worker)
+        self.failure = ""
+        self._is_on = False
+        self._publishers: list[list[Any]] = []
+        self._lock = threading.Lock()
+        self._agreed: deque[bool] = deque(maxlen=WINDOW)
+        self._total = self._differing = 0
+        self._last: Difference | None = None
+
+    # Executor's thread.
+
+    @property
+    def is_on(self) -> bool:
+        """Whether frames are compared."""
+        return self._is_on
+
+    def start(self) -> None:
+        """Compare from now on; :meth:`follow` says what."""
+        if self._is_on:
+            return
+        common = self._node.create_publisher(Classification, "labels_float", 10)
+        own = [f"{topic}/labels_float" for topic in self._topics] if len(self._topics) > 1 else []
+        self._publishers = [
+            [common, *(self._node.create_publisher(Classification, name, 10) for name in own[i : i + 1])]
+            for i in range(len(self._topics))
+        ]
+        with self._lock:
+            self._agreed.clear()
+            self._total = self._differing = 0
+            self._last = None
+        if not self.pipeline.worker.has_started:
+            self.pipeline.start()
+            self._loader.start()
+        self.pipeline.resume()
+        self._is_on = True
+
+    def stop(self, patience: float) -> None:
+        """Compare no more and give back the engine, after the batch in hand.
+
+        Args:
+            patience: seconds to wait for that.
+        """
+        if not self._is_on:
+            return
+        self._is_on = False
+        self._loader.forget()
+        self.pipeline.release(patience)
+        for publisher in {each for publishers in self._publishers for each in publishers}:
+            self._node.destroy_publisher(publisher)
+        self._publishers = []
+        self.failure = ""
+
+    def close(self, patience: float) -> None:
+        """End the threads and give back the engine; they are waited for so many seconds at most."""
+        if self.pipeline.stop(patience):
+            self.pipeline.close_engines()
+        self._loader.close(patience)
+
+    def save(self, folder: str) -> Path:
+        """Write the picture of the last difference, and return its file.
+
+        Raises:
+            Unsaved: where there is none, no folder, or the file cannot be written.
+        """
+        with self._lock:
+            last = self._last
+        if not folder:
+            raise Unsaved("compare_folder is empty; start with one to save pictures")
+        if last is None:
+            raise Unsaved("the two have not differed since compare was set")
+        stamp = last.answer.arrival.message.header.stamp
+        name = "_".join(re.sub(r"[^\w-]+", "-", label)[:40] for label in (last.binary, last.twin))
+        file = Path(folder).expanduser() / f"{stamp.sec}.{stamp.nanosec:09d}_{name}.png"
+        _write(last.answer.frame.pixels, last.answer.frame.encoding, file)
+        return file
+
+    # Any thread.
+
+    def follow(self, spec: EngineSpec) -> None:
+        """Let the twin of what answers now be made."""
+        if not self._is_on:
+            return
+        asked = EngineSettings(**{**spec.asked.engine_values(), "backend": "float"})
+        try:
+            check_choice(spec.model, asked.backend, asked.device)
+        except BackendError as error:
+            self.failure = str(error)
+            self._loader.forget()
+            return
+        self.failure = ""
+        self._loader.request(EngineSpec(asked, spec.model))
+
+    def put(self, answer: Answer) -> None:
+        """The binary net has answered a frame."""
+        if self._is_on:
+            arrival = answer.arrival
+            values = {entry.name: getattr(arrival, entry.name) for entry in fields(Arrival)}
+            self.pipeline.put(_Compared(**values, binary=answer))
+
+    def agreement(self) -> tuple[float, int, int, str]:
+        """How the two agree.
+
+        Returns:
+            the share of the newest labels that are equal; since :meth:`start` the labels compared, and those that
+            differ; the last difference in words, empty where there was none.
+        """
+        with self._lock:
+            share = sum(self._agreed) / len(self._agreed) if self._agreed else 1.0
+            last = f"{self._last.binary} (binary), {self._last.twin} (float)" if self._last else ""
+            return share, self._total, self._differing, last
+
+    # Its own threads; see pipeline.Sink.
+
+    def answered(self, answer: Answer) -> None:
+        arrival = answer.arrival
+        if not isinstance(arrival, _Compared) or arrival.binary is None:
+            return
+        labels = answer.engine.spec.model.labels
+        if labels == arrival.binary.engine.spec.model.labels:  # otherwise the model has changed in between
+            self._compare(answer, arrival.binary)
+        if arrival.detections is None:
+            (predictions,) = answer.predictions
+            results = [ObjectHypothesis(class_id=name, score=score) for _, name, score in predictions]
+            message = Classification(header=arrival.message.header, results=results)
+            for publisher in self._publishers[arrival.camera] if self._is_on else ():
+                publish(self._node, publisher, message)
+
+    def _compare(self, answer: Answer, binary: Answer) -> None:
+        labels = answer.engine.spec.model.labels
+        for ours, twins in zip(binary.scores, answer.scores):
+            best, twin_best = int(np.argmax(ours)), int(np.argmax(twins))
+            with self._lock:
+                self._agreed.append(best == twin_best)
+                self._total += 1
+                if best != twin_best:
+                    self._differing += 1
+                    self._last = Difference(answer, labels[best], labels[twin_best])
+
+    def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
+        """It was taken once, so that this cannot be."""
+
+    def engine_started(self, engine: Engine) -> None:
+        self.failure = ""
+
+    def engine_failed(self, engine: Engine, reason: str) -> None:
+        self._loader.fault(engine, reason)
+
+    def unexpected(self, line: str) -> None:
+        self._unexpected(line)
+
+    def _deliver(self, engine: Engine) -> None:
+        self.pipeline.swap(engine)
+
+    def _reject(self, spec: EngineSpec, reason: str) -> None:
+        self.failure = reason
+
+
+def _write(pixels: Any, encoding: str, file: Path) -> None:
+    """Write the pixels of a frame as a PNG file, whole or not at all.
+
+    Raises:
+        Unsaved: where they cannot be written.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise Unsaved(f"a picture is written by OpenCV, which cannot be imported: {error}") from None
+    rgb = pixels[..., list(ENCODINGS[encoding].rgb)]
+    _, data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            temporary.write_bytes(data.tobytes())
+    except OSError as error:
+        raise Unsaved(f"{file}: {error.strerror or error}") from None
