@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
@@ -34,17 +33,10 @@ from bnn_perception.ros.compare import Comparison, Unsaved
 from bnn_perception.ros.diagnostics import ERROR, as_message
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
 from bnn_perception.ros.entry import run_node, settle, spin_once
-from bnn_perception.ros.health import (
-    ACTIVE,
-    FINALIZED,
-    INACTIVE,
-    UNCONFIGURED,
-    CameraHealth,
-    Health,
-    Situation,
-)
+from bnn_perception.ros.health import CameraHealth, Health, Situation
 from bnn_perception.ros.image_msg import RefusedFrame
 from bnn_perception.ros.inputs import Cameras
+from bnn_perception.ros.managed import ACTIVE, ManagedNode
 from bnn_perception.ros.outputs import Outputs
 from bnn_perception.ros.parameters import (
     ENGINE_PARAMETERS,
@@ -77,11 +69,8 @@ LOOKING = 0.2
 #: What says in one line why the node cannot be configured or activated.
 EXPECTED = (ModelError, BackendError, ParameterError, ReadingError)
 
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-TRANSITION_ERROR = TransitionCallbackReturn.ERROR
 
-
-class ClassifierNode(LifecycleNode):
+class ClassifierNode(ManagedNode):
     """Subscribes images, publishes labels, label info and diagnostics.
 
     An active node answers once its engine has been loaded; until then diagnostics say so. Where that engine cannot be
@@ -91,6 +80,8 @@ class ClassifierNode(LifecycleNode):
     Raises:
         ParameterError: where a parameter cannot be used, with the reason in one line.
     """
+
+    expected = EXPECTED
 
     def __init__(self, **options: Any) -> None:
         super().__init__("classifier", namespace="bnn", **options)
@@ -103,9 +94,6 @@ class ClassifierNode(LifecycleNode):
         )
         # What the parameters say. Replaced as a whole, and a frame takes along what held when it came.
         self._settings = declare_parameters(self)
-        self._lifecycle = UNCONFIGURED
-        self._has_started_itself = False
-        self._cause: Exception | None = None
         self._restoring = False
         cameras = [
             CameraHealth(self._resolved(topic), boxes_topic=self._resolved_boxes(number))
@@ -144,20 +132,6 @@ class ClassifierNode(LifecycleNode):
         """What the parameters say."""
         return self._settings
 
-    def start(self) -> None:
-        """Configure and activate the node.
-
-        Raises:
-            ModelError, BackendError, ReadingError: where it cannot be, with the reason in one line.
-            ExternalShutdownException: where ROS has been shut down meanwhile.
-        """
-        self._has_started_itself = True
-        for trigger in (self.trigger_configure, self.trigger_activate):
-            if trigger() != SUCCESS:
-                if not self.context.ok():
-                    raise ExternalShutdownException
-                raise self._cause or BackendError(self._health.failure)
-
     def destroy_node(self) -> None:
         """End the threads and give back the engines, then what every node holds.
 
@@ -182,89 +156,45 @@ class ClassifierNode(LifecycleNode):
         topic = self._settings.boxes_of(camera)
         return topic and self.resolve_topic_name(topic)
 
-    # Executor thread: the states of a managed node.
+    # Executor thread: the work of a managed node's transitions.
 
-    def on_configure(self, _: Any) -> TransitionCallbackReturn:
+    def configure(self) -> None:
         """Read the model and make the topics."""
-        return self._transition("configured", self._configure, INACTIVE)
-
-    def on_activate(self, _: Any) -> TransitionCallbackReturn:
-        """Take images, and have the engine made that answers them."""
-        return self._transition("activated", self._activate, ACTIVE)
-
-    def on_deactivate(self, _: Any) -> TransitionCallbackReturn:
-        """Take no more images and give back the engine: a GPU is free for others."""
-        return self._transition("deactivated", self._deactivate, INACTIVE)
-
-    def on_cleanup(self, _: Any) -> TransitionCallbackReturn:
-        """Give up the model and the topics."""
-        return self._transition("cleaned up", self._clean_up, UNCONFIGURED)
-
-    def on_shutdown(self, _: Any) -> TransitionCallbackReturn:
-        """Give back everything; what is left says that it is over."""
-        return self._transition("shut down", self._give_back, FINALIZED)
-
-    def on_error(self, _: Any) -> TransitionCallbackReturn:
-        """After what nobody foresaw in a transition the node can be configured anew."""
-        return self._transition("brought back", self._give_back, UNCONFIGURED)
-
-    def _transition(self, name: str, step: Callable[[], None], state: str) -> TransitionCallbackReturn:
-        """Do the work of a transition; rclpy would keep to itself what it raises."""
-        try:
-            step()
-        except EXPECTED as error:
-            self._fail(error, f"cannot be {name}: {error}")
-            if not self._has_started_itself:  # otherwise it ends with this line
-                self._error(self._health.failure)
-            return FAILURE
-        except ExternalShutdownException:
-            return FAILURE
-        except Exception as error:
-            self._fail(error, f"cannot be {name}: unexpected error: {with_place(error)}")
-            self.unexpected(self._health.failure)
-            return TRANSITION_ERROR
-        self._lifecycle = state
-        return SUCCESS
-
-    def _fail(self, cause: Exception, reason: str) -> None:
-        self._cause, self._health.failure = cause, reason
-
-    def _configure(self) -> None:
         self._requests.read(self._settings, self.context.ok)
         cameras = self._health.cameras
         self._outputs = Outputs(
             self, [camera.topic for camera in cameras], [bool(camera.boxes_topic) for camera in cameras]
         )
-        self._health.failure = ""
 
-    def _activate(self) -> None:
+    def activate(self) -> None:
+        """Take images, and have the engine made that answers them."""
         self._health.loading_since = time.monotonic()
         if not self.pipeline.worker.has_started:
             self.pipeline.start()
             self._loader.start()
         self.pipeline.resume()
         self._requests.start()
-        self._lifecycle = ACTIVE
         self._adjust()
         self._adjust_comparison()
-        self._health.failure = ""
 
-    def _deactivate(self) -> None:
-        self._lifecycle = INACTIVE
+    def deactivate(self) -> None:
+        """Take no more images and give back the engine: a GPU is free for others."""
         self._adjust()
         self._adjust_comparison()
         self._requests.stop()
         self.pipeline.release(ENDING)
 
-    def _clean_up(self) -> None:
+    def clean_up(self) -> None:
+        """Give up the model and the topics."""
         self._requests.forget()
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
 
-    def _give_back(self) -> None:
-        self._deactivate()
-        self._clean_up()
+    def give_back(self) -> None:
+        """Give up all that a state holds."""
+        self.deactivate()
+        self.clean_up()
 
     # Executor thread: whether images are taken.
 
@@ -279,7 +209,7 @@ class ClassifierNode(LifecycleNode):
 
     def _adjust(self) -> None:
         """Subscribe where images are wanted, and only there."""
-        is_active = self._lifecycle == ACTIVE
+        is_active = self.lifecycle == ACTIVE
         if is_active and self._settings.lazy:
             self._look.reset()
         else:
@@ -294,7 +224,7 @@ class ClassifierNode(LifecycleNode):
 
     def _adjust_comparison(self) -> None:
         """Compare where that is wanted, and only there."""
-        if not (self._lifecycle == ACTIVE and self._settings.compare):
+        if not (self.lifecycle == ACTIVE and self._settings.compare):
             self._comparison.stop(ENDING)
             return
         self._comparison.start()
@@ -358,11 +288,9 @@ class ClassifierNode(LifecycleNode):
         try:
             self._requests.take_news()
         except BackendError as error:
-            if self._has_started_itself:
+            if self.has_started_itself:
                 raise
-            self._health.failure = str(error)
-            self._error(f"deactivated, for no engine could be made: {error}")
-            self.trigger_deactivate()
+            self.fall_back(str(error))
 
     # Loading thread.
 
@@ -401,7 +329,7 @@ class ClassifierNode(LifecycleNode):
         if engine.why_not_gpu:
             self.get_logger().warning(f"auto took the CPU though there is a GPU: {engine.why_not_gpu}")
         self._refusals.engine_started(engine.spec)
-        self._has_started_itself = False  # from now on a request that cannot be met ends nothing
+        self.has_started_itself = False  # from now on a request that cannot be met ends nothing
         self._topics.publish_label_info(engine.spec.model, self._settings.score_threshold)
         self._comparison.follow(engine.spec)
 
@@ -429,9 +357,9 @@ class ClassifierNode(LifecycleNode):
         """Publish /diagnostics."""
         if self._outputs is not None:
             self._outputs.end_states()
-        idle = self._idle if self._lifecycle == ACTIVE else ""
+        idle = self._idle if self.lifecycle == ACTIVE else ""
         spec = self._loader.current or self._requests.spec
-        situation = Situation(self._lifecycle, idle, self._settings, spec)
+        situation = Situation(self.lifecycle, self.failure, idle, self._settings, spec)
         reports = self._health.report(self.get_fully_qualified_name(), situation)
         publish(self, self._diagnostics, as_message(reports, self.get_clock().now().to_msg()))
         if self._health.news:
@@ -442,7 +370,7 @@ class ClassifierNode(LifecycleNode):
     def _on_health(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         """Tell a supervisor whether the node answers, and what the last error was."""
         level, text = self._health.newest
-        answer.success = self._lifecycle == ACTIVE and self.pipeline.engine is not None and level != ERROR
+        answer.success = self.lifecycle == ACTIVE and self.pipeline.engine is not None and level != ERROR
         if self._health.last_error is not None and level != ERROR:
             at, error = self._health.last_error
             text += f"; the last error, {time.monotonic() - at:.0f} s ago: {error}"

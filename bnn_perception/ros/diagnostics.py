@@ -126,6 +126,7 @@ class CameraState:
         latency: from the stamp of a frame to its labels, or from its coming where stamp and clock have nothing in
             common; None before there are labels.
         boxes: since the start; :data:`ANSWERED` and so on. Empty where the whole image is labelled.
+        brightness, sharpness: see :class:`~bnn_perception.frames.quality.Quality`; None before a picture was measured.
     """
 
     rate_in: float
@@ -134,6 +135,8 @@ class CameraState:
     since_last: float
     latency: Percentiles | None
     boxes: Mapping[str, int] = field(default_factory=dict)
+    brightness: float | None = None
+    sharpness: float | None = None
 
     def values(self) -> dict[str, object]:
         """Keys and values of the message."""
@@ -144,6 +147,11 @@ class CameraState:
             **{_FRAMES + name: count for name, count in self.frames.items()},
             **self.boxes,
             **_latency_values({_LABELS: self.latency} if self.latency else {}),
+            **{
+                name: value
+                for name, value in ((_BRIGHTNESS, self.brightness), (_SHARPNESS, self.sharpness))
+                if value is not None
+            },
         }
 
     @classmethod
@@ -160,6 +168,8 @@ class CameraState:
             since_last=float(values[_SINCE]),
             latency=_latencies(values).get(_LABELS),
             boxes={name: int(values[name]) for name in _BOXES if name in values},
+            brightness=float(values[_BRIGHTNESS]) if _BRIGHTNESS in values else None,
+            sharpness=float(values[_SHARPNESS]) if _SHARPNESS in values else None,
         )
 
 
@@ -192,6 +202,7 @@ _LIFECYCLE = "state"
 _MODEL, _BACKEND, _DEVICE, _WANTED, _WHY = "model", "backend", "device", "device wanted", "why not the GPU"
 _RATE_IN, _RATE_OUT = "rate in (Hz)", "rate out (Hz)"
 _BOXES = (ANSWERED, UNUSABLE, WITHOUT_IMAGE, WITHOUT_BOXES)
+_BRIGHTNESS, _SHARPNESS = "brightness", "sharpness"
 _SINCE, _LABELS = "since the last frame (s)", "to labels"
 _UNEXPECTED, _THREAD = "unexpected errors", " thread"
 _FRAMES, _REFUSED, _LATENCY, _UNIT = "frames ", "frames refused: ", "latency ", " (ms)"

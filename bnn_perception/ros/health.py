@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bnn_perception.frames.quality import measure, seen
+from bnn_perception.frames.quality import Quality, measure, seen
 from bnn_perception.ros import diagnostics
 from bnn_perception.ros.compare import Comparison
 from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State
 from bnn_perception.ros.engine import Engine, EngineSpec
+from bnn_perception.ros.managed import ACTIVE
 from bnn_perception.ros.pairing import Unpaired
 from bnn_perception.ros.parameters import Settings
 from bnn_perception.ros.pipeline import Answer, Counts, Pipeline
@@ -28,9 +29,6 @@ LOG_SILENCE = 5.0
 #: What the status is about, for monitors that group by it: this computer, whatever device answers.
 HARDWARE = platform.node()
 
-#: The states of a managed node.
-UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
-
 
 @dataclass
 class CameraHealth:
@@ -46,7 +44,7 @@ class CameraHealth:
         last_boxes, last_pair: time.monotonic() of the newest boxes, and of the newest that found their image; or of
             their subscription.
         unpaired: images and boxes since the start that did not find each other.
-        judged: the answer whose picture was looked at last.
+        judged, quality: the answer whose picture was looked at last, and what it is like.
         digest, changed_at: of its pixels, and time.monotonic() of the first report on them.
     """
 
@@ -60,6 +58,7 @@ class CameraHealth:
     last_pair: float = field(default_factory=time.monotonic)
     unpaired: Unpaired = field(default_factory=Unpaired)
     judged: Answer | None = None
+    quality: Quality | None = None
     digest: int = -1
     changed_at: float = 0.0
 
@@ -69,13 +68,15 @@ class Situation:
     """What the node is doing when a report is made.
 
     Attributes:
-        lifecycle: state of the managed node, :data:`ACTIVE` and so on.
+        lifecycle: state of the managed node, :data:`~bnn_perception.ros.managed.ACTIVE` and so on.
+        failure: why its last transition failed, empty where it did not.
         idle: why no image topic is subscribed though the node is active; empty where they are.
         settings: of the moment.
         spec: of the engine that answers, or of the one that is being made; None before a model has been read.
     """
 
     lifecycle: str
+    failure: str
     idle: str
     settings: Settings
     spec: EngineSpec | None
@@ -104,7 +105,6 @@ class Health:
         loading_since: time.monotonic() of the moment from which on the first engine is awaited.
         why_not_gpu: why ``auto`` took the CPU, empty where it did not.
         unforeseen: exceptions that nobody foresaw.
-        failure: why the node could not be configured or activated, empty where it could.
         news: what the log should say too, since the last report: a camera that is silent, many frames lost or stale.
         newest: level and text of all that the last report says.
         last_error: time.monotonic() and text of the last report with an error; None where there was none.
@@ -125,7 +125,6 @@ class Health:
         self.loading_since = now
         self.why_not_gpu = ""
         self.unforeseen = Unforeseen()
-        self.failure = ""
         self.news: list[str] = []
         self.newest = (OK, "nothing has been reported yet")
         self.last_error: tuple[float, str] | None = None
@@ -222,8 +221,8 @@ class Health:
         return report
 
     def _find_state(self, report: Report, situation: Situation, engine: Engine | None) -> None:
-        if self.failure:
-            report.find(ERROR, self.failure)
+        if situation.failure:
+            report.find(ERROR, situation.failure)
         if situation.lifecycle != ACTIVE:
             report.find(OK, situation.lifecycle)
         elif self._pipeline.is_loading:
@@ -336,6 +335,8 @@ class Health:
             since_last=silent_for,
             latency=next(iter(latency.values()), None),
             boxes=self._boxes(number),
+            brightness=camera.quality.brightness if camera.quality else None,
+            sharpness=camera.quality.sharpness if camera.quality else None,
         )
         if is_heard and not self._pipeline.is_loading:
             _find_slow(report, state, situation.settings, camera.topic)
@@ -368,11 +369,13 @@ class Health:
     def _find_picture(self, report: Report, number: int, settings: Settings) -> None:
         """Note a picture that can show nothing: the newest that was answered, once a report."""
         answer, camera = self._pipeline.newest[number], self.cameras[number]
-        if answer is None or answer is camera.judged:
-            return
-        camera.judged = answer
-        quality = measure(seen(answer.frame, answer.engine.spec.model.input))
-        report.add({"brightness": quality.brightness, "sharpness": quality.sharpness})
+        if answer is not None and answer is not camera.judged:
+            camera.judged = answer
+            camera.quality = measure(seen(answer.frame, answer.engine.spec.model.input))
+            self._judge(report, camera, camera.quality, settings)
+
+    @staticmethod
+    def _judge(report: Report, camera: CameraHealth, quality: Quality, settings: Settings) -> None:
         if quality.brightness < settings.min_brightness:
             report.find(
                 WARN,

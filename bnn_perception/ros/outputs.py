@@ -86,4 +86,4 @@ class Outputs:
     def _publishers(self) -> set[Any]:
         """Of answers: while nobody takes them, nobody would miss them."""
         answers = {publisher for publishers in self._answers for publisher in publishers}
-        return answers | self._states.publishers
+        return answers | self._states.all_publishers

@@ -219,7 +219,8 @@ class Pipeline:
             self._takes_engines = False
             self._has_released.clear()
             self._condition.notify()
-        self._has_released.wait(patience)
+        if self.worker.has_started:  # otherwise it holds none
+            self._has_released.wait(patience)
 
     def stop(self, patience: float | None = None) -> bool:
         """End the thread after the batch that it works on.

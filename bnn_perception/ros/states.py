@@ -42,7 +42,7 @@ class CameraStates:
         self._lock = threading.Lock()
 
     @property
-    def publishers(self) -> set[Any]:
+    def all_publishers(self) -> set[Any]:
         """All of them."""
         return {camera.publisher for camera in self._cameras.values()}
 

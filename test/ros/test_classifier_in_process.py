@@ -433,6 +433,8 @@ def test_every_value_of_diagnostics_has_its_name(peer, host, patient):
                 "since the last frame (s)",
                 *(f"frames {what}" for what in counts if what != "refused: step"),
                 *(f"latency to labels {name} (ms)" for name in ("p50", "p95", "p99", "maximum")),
+                "brightness",
+                "sharpness",
             )
         ),
     ]

@@ -170,7 +170,9 @@ def test_the_state_of_a_camera_is_read_as_it_was_written():
         "latency to labels p99 (ms)": "3",
         "latency to labels maximum (ms)": "4.500",
     }
-    for written in (state, replace(state, latency=None)):
+    boxes = {diagnostics.ANSWERED: 3, diagnostics.UNUSABLE: 1}
+    full = replace(state, boxes=boxes, brightness=100.5, sharpness=0.25)
+    for written in (state, replace(state, latency=None), full):
         assert CameraState.from_values(values_of(written)) == written
 
 

@@ -26,7 +26,7 @@ ROOMS = {
     "classifier": "backends frames net errors",
     "evaluation": "classifier backends frames net errors",
     "training": "evaluation importers backends scenes frames net files errors",
-    "ros": "classifier backends frames scenes net resources errors",
+    "ros": "classifier backends frames scenes net resources files errors",
     "cli": "ros training evaluation classifier backends importers frames scenes net resources files native errors",
     "__init__": "classifier backends frames net resources errors",
     "__main__": "cli",
