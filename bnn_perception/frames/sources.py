@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from bnn_perception.frames import recordings
+from bnn_perception.frames import bags
 from bnn_perception.frames.boxes import Box
 from bnn_perception.frames.images import SUFFIXES, ImageError, find_images, read_image
+from bnn_perception.frames.recordings import Recording
 from bnn_perception.frames.source import FOLDER_RATE, RawImage, Source, SourceError, SourceFrame
 
 #: Extensions of the files that are videos. FFmpeg plays far more, text files among them, as characters on a screen.
@@ -169,8 +170,8 @@ def holds_video(path: str | os.PathLike[str]) -> bool:
     path = Path(path)
     if path.is_dir():
         endings = {entry.suffix.lower() for entry in path.iterdir()}
-        return (path / "metadata.yaml").exists() or bool(endings & recordings.SUFFIXES)
-    return path.suffix.lower() in VIDEOS | recordings.SUFFIXES
+        return (path / "metadata.yaml").exists() or bool(endings & bags.SUFFIXES)
+    return path.suffix.lower() in VIDEOS | bags.SUFFIXES
 
 
 def open_source(
@@ -216,8 +217,7 @@ def open_source(
             )
         if path.is_dir():
             if (path / "metadata.yaml").exists():
-                return recordings.Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
-            bags = sorted(entry for entry in path.iterdir() if entry.suffix in recordings.SUFFIXES)
+                return Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
             packed = sorted(
                 entry for entry in path.iterdir() if re.search(r"\.(mcap|db3)\.zstd?$", entry.name)
             )
@@ -226,17 +226,17 @@ def open_source(
                     f"{path}: has recordings that are compressed as a whole, and no metadata.yaml; "
                     f"unpack one, such as 'unzstd {packed[0].name}', and name the file itself"
                 )
-            if bags:
+            if files := bags.files_in(path):
                 raise SourceError(
-                    f"{path}: has recordings but no metadata.yaml; name the file itself, such as {bags[0]}, "
+                    f"{path}: has recordings but no metadata.yaml; name the file itself, such as {files[0]}, "
                     "or run 'ros2 bag reindex'"
                 )
             return ImageFolder(uri, path, loop=loop, warn=warn)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from None
     suffix = path.suffix.lower()
-    if suffix in recordings.SUFFIXES:
-        return recordings.Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
+    if suffix in bags.SUFFIXES:
+        return Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
     if suffix in (".zst", ".zstd"):
         raise SourceError(f"{path}: is compressed as a whole; unpack it: unzstd {path.name}")
     if suffix == ".bag":

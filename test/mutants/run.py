@@ -116,7 +116,8 @@ TARGETS: dict[str, Target] = {
     ),
     "frames/images": Target(("frames/images.py", "frames/dataset.py"), ("unit/test_images.py",)),
     "frames/sources": Target(
-        ("frames/source.py", "frames/sources.py", "frames/recordings.py"), ("unit/test_sources.py",)
+        ("frames/source.py", "frames/sources.py", "frames/recordings.py", "frames/bags.py"),
+        ("unit/test_sources.py",),
     ),
     "classifier": Target(
         ("classifier.py",),

@@ -498,7 +498,7 @@ def test_a_damaged_chunk_costs_its_images(tmp_path, warnings, damaged, folder):
     assert len(played) == len(left)
     assert all(np.array_equal(one, other) for one, other in zip(played, left))
     assert source.refused == 1
-    assert f"{2 * len(damaged)} images lie in damaged chunks and are lost" in warnings[0]
+    assert f"{2 * len(damaged)} messages lie in damaged chunks and are lost" in warnings[0]
 
 
 def test_messages_of_one_stamp_are_played_once_where_a_chunk_is_damaged(tmp_path, warnings):
@@ -510,7 +510,7 @@ def test_messages_of_one_stamp_are_played_once_where_a_chunk_is_damaged(tmp_path
     damage_chunks(file, 6)  # of the second topic
     source = open_source(str(path), topic="/b", warn=warnings.append)
     assert len(list(source)) == 6
-    assert "2 images lie in damaged chunks" in warnings[-1]
+    assert "2 messages lie in damaged chunks" in warnings[-1]
     assert len(list(open_source(str(path), topic="/a", warn=warnings.append))) == 8
 
 
@@ -541,7 +541,7 @@ def test_damage_in_the_middle_ends_the_recording(tmp_path, picture, warnings):
     with pytest.raises(SourceError, match="not one frame could be read"):
         list(source)
     assert source.refused == 1
-    assert "ends after 0 images" in warnings[0]
+    assert "ends after 0 messages" in warnings[0]
 
 
 def test_recording_without_rosbags_says_what_to_install(tmp_path, picture, monkeypatch):
