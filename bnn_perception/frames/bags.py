@@ -16,6 +16,9 @@ from bnn_perception.frames.source import SourceError
 #: Extensions of the files that are recordings.
 SUFFIXES = {".mcap", ".db3"}
 
+#: Names of recordings that are compressed as a whole, which only a folder's metadata tells how to read.
+_PACKED = re.compile(r".*\.(mcap|db3)\.zstd?")
+
 # A 100-megapixel rgb8 image. A message that unpacks to more is broken, or meant to exhaust the memory.
 _MAX_MESSAGE = 300_000_000
 
@@ -59,6 +62,7 @@ class Bag:
     Attributes:
         path: of the folder or file.
         topics: all of them, those without messages too, sorted.
+        lost: messages in damaged chunks so far, of the topics that were read.
     """
 
     def __init__(self, path: Path, *, warn: Callable[[str], None]) -> None:
@@ -69,9 +73,11 @@ class Bag:
             warn: called with one line for every file of a folder that cannot be opened.
 
         Raises:
-            SourceError: where nothing of it can be opened.
+            SourceError: where it is none, or nothing of it can be opened.
         """
+        _check_form(path)
         self.path = path
+        self.lost = 0
         #: What is played one after the other, opened: the recording, or those of its files that can be opened.
         self._parts = _open_parts(path, warn)
         self._closing = weakref.finalize(self, _close, [reader for _, reader in self._parts])
@@ -103,12 +109,84 @@ class Bag:
             refuse: called with one line where messages are lost.
         """
         for part, reader in self._parts:
-            yield from _readable(part, reader, topics, refuse)
+            yield from self._readable(part, reader, topics, refuse)
+
+    def _readable(
+        self, part: Path, reader: Any, topics: Collection[Topic], refuse: Callable[[str], None]
+    ) -> Iterator[Message]:
+        """The messages of one part. Where a chunk is damaged, reading begins again without it, at the last stamp."""
+        by_key = {(topic.name, topic.type): topic for topic in topics}
+        wanted = _connections(reader, topics)
+        if not wanted:  # none would be taken for all
+            return
+        count = 0
+        last, of_last = None, 0  # stamp of the last message, and how many of that stamp have been given
+        while True:
+            try:
+                for connection, stamp, data in _since(reader, wanted, last, of_last):
+                    of_last = of_last + 1 if stamp == last else 1
+                    last = stamp
+                    count += 1
+                    yield Message(by_key[_key(connection)], stamp, data)
+                return
+            except Exception as error:  # as in _open
+                lost = _leave_out_damaged(reader, wanted, last)
+                if lost is None:
+                    refuse(f"{part}: ends after {count} messages: {one_line(error)}")
+                    return
+                self.lost += lost
+                refuse(f"{part}: {lost} messages lie in damaged chunks and are lost: {one_line(error)}")
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a path is that of a recording, by its name and those in it; one that cannot be opened as it is, too."""
+    if path.is_dir():
+        return (path / "metadata.yaml").exists() or bool(files_in(path) or _packed_in(path))
+    return path.suffix.lower() in SUFFIXES | {".zst", ".zstd", ".bag"}
 
 
 def files_in(path: Path) -> list[Path]:
     """The recordings in a folder, sorted; none in what is no folder."""
     return sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES) if path.is_dir() else []
+
+
+def _packed_in(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if _PACKED.fullmatch(entry.name))
+
+
+def _check_form(path: Path) -> None:
+    """Refuse, with the remedy, what is no recording that can be opened as it is.
+
+    Raises:
+        SourceError: naming it.
+    """
+    try:
+        if not path.exists():
+            raise SourceError(f"{path}: no such file or folder")
+        is_folder = path.is_dir()
+        if is_folder and not (path / "metadata.yaml").exists():
+            if packed := _packed_in(path):
+                raise SourceError(
+                    f"{path}: has recordings that are compressed as a whole, and no metadata.yaml; "
+                    f"unpack one, such as 'unzstd {packed[0].name}', and name the file itself"
+                )
+            if files := files_in(path):
+                raise SourceError(
+                    f"{path}: has recordings but no metadata.yaml; name the file itself, such as {files[0]}, "
+                    "or run 'ros2 bag reindex'"
+                )
+            raise SourceError(f"{path}: is no recording: it has no metadata.yaml and no .mcap or .db3 file")
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from None
+    suffix = path.suffix.lower()
+    if suffix in (".zst", ".zstd"):
+        raise SourceError(f"{path}: is compressed as a whole; unpack it: unzstd {path.name}")
+    if suffix == ".bag":
+        raise SourceError(
+            f"{path}: is a recording of ROS 1; convert it: rosbags-convert --src {path.name} --dst out"
+        )
+    if not is_folder and suffix not in SUFFIXES:
+        raise SourceError(f"{path}: is no recording; one is a rosbag2 folder, a .mcap or a .db3 file")
 
 
 def uncompressed(data: bytes | memoryview) -> bytes | memoryview:
@@ -194,32 +272,6 @@ def _key(connection: Any) -> tuple[str, str]:
 def _connections(reader: Any, topics: Collection[Topic]) -> list[Any]:
     keys = {(topic.name, topic.type) for topic in topics}
     return [connection for connection in reader.connections if _key(connection) in keys]
-
-
-def _readable(
-    part: Path, reader: Any, topics: Collection[Topic], refuse: Callable[[str], None]
-) -> Iterator[Message]:
-    """The messages of one part. Where a chunk is damaged, reading begins again without it, at the last stamp."""
-    by_key = {(topic.name, topic.type): topic for topic in topics}
-    wanted = _connections(reader, topics)
-    if not wanted:  # none would be taken for all
-        return
-    count = 0
-    last, of_last = None, 0  # stamp of the last message, and how many of that stamp have been given
-    while True:
-        try:
-            for connection, stamp, data in _since(reader, wanted, last, of_last):
-                of_last = of_last + 1 if stamp == last else 1
-                last = stamp
-                count += 1
-                yield Message(by_key[_key(connection)], stamp, data)
-            return
-        except Exception as error:  # as in _open
-            lost = _leave_out_damaged(reader, wanted, last)
-            if lost is None:
-                refuse(f"{part}: ends after {count} messages: {one_line(error)}")
-                return
-            refuse(f"{part}: {lost} messages lie in damaged chunks and are lost: {one_line(error)}")
 
 
 def _since(reader: Any, wanted: list[Any], stamp: int | None, given: int) -> Iterator[tuple[Any, int, Any]]:

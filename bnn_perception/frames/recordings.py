@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bnn_perception.errors import one_line
 from bnn_perception.frames.bags import Bag, Topic, uncompressed
+from bnn_perception.frames.messages import COMPRESSED, RAW, message_types
 from bnn_perception.frames.raw import HOLDS_NO_COLOURS, RawError, compressed_order
 from bnn_perception.frames.source import CompressedImage, RawImage, Source, SourceError, SourceFrame
-
-#: Types of messages that are images.
-RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 class Recorded(NamedTuple):
@@ -123,13 +120,13 @@ def read_message(kind: str, data: bytes | memoryview) -> Recorded:
     """The image in a recorded message.
 
     Args:
-        kind: :data:`RAW` or :data:`COMPRESSED`.
+        kind: type of the message, ``sensor_msgs/msg/Image`` or ``CompressedImage``.
         data: CDR bytes, or those compressed.
 
     Raises:
         Exception: whatever arbitrary bytes provoke.
     """
-    message = _types().deserialize_cdr(uncompressed(data), kind)
+    message = message_types().deserialize_cdr(uncompressed(data), kind)
     image: RawImage | CompressedImage
     if kind == COMPRESSED:
         image = CompressedImage(message.format, message.data)
@@ -139,10 +136,3 @@ def read_message(kind: str, data: bytes | memoryview) -> Recorded:
         )
     stamp = message.header.stamp
     return Recorded(image, stamp.sec * 10**9 + stamp.nanosec, message.header.frame_id)
-
-
-@functools.cache
-def _types() -> Any:
-    from rosbags.typesys import Stores, get_typestore
-
-    return get_typestore(Stores.ROS2_HUMBLE)  # images have been the same since the first ROS 2

@@ -168,10 +168,7 @@ class RenderedScene(Source):
 def holds_video(path: str | os.PathLike[str]) -> bool:
     """Whether a path is that of a video or a recording, in a file or a folder, and not of images."""
     path = Path(path)
-    if path.is_dir():
-        endings = {entry.suffix.lower() for entry in path.iterdir()}
-        return (path / "metadata.yaml").exists() or bool(endings & bags.SUFFIXES)
-    return path.suffix.lower() in VIDEOS | bags.SUFFIXES
+    return bags.is_recording(path) or (path.suffix.lower() in VIDEOS and not path.is_dir())
 
 
 def open_source(
@@ -215,34 +212,13 @@ def open_source(
                 f"'{uri}': no such file or folder; a source is scene, scene:SEED, webcam:INDEX, or the path of a "
                 "folder of images, a video or a recording"
             )
+        if bags.is_recording(path):
+            return Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
         if path.is_dir():
-            if (path / "metadata.yaml").exists():
-                return Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
-            packed = sorted(
-                entry for entry in path.iterdir() if re.search(r"\.(mcap|db3)\.zstd?$", entry.name)
-            )
-            if packed:
-                raise SourceError(
-                    f"{path}: has recordings that are compressed as a whole, and no metadata.yaml; "
-                    f"unpack one, such as 'unzstd {packed[0].name}', and name the file itself"
-                )
-            if files := bags.files_in(path):
-                raise SourceError(
-                    f"{path}: has recordings but no metadata.yaml; name the file itself, such as {files[0]}, "
-                    "or run 'ros2 bag reindex'"
-                )
             return ImageFolder(uri, path, loop=loop, warn=warn)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from None
     suffix = path.suffix.lower()
-    if suffix in bags.SUFFIXES:
-        return Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
-    if suffix in (".zst", ".zstd"):
-        raise SourceError(f"{path}: is compressed as a whole; unpack it: unzstd {path.name}")
-    if suffix == ".bag":
-        raise SourceError(
-            f"{path}: is a recording of ROS 1; convert it: rosbags-convert --src {path.name} --dst out"
-        )
     if suffix in SUFFIXES:
         return ImageFolder(uri, path, loop=loop, warn=warn)
     if suffix in VIDEOS:
