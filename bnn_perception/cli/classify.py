@@ -7,10 +7,10 @@ import sys
 
 from bnn_perception.backends import make_backend
 from bnn_perception.classifier import Classifier
-from bnn_perception.cli import add_backend_arguments
+from bnn_perception.cli import add_backend_arguments, add_image_arguments, image_arguments
 from bnn_perception.cli.json_text import to_json
 from bnn_perception.errors import CommandError, printable
-from bnn_perception.frames.frame import WHOLE, Frame, check_region
+from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError, find_images, read_image
 from bnn_perception.frames.sources import holds_video
 from bnn_perception.net.folder import load_model
@@ -21,27 +21,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("classify")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image file or folder")
     add_backend_arguments(parser)
-    parser.add_argument(
-        "--top", type=int, default=1, metavar="K", help="how many classes an image (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--region",
-        type=float,
-        nargs=4,
-        default=WHOLE,
-        metavar=("X", "Y", "W", "H"),
-        help="part of the image, as fractions",
-    )
+    add_image_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.top < 1:
-        raise CommandError(f"--top {args.top}: at least one class is shown")
-    try:
-        region = check_region(args.region)
-    except ValueError as error:
-        raise CommandError(f"--region: {error}") from None
+    top_k, region = image_arguments(args)
     model = load_model(find_model(args.model))
     for path in args.paths:
         if holds_video(path):
@@ -61,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             failures += 1
             print(f"bnn_perception classify: {error}", file=sys.stderr)
             continue
-        (predictions,) = classifier.classify([frame], args.top)
+        (predictions,) = classifier.classify([frame], top_k)
         if args.json:
             results = [
                 {"label": p.label, "index": p.class_id, "score": round(p.score, 6)} for p in predictions

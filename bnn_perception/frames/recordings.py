@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,9 @@ from bnn_perception.frames.bags import Bag, Topic, uncompressed
 from bnn_perception.frames.messages import COMPRESSED, RAW, message_types
 from bnn_perception.frames.raw import HOLDS_NO_COLOURS, RawError, compressed_order
 from bnn_perception.frames.source import CompressedImage, RawImage, Source, SourceError, SourceFrame
+
+#: The types of messages that are images.
+IMAGES = (RAW, COMPRESSED)
 
 
 class Recorded(NamedTuple):
@@ -53,21 +56,15 @@ class Recording(Source):
 
     def _choose(self, name: str | None) -> Topic:
         """The topic to play."""
-        path, topics = self._bag.path, image_topics(self._bag)
-        names = sorted({topic.name for topic in topics})
-        if name and name not in names:
-            raise SourceError(f"{path}: holds no images on '{name}'; it holds {', '.join(names)}")
-        candidates = [topic for topic in topics if not name or topic.name == name]
-        if not any(topic.size for topic in candidates):
-            raise SourceError(
-                f"{path}: no image was recorded on {name or 'any of ' + ', '.join(names)}; was the camera on?"
-            )
+        candidates = image_topics(self._bag, [name] if name else [])
         if not name and len(candidates) > 1:
-            candidates = [topic for topic in candidates if shows_colours(self._bag, topic)] or candidates
+            candidates = [each for each in candidates if not is_measured(self._bag, each)] or candidates
         chosen = max(candidates, key=lambda topic: topic.size)
-        if not name and len(names) > 1:
-            others = ", ".join(other for other in names if other != chosen.name)
-            self._warn(f"{path}: plays {chosen.name}; name a topic for another: {others}")
+        others = sorted({topic.name for topic in self._bag.topics if topic.type in IMAGES} - {chosen.name})
+        if not name and others:
+            self._warn(
+                f"{self._bag.path}: plays {chosen.name}; name a topic for another: {', '.join(others)}"
+            )
         return chosen
 
     def _one_pass(self) -> Iterator[SourceFrame]:
@@ -84,36 +81,48 @@ class Recording(Source):
             yield SourceFrame(name, message.stamp, image, frame_id=recorded.frame_id)
 
 
-def image_topics(bag: Bag) -> list[Topic]:
-    """The topics of a recording whose messages are images.
+def image_topics(bag: Bag, names: Collection[str] = ()) -> list[Topic]:
+    """The topics of a recording on which images were recorded.
+
+    Args:
+        names: those that are asked for; all of them where there is none.
 
     Raises:
-        SourceError: where it has none.
+        SourceError: where there is no such topic, or no image on any.
     """
-    topics = [topic for topic in bag.topics if topic.type in (RAW, COMPRESSED)]
+    topics = [topic for topic in bag.topics if topic.type in IMAGES]
     if not topics:
         held = ", ".join(f"{topic.name} ({topic.type})" for topic in bag.topics) or "nothing"
         raise SourceError(
             f"{bag.path}: holds no topic of sensor_msgs Image or CompressedImage; it holds {held}"
         )
-    return topics
+    held = ", ".join(sorted({topic.name for topic in topics}))
+    for name in names:
+        if not any(topic.name == name for topic in topics):
+            raise SourceError(f"{bag.path}: holds no images on '{name}'; it holds {held}")
+    recorded = [topic for topic in topics if topic.size and (not names or topic.name in names)]
+    if not recorded:
+        raise SourceError(
+            f"{bag.path}: no image was recorded on {', '.join(names) or f'any of {held}'}; was the camera on?"
+        )
+    return recorded
 
 
-def shows_colours(bag: Bag, topic: Topic) -> bool:
-    """Whether the first image of a topic is one of colours or grey: depth cameras record measurements as images."""
+def is_measured(bag: Bag, topic: Topic) -> bool:
+    """Whether the first image of a topic is no picture: depth cameras record measurements as images."""
     data = bag.first(topic)
-    if data is None:  # what is played will say so
+    if data is None:
         return False
     try:
         image = read_message(topic.type, data).image
         if isinstance(image, CompressedImage):
             compressed_order(image.format)
-            return True
+            return False
     except RawError:
+        return True
+    except Exception:  # as in _one_pass; what is played will say so
         return False
-    except Exception:  # as in _one_pass
-        return False
-    return not HOLDS_NO_COLOURS.fullmatch(image.encoding.strip())
+    return HOLDS_NO_COLOURS.fullmatch(image.encoding.strip()) is not None
 
 
 def read_message(kind: str, data: bytes | memoryview) -> Recorded:
