@@ -11,7 +11,17 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
+from recordings import (
+    COMPRESSED,
+    IMAGE,
+    STORE,
+    compressed_message,
+    damage_chunks,
+    raw_message,
+    record,
+)
 
+from bnn_perception.frames.messages import header
 from bnn_perception.frames.source import CompressedImage, RawImage, SourceError
 from bnn_perception.frames.sources import open_source
 from bnn_perception.scenes.drive import Scene
@@ -204,59 +214,6 @@ def test_webcam_delivers_until_it_is_unplugged(monkeypatch, uri, index):
 
 # -- recordings
 
-TYPES = pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")
-STORE = TYPES.get_typestore(TYPES.Stores.ROS2_HUMBLE)
-
-
-def header():
-    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=7, nanosec=5)
-    return STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id="front")
-
-
-def raw_message(picture, encoding="bgr8", padding=5):
-    """An image whose rows end in padding, as some drivers send it."""
-    height, width, channels = picture.shape
-    rows = np.zeros((height, width * channels + padding), np.uint8)
-    rows[:, : width * channels] = picture.reshape(height, -1)
-    return STORE.types["sensor_msgs/msg/Image"](
-        header=header(),
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=1,
-        step=rows.shape[1],
-        data=rows.reshape(-1),
-    )
-
-
-def compressed_message(picture):
-    ok, data = cv2.imencode(".png", picture)
-    assert ok
-    return STORE.types["sensor_msgs/msg/CompressedImage"](
-        header=header(), format="png", data=data.reshape(-1)
-    )
-
-
-def record(path, topics, storage="mcap", compress=None):
-    """Write a rosbag2 folder; ``topics`` maps a topic to its type and messages, raw bytes passing as they are."""
-    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-
-    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-    writer = Writer(path, version=9, storage_plugin=plugin)
-    if compress:
-        writer.set_compression(CompressionMode[compress], CompressionFormat.ZSTD)
-    with writer:
-        for topic, (kind, messages) in topics.items():
-            connection = writer.add_connection(topic, kind, typestore=STORE)
-            for index, message in enumerate(messages):
-                data = message if isinstance(message, bytes) else STORE.serialize_cdr(message, kind)
-                writer.write(connection, 1_000_000_000 + index * 40_000_000, data)
-    return path
-
-
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
-
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("compress", [None, "MESSAGE", "FILE"])
@@ -301,7 +258,7 @@ def test_a_compressed_image_is_decoded_as_its_format_says(tmp_path, picture, war
     """The order of its colours as image_transport stores it; depths are no picture."""
     data = cv2.imencode(".png", picture)[1].reshape(-1)
     messages = [
-        STORE.types[COMPRESSED](header=header(), format=text, data=data)
+        STORE.types[COMPRESSED](header=header(7, "front"), format=text, data=data)
         for text in (
             "rgb8; png compressed rgb8",
             "rgb8; png compressed bgr8",
@@ -313,7 +270,7 @@ def test_a_compressed_image_is_decoded_as_its_format_says(tmp_path, picture, war
     frames = list(open_source(str(path), decode=True, warn=warnings.append))
     assert [frame.image.encoding for frame in frames] == ["rgb8", "bgr8", "bgr8"]
     assert "format '16UC1; png compressed ' holds no colours (a depth image?)" in warnings[0]
-    empty = STORE.types[COMPRESSED](header=header(), format="\x1b" * 500, data=data[:0])
+    empty = STORE.types[COMPRESSED](header=header(7, "front"), format="\x1b" * 500, data=data[:0])
     path = record(tmp_path / "other", {"/camera": (COMPRESSED, [messages[0], empty])})
     list(open_source(str(path), decode=True, warn=warnings.append))
     assert warnings[-1].isprintable()
@@ -467,19 +424,6 @@ def test_recording_that_is_cut_short_is_refused_with_the_remedy(tmp_path, pictur
             open_source(str(uri))
 
 
-def damage_chunks(file, *numbers):
-    """Spoil the compressed data of some chunks of an MCAP file, where it begins."""
-    from rosbags.rosbag2 import Reader
-
-    with Reader(file) as reader:
-        starts = [chunk.chunk_start_offset for chunk in reader.storage.chunks]
-    content = bytearray(file.read_bytes())
-    for number in numbers:
-        content[starts[number] + 53 : starts[number] + 553] = bytes(500)
-    file.write_bytes(content)
-    return len(starts)
-
-
 @pytest.mark.parametrize("folder", [True, False])
 @pytest.mark.parametrize("damaged", [(1,), (0,), (0, 2), (3,)])
 def test_a_damaged_chunk_costs_its_images(tmp_path, warnings, damaged, folder):
@@ -553,7 +497,7 @@ def test_recording_without_rosbags_says_what_to_install(tmp_path, picture, monke
 
 def test_recording_without_images_is_refused(tmp_path):
     kind = "std_msgs/msg/Header"
-    path = record(tmp_path / "bag", {"/heartbeat": (kind, [header()])})
+    path = record(tmp_path / "bag", {"/heartbeat": (kind, [header(7, "front")])})
     with pytest.raises(SourceError, match=r"holds no topic of sensor_msgs .* /heartbeat"):
         open_source(str(path))
 

@@ -15,29 +15,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from models import scaled_stem_model
+from models import PURE, colours_model, scaled_stem_model
 
 from bnn_perception.__main__ import main
 from bnn_perception.cli.json_text import to_json
 from bnn_perception.evaluation import pictures as drawing
-from bnn_perception.net import bits
 from bnn_perception.net.folder import load_model, save_model
-from bnn_perception.net.layers import OutputDense, Thermometer
-from bnn_perception.net.model import InputSpec, Model
-
-PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
-    """A model of two layers that tells red, green and blue apart by the mean colour."""
-    one_hot = bits.pack(np.eye(3, dtype=bool))
-    layers = (
-        Thermometer("encode", channels=3, levels=1, thresholds=np.full((3, 1), 128, np.uint8)),
-        OutputDense("logits", (1, 1, 3), 3, one_hot, np.ones(3, np.float32), np.zeros(3, np.float32)),
-    )
     folder = tmp_path_factory.mktemp("models") / "colours"
-    save_model(Model("colours", tuple(PURE), InputSpec(1, 1), layers), folder)
+    save_model(colours_model(), folder)
     return folder
 
 
