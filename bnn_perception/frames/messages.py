@@ -41,3 +41,8 @@ def header(stamp: int, frame_id: str) -> Any:
     seconds, nanoseconds = divmod(stamp, 10**9)
     time = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
     return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+
+def stamp_of(header: Any) -> int:
+    """The stamp of a ``std_msgs/msg/Header``, in nanoseconds."""
+    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)

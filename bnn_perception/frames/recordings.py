@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bnn_perception.errors import one_line
 from bnn_perception.frames.bags import Bag, Topic, uncompressed
-from bnn_perception.frames.messages import COMPRESSED, RAW, message_types
+from bnn_perception.frames.messages import CLASSIFICATION, COMPRESSED, RAW, message_types, stamp_of
 from bnn_perception.frames.raw import HOLDS_NO_COLOURS, RawError, compressed_order
 from bnn_perception.frames.source import CompressedImage, RawImage, Source, SourceError, SourceFrame
 
@@ -36,6 +36,12 @@ class Recording(Source):
     Without a topic the one with the most images is played, depth images aside. Stamps are those of the recorder.
     Messages that were compressed one by one (zstd) are read whether or not the metadata says so. ``decode`` turns
     compressed images into raw ones. A damaged chunk costs its images, a file of a folder that cannot be opened its own.
+
+    The truth of a frame is the first label of the ``vision_msgs/Classification`` that has the stamp of its header, on a
+    topic that is called ``truth``, as the camera node's, or on the one that is named.
+
+    Attributes:
+        truth_topic: name of the topic with the truth, None where there is none.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Recording(Source):
         path: Path,
         *,
         topic: str | None,
+        truth: str | None,
         decode: bool,
         loop: bool,
         warn: Callable[[str], None],
@@ -52,6 +59,8 @@ class Recording(Source):
         self._decode = decode
         self._bag = Bag(path, warn=warn)
         self._topic = self._choose(topic)
+        self._truth = self._choose_truth(truth)
+        self.truth_topic = self._truth.name if self._truth else None
         self.compressed = self._topic.type == COMPRESSED and not decode
 
     def _choose(self, name: str | None) -> Topic:
@@ -67,7 +76,35 @@ class Recording(Source):
             )
         return chosen
 
+    def _choose_truth(self, name: str | None) -> Topic | None:
+        """The topic that tells the truth; None where none is asked for, and not just one is called so."""
+        labels = [topic for topic in self._bag.topics if topic.type == CLASSIFICATION]
+        if name is None:
+            called = [topic for topic in labels if topic.name.rpartition("/")[2] == "truth"]
+            return called[0] if len(called) == 1 else None
+        chosen = next((topic for topic in labels if topic.name == name), None)
+        if chosen is None:
+            held = ", ".join(topic.name for topic in labels) or "none"
+            raise SourceError(
+                f"{self._bag.path}: holds no vision_msgs/Classification on '{name}'; topics with them: {held}"
+            )
+        return chosen
+
+    def _truths(self) -> dict[int, str]:
+        """The right label for each stamp of a header; stamps that stand for several labels are left out."""
+        labels: dict[int, set[str]] = {}
+        for message in self._bag.messages([self._truth] if self._truth else [], self._refuse):
+            try:
+                told = message_types().deserialize_cdr(uncompressed(message.data), CLASSIFICATION)
+            except Exception as error:  # as in _one_pass
+                self._refuse(f"{self._bag.path}:{message.topic.name}: {one_line(error)}")
+                continue
+            if told.results:
+                labels.setdefault(stamp_of(told.header), set()).add(told.results[0].class_id)
+        return {stamp: best for stamp, (best, *others) in labels.items() if not others}
+
     def _one_pass(self) -> Iterator[SourceFrame]:
+        truths = self._truths()
         for index, message in enumerate(self._bag.messages([self._topic], self._refuse)):
             name = f"{self._bag.path}:{self._topic.name}#{index}"
             try:
@@ -78,7 +115,8 @@ class Recording(Source):
             except Exception as error:  # of arbitrary bytes: whatever they provoke
                 self._refuse(f"{name}: {one_line(error)}")
                 continue
-            yield SourceFrame(name, message.stamp, image, frame_id=recorded.frame_id)
+            truth = truths.get(recorded.stamp)
+            yield SourceFrame(name, message.stamp, image, truth, frame_id=recorded.frame_id)
 
 
 def image_topics(bag: Bag, names: Collection[str] = ()) -> list[Topic]:
@@ -143,5 +181,4 @@ def read_message(kind: str, data: bytes | memoryview) -> Recorded:
         image = RawImage(
             message.height, message.width, message.encoding, message.is_bigendian, message.step, message.data
         )
-    stamp = message.header.stamp
-    return Recorded(image, stamp.sec * 10**9 + stamp.nanosec, message.header.frame_id)
+    return Recorded(image, stamp_of(message.header), message.header.frame_id)

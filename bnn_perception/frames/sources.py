@@ -175,6 +175,7 @@ def open_source(
     uri: str,
     *,
     topic: str | None = None,
+    truth: str | None = None,
     decode: bool = False,
     loop: bool = False,
     width: int = 640,
@@ -187,6 +188,7 @@ def open_source(
         uri: ``scene`` or ``scene:SEED``; ``webcam``, ``webcam:INDEX`` or ``/dev/videoINDEX``; or the path of a folder
             of images, an image, a video, an MCAP or SQLite file, or a rosbag2 folder.
         topic: which topic of a recording is played; None takes the one with the most images.
+        truth: which topic of a recording has the right labels; None takes the only one that is called truth.
         decode: whether compressed images of a recording are decoded.
         loop: whether the source starts again at its end.
         width, height: size of the pictures of a scene.
@@ -213,7 +215,7 @@ def open_source(
                 "folder of images, a video or a recording"
             )
         if bags.is_recording(path):
-            return Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
+            return Recording(uri, path, topic=topic, truth=truth, decode=decode, loop=loop, warn=warn)
         if path.is_dir():
             return ImageFolder(uri, path, loop=loop, warn=warn)
     except OSError as error:

@@ -21,7 +21,7 @@ from recordings import (
     record,
 )
 
-from bnn_perception.frames.messages import header
+from bnn_perception.frames.messages import CLASSIFICATION, HYPOTHESIS, header
 from bnn_perception.frames.source import CompressedImage, RawImage, SourceError
 from bnn_perception.frames.sources import open_source
 from bnn_perception.scenes.drive import Scene
@@ -507,6 +507,46 @@ def test_recording_folder_without_metadata_names_the_remedy(tmp_path, picture):
     (path / "metadata.yaml").unlink()
     with pytest.raises(SourceError, match="reindex"):
         open_source(str(path))
+
+
+# -- the truth
+
+
+def classification(label, stamp):
+    results = [STORE.types[HYPOTHESIS](class_id=each, score=1.0) for each in label.split()]
+    return STORE.types[CLASSIFICATION](header=header(stamp, "front"), results=results)
+
+
+def test_a_recording_tells_the_truth_by_the_stamps_of_headers(tmp_path, picture, warnings):
+    """As the camera node publishes it; frame 3 has two truths, frame 4 an empty one and frame 5 none."""
+    images = [raw_message(picture, stamp=stamp) for stamp in range(6)]
+    truths = [
+        *(classification(name, stamp) for name, stamp in (("yield", 1), ("stop", 0), ("stop sign", 2))),
+        *(classification(name, stamp) for name, stamp in (("stop", 3), ("yield", 3), ("", 4))),
+        b"\0\1\0\0",
+    ]
+    path = record(tmp_path / "bag", {"/image": (IMAGE, images), "/camera/truth": (CLASSIFICATION, truths)})
+    source = open_source(str(path), warn=warnings.append)
+    assert [frame.truth for frame in source] == ["stop", "yield", "stop", None, None, None]
+    assert source.truth_topic == "/camera/truth"
+    assert source.refused == 1
+    assert "/camera/truth: " in warnings[0]
+
+
+def test_of_several_truths_one_is_named(tmp_path, picture):
+    image = raw_message(picture, stamp=1)
+    topics = {
+        name: (CLASSIFICATION, [classification(name, 1)]) for name in ("/a/truth", "/b/truth", "/labels")
+    }
+    path = record(tmp_path / "bag", {"/image": (IMAGE, [image]), **topics})
+    assert [frame.truth for frame in open_source(str(path))] == [None]
+    for name in topics:
+        assert [frame.truth for frame in open_source(str(path), truth=name)] == [name]
+    with pytest.raises(
+        SourceError,
+        match="no vision_msgs/Classification on '/image'; topics with them: /a/truth, /b/truth, /labels",
+    ):
+        open_source(str(path), truth="/image")
 
 
 # -- recordings and clips of real cameras
