@@ -109,7 +109,8 @@ class Bag:
             refuse: called with one line where messages are lost.
         """
         for part, reader in self._parts:
-            yield from self._readable(part, reader, topics, refuse)
+            with _whole_index(reader):
+                yield from self._readable(part, reader, topics, refuse)
 
     def _readable(
         self, part: Path, reader: Any, topics: Collection[Topic], refuse: Callable[[str], None]
@@ -283,6 +284,22 @@ def _since(reader: Any, wanted: list[Any], stamp: int | None, given: int) -> Ite
             yield connection, each, data
 
 
+@contextlib.contextmanager
+def _whole_index(reader: Any) -> Iterator[None]:
+    """Put back afterwards what :func:`_leave_out_damaged` takes away: it is counted in every pass."""
+    chunks = [(storage, storage.chunks) for storage in _storages(reader) if hasattr(storage, "chunks")]
+    try:
+        yield
+    finally:
+        for storage, index in chunks:
+            storage.chunks = index
+
+
+def _storages(reader: Any) -> list[Any]:
+    """What reads the files of a recording."""
+    return list(getattr(reader.storage, "storages", [reader.storage]))
+
+
 def _leave_out_damaged(reader: Any, wanted: list[Any], since: int | None) -> int | None:
     """Take the damaged chunks from the index of an MCAP reader, which cannot pass over one by itself.
 
@@ -294,7 +311,7 @@ def _leave_out_damaged(reader: Any, wanted: list[Any], since: int | None) -> int
     """
     keys = {_key(connection) for connection in wanted}
     lost, found = 0, False
-    for storage in getattr(reader.storage, "storages", [reader.storage]):
+    for storage in _storages(reader):
         chunks = getattr(storage, "chunks", [])
         ids = [connection.id for connection in storage.connections if _key(connection) in keys]
         whole = []

@@ -458,6 +458,22 @@ def test_messages_of_one_stamp_are_played_once_where_a_chunk_is_damaged(tmp_path
     assert len(list(open_source(str(path), topic="/a", warn=warnings.append))) == 8
 
 
+def test_damage_is_counted_in_every_pass(tmp_path, warnings):
+    """Of the images too, though the truths in the same chunk are read before them."""
+    pictures = np.random.default_rng(2).integers(0, 256, (8, 400, 500, 3), dtype=np.uint8)
+    messages = [raw_message(each, stamp=index) for index, each in enumerate(pictures)]
+    truths = [classification("stop", index) for index in range(8)]
+    topics = {"/camera": (IMAGE, messages), "/truth": (CLASSIFICATION, truths)}
+    path = record(tmp_path / "bag", topics, compress="STORAGE")
+    (file,) = path.glob("*.mcap")
+    damage_chunks(file, 1)
+    source = open_source(str(path), warn=warnings.append)
+    for _ in range(2):
+        assert [frame.truth for frame in source] == ["stop"] * 6
+        assert [line.split(": ")[1].split(" ")[0] for line in warnings] == ["2"]
+        warnings.clear()
+
+
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_cut_file_does_not_cost_the_others(tmp_path, picture, storage, warnings):
     """A recording in two files whose last one was cut when the robot's battery was empty."""
