@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from bnn_perception.classifier import Prediction
+from bnn_perception.cli.recorded_boxes import box_of, labelled
 from bnn_perception.errors import CommandError
 from bnn_perception.files import replacing
+from bnn_perception.frames.boxes import Box
 from bnn_perception.frames.messages import (
     CLASSIFICATION,
+    DETECTIONS,
     HYPOTHESIS,
     LABEL_INFO,
     VISION_CLASS,
@@ -64,6 +67,12 @@ class LabelFile(Protocol):
         """Add the labels of a frame, best first."""
         ...
 
+    def write_boxes(
+        self, origin: Origin, detections: Any, predictions: Sequence[Sequence[Prediction]]
+    ) -> None:
+        """Add the labels of the boxes of a frame, a ``vision_msgs/msg/Detection2DArray``, best first."""
+        ...
+
 
 def check_label_path(path: Path, recording: Path) -> None:
     """Refuse a file of labels that cannot be written, or would replace a recording.
@@ -84,42 +93,58 @@ def check_label_path(path: Path, recording: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_labels(path: Path | None, labels: Sequence[str], top_k: int) -> Iterator[LabelFile]:
+def open_labels(path: Path | None, labels: Sequence[str], top_k: int, boxes: bool) -> Iterator[LabelFile]:
     """A file of labels; it has its name when all is written, and there is none where writing has failed.
 
     Args:
         path: that :func:`check_label_path` has passed; None writes CSV to standard output.
         labels: of the model.
-        top_k: labels a frame.
+        top_k: labels a frame or box.
+        boxes: whether those of boxes are written, and not of whole frames.
     """
     if path is None:
-        yield CsvLabels(sys.stdout, min(top_k, len(labels)))
+        yield CsvLabels(sys.stdout, min(top_k, len(labels)), boxes)
         return
     with replacing(path) as partial:
         if path.suffix == ".csv":
             with partial.open("w", encoding="utf-8", newline="") as text:
-                yield CsvLabels(text, min(top_k, len(labels)))
+                yield CsvLabels(text, min(top_k, len(labels)), boxes)
         else:
             with partial.open("wb") as stream, contextlib.closing(McapLabels(stream, labels)) as file:
                 yield file
 
 
 class CsvLabels:
-    """One line a frame: topic, stamp and time of recording in seconds, then labels and scores, best first."""
+    """One line a frame or box: topic, stamp and time of recording in seconds, then labels and scores, best first.
 
-    def __init__(self, stream: IO[str], top_k: int) -> None:
+    A box stands before its labels: its place in its message, its id, its middle, its sides and by which it is turned.
+    """
+
+    def __init__(self, stream: IO[str], top_k: int, boxes: bool) -> None:
         self._rows = csv.writer(stream, lineterminator="\n")
         places = ["", *(f"_{place}" for place in range(2, top_k + 1))]
         best = [f"{name}{place}" for place in places for name in ("label", "score")]
-        self._rows.writerow(["topic", "stamp", "recorded", *best])
+        place = ["box", "id", *Box._fields] if boxes else []
+        self._rows.writerow(["topic", "stamp", "recorded", *place, *best])
 
     def write(self, origin: Origin, predictions: Sequence[Prediction]) -> None:
+        self._write(origin, [], predictions)
+
+    def write_boxes(
+        self, origin: Origin, detections: Any, predictions: Sequence[Sequence[Prediction]]
+    ) -> None:
+        for index, (detection, best) in enumerate(zip(detections.detections, predictions)):
+            self._write(origin, [index, detection.id, *box_of(detection)], best)
+
+    def _write(self, origin: Origin, place: Sequence[Any], predictions: Sequence[Prediction]) -> None:
         best = itertools.chain.from_iterable((each.label, f"{each.score:.6f}") for each in predictions)
-        self._rows.writerow([origin.topic, _seconds(origin.stamp), _seconds(origin.recorded), *best])
+        self._rows.writerow([origin.topic, _seconds(origin.stamp), _seconds(origin.recorded), *place, *best])
 
 
 class McapLabels:
-    """``vision_msgs/Classification`` on a topic a camera, and ``/label_info``, as rosbag2 writes its MCAP files.
+    """A topic of labels a camera, and ``/label_info``, as rosbag2 writes its MCAP files.
+
+    ``labels`` are ``vision_msgs/Classification``, ``labeled_detections`` are the ``Detection2DArray`` of the detector.
 
     A message has the header of its frame, and was recorded when the frame was, so that both stand side by side.
     """
@@ -145,17 +170,27 @@ class McapLabels:
 
     def write(self, origin: Origin, predictions: Sequence[Prediction]) -> None:
         types = message_types().types
+        results = [types[HYPOTHESIS](class_id=each.label, score=each.score) for each in predictions]
+        answer = types[CLASSIFICATION](header=header(origin.stamp, origin.frame_id), results=results)
+        self._add(f"{camera(origin.topic)}/labels", CLASSIFICATION, origin, answer)
+
+    def write_boxes(
+        self, origin: Origin, detections: Any, predictions: Sequence[Sequence[Prediction]]
+    ) -> None:
+        answer = labelled(detections, predictions)
+        self._add(f"{camera(origin.topic)}/labeled_detections", DETECTIONS, origin, answer)
+
+    def _add(self, topic: str, kind: str, origin: Origin, message: Any) -> None:
         if not self._channels:
+            types = message_types().types
             classes = [
                 types[VISION_CLASS](class_id=i, class_name=name) for i, name in enumerate(self._labels)
             ]
             info = types[LABEL_INFO](header=header(origin.stamp, ""), class_map=classes, threshold=0.0)
-            self._add("/label_info", LABEL_INFO, origin.recorded, info, LATCHED)
-        results = [types[HYPOTHESIS](class_id=each.label, score=each.score) for each in predictions]
-        answer = types[CLASSIFICATION](header=header(origin.stamp, origin.frame_id), results=results)
-        self._add(labels_topic(origin.topic), CLASSIFICATION, origin.recorded, answer, VOLATILE)
+            self._write("/label_info", LABEL_INFO, origin.recorded, info, LATCHED)
+        self._write(topic, kind, origin.recorded, message, VOLATILE)
 
-    def _add(self, topic: str, kind: str, time: int, message: Any, durability: int) -> None:
+    def _write(self, topic: str, kind: str, time: int, message: Any, durability: int) -> None:
         if topic not in self._channels:
             if kind not in self._schemas:
                 definition, _ = message_types().generate_msgdef(kind, ros_version=2)
@@ -173,13 +208,8 @@ class McapLabels:
         self._writer.finish()
 
 
-def labels_topic(image_topic: str) -> str:
-    """Where the labels of a camera are, as the classifier node names them."""
-    return f"{camera(image_topic)}/labels"
-
-
 def camera(image_topic: str) -> str:
-    """What a camera's topics begin with, raw and compressed."""
+    """What the topics of a camera begin with, those of its labels as the classifier node names them."""
     return image_topic.removesuffix("/compressed")
 
 

@@ -5,39 +5,35 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import os
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bnn_perception.backends import make_backend
 from bnn_perception.classifier import Classifier
 from bnn_perception.cli import add_backend_arguments, add_image_arguments, image_arguments
 from bnn_perception.cli.json_text import to_json
-from bnn_perception.cli.label_files import LabelFile, Origin, camera, check_label_path, open_labels
-from bnn_perception.errors import CommandError, one_line, printable
+from bnn_perception.cli.label_files import LabelFile, camera, check_label_path, open_labels
+from bnn_perception.cli.recorded_boxes import UNKNOWN, RecordedBoxes, boxes_topic
+from bnn_perception.cli.unpacking import Refused, Unpacked, Unpacker, in_other_threads
+from bnn_perception.errors import CommandError, printable
 from bnn_perception.frames.bags import Bag, Message, Topic
-from bnn_perception.frames.encoded import MAX_PIXELS
-from bnn_perception.frames.frame import Frame
-from bnn_perception.frames.messages import RAW
-from bnn_perception.frames.preprocess import prepare
-from bnn_perception.frames.recordings import image_topics, is_measured, read_message
+from bnn_perception.frames.frame import WHOLE
+from bnn_perception.frames.messages import DETECTIONS, RAW
+from bnn_perception.frames.recordings import image_topics, is_measured
 from bnn_perception.net.folder import load_model
-from bnn_perception.net.model import InputSpec
 from bnn_perception.resources import find_model
-from bnn_perception.ros.image_msg import RefusedFrame, Region, decode, view
 
-#: Frames that the model gets at a time, and that are made ready ahead of it.
+#: Frames that are classified at a time.
 BATCH = 16
 
-#: Threads that decode at most; each holds an image or two.
-MOST_DECODERS = 8
+#: Parts of frames, their boxes, that the model gets at a time at most.
+MOST_PARTS = 64
 
 #: Frames of a topic that are named for one reason; more are counted.
 NAMED = 5
@@ -58,6 +54,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         help="of images, again for each of several (default: all with pictures)",
     )
+    parser.add_argument(
+        "--boxes",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="of a detector's boxes, vision_msgs/Detection2DArray, which are labelled instead of whole images; one for "
+        "each --topic, in the same order",
+    )
+    parser.add_argument(
+        "--box-margin",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="enlarges boxes on each side, as a fraction of theirs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sync-tolerance",
+        type=float,
+        default=0.02,
+        metavar="S",
+        help="seconds by which the stamps of an image and of its boxes may differ (default: %(default)s)",
+    )
     add_backend_arguments(parser)
     add_image_arguments(parser)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
@@ -69,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--json takes standard output; name a file for the labels: --out labels.csv")
     bag = Bag(args.bag, warn=say)
     topics = choose(bag, args.topic)
+    boxes = open_boxes(bag, topics, args)
     if args.out is not None:
         check_label_path(args.out, args.bag)
     model = load_model(find_model(args.model))
@@ -79,11 +98,12 @@ def run(args: argparse.Namespace) -> int:
     with (
         contextlib.closing(bag),
         Classifier(model, backend) as classifier,
-        open_labels(args.out, model.labels, top_k) as labels,
+        open_labels(args.out, model.labels, top_k, bool(boxes)) as labels,
         progress(sum(topic.size for topic in topics), args.out is None) as advance,
         first_interrupt() as interrupted,
     ):
-        with contextlib.closing(unpacked(bag.messages(topics, say), region, model.input, tally)) as frames:
+        unpacker = Unpacker(model.input, region, boxes, args.box_margin)
+        with contextlib.closing(unpacked(bag.messages(topics, say), unpacker, tally)) as frames:
             while not interrupted() and (batch := list(itertools.islice(frames, BATCH))):
                 answer(batch, classifier, top_k, labels, tally)
                 advance(tally.frames)
@@ -133,18 +153,48 @@ def choose(bag: Bag, names: Sequence[str]) -> list[Topic]:
     return list(chosen.values())
 
 
+def open_boxes(bag: Bag, topics: Sequence[Topic], args: argparse.Namespace) -> dict[str, RecordedBoxes]:
+    """The boxes of each topic of images; none where whole images are classified.
+
+    Raises:
+        SourceError, CommandError: where there are none of the name, or it is not clear whose they are.
+    """
+    if not args.boxes:
+        for topic in bag.topics:
+            if topic.type == DETECTIONS and topic.size:
+                say(f"whole images are labelled; {topic.name} has boxes: --boxes {topic.name} labels those")
+        return {}
+    if len(args.boxes) != len(topics) or len(topics) != (len(args.topic) or 1):
+        raise CommandError(
+            f"--boxes {' '.join(args.boxes)}: it takes one for each --topic, in the same order; the topics are "
+            + ", ".join(topic.name for topic in topics)
+        )
+    if tuple(args.region) != WHOLE:
+        raise CommandError("--boxes and --region both say which part of an image is classified; give one")
+    for option, value in (("--box-margin", args.box_margin), ("--sync-tolerance", args.sync_tolerance)):
+        if not 0 <= value <= 10:
+            raise CommandError(f"{option} {value:g}: it takes 0 to 10")
+    names = args.topic or [topics[0].name]
+    return {
+        name: RecordedBoxes(bag, boxes_topic(bag, boxes), args.sync_tolerance, say)
+        for name, boxes in zip(names, args.boxes)
+    }
+
+
 @dataclass
 class TopicTally:
     """What has become of the frames of a topic.
 
     Attributes:
         frames: that were recorded, as far as has been read.
-        labels: frames that were answered.
-        refused: how many were not, for each reason.
+        labels: frames or boxes that were answered.
+        unknown: boxes that have no part of the image.
+        refused: how many frames were not answered, for each reason.
     """
 
     frames: int = 0
     labels: int = 0
+    unknown: int = 0
     refused: Counter[str] = field(default_factory=Counter)
 
 
@@ -163,74 +213,49 @@ class Tally:
         return sum(topic.labels for topic in self.topics.values())
 
     @property
+    def unknown(self) -> int:
+        return sum(topic.unknown for topic in self.topics.values())
+
+    @property
     def refused(self) -> Counter[str]:
         return sum((topic.refused for topic in self.topics.values()), Counter())
 
 
-class Unpacked(NamedTuple):
-    """A frame, brought to the model's input, and where it comes from."""
-
-    origin: Origin
-    frame: Frame
-
-
 def unpacked(
-    messages: Iterable[Message], region: Region, spec: InputSpec, tally: Tally
+    messages: Iterable[Message], unpacker: Unpacker, tally: Tally
 ) -> Generator[Unpacked, None, None]:
     """The frames that can be read, in order, made ready in other threads; the others are counted and named."""
-    for name, future in in_other_threads(lambda message: unpack(message, region, spec), messages):
+    for name, future in in_other_threads(unpacker, messages):
         topic = tally.topics[name]
         topic.frames += 1
         try:
             yield future.result()
-        except RefusedFrame as refusal:
+        except Refused as refusal:
             topic.refused[refusal.reason] += 1
-            count = topic.refused[refusal.reason]
-            if count <= NAMED:
-                more = "; further ones are counted, not named" if count == NAMED else ""
+            if topic.refused[refusal.reason] <= NAMED:
+                last = topic.refused[refusal.reason] == NAMED
+                more = "; further ones are counted, not named" if last else ""
                 say(f"{name}#{topic.frames - 1}: {refusal}{more}")
-
-
-def in_other_threads(
-    function: Callable[[Message], Unpacked], messages: Iterable[Message]
-) -> Iterator[tuple[str, Future[Unpacked]]]:
-    """What a function makes of each message, in order, and its topic; :data:`BATCH` of them are under way at a time."""
-    pool = ThreadPoolExecutor(min(MOST_DECODERS, len(os.sched_getaffinity(0))), "decode")
-    try:
-        waiting: deque[tuple[str, Future[Unpacked]]] = deque()
-        for message in messages:
-            waiting.append((message.topic.name, pool.submit(function, message)))
-            if len(waiting) > BATCH:
-                yield waiting.popleft()
-        yield from waiting
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def unpack(message: Message, region: Region, spec: InputSpec) -> Unpacked:
-    """The frame in an image message, brought to the model's input; an image may be large, and many wait.
-
-    Raises:
-        RefusedFrame: with the reason.
-    """
-    try:
-        recorded = read_message(message.topic.type, message.data)
-    except Exception as error:  # of arbitrary bytes: whatever they provoke
-        raise RefusedFrame("undecodable", f"a message that cannot be read: {one_line(error)}") from None
-    image: Any = recorded.image  # its fields are those of the message
-    read = view if message.topic.type == RAW else decode
-    pixels = prepare(read(image, MAX_PIXELS, region), spec)
-    origin = Origin(message.topic.name, message.stamp, recorded.stamp, recorded.frame_id)
-    return Unpacked(origin, Frame(pixels, "rgb8" if spec.channels == 3 else "mono8"))
 
 
 def answer(
     batch: Sequence[Unpacked], classifier: Classifier, top_k: int, labels: LabelFile, tally: Tally
 ) -> None:
     """Classify frames and write their labels."""
-    for (origin, _), predictions in zip(batch, classifier.classify([each.frame for each in batch], top_k)):
-        labels.write(origin, predictions)
-        tally.topics[origin.topic].labels += 1
+    parts = [part for each in batch for part in each.parts if part is not None]
+    answers = iter(
+        predictions
+        for first in range(0, len(parts), MOST_PARTS)
+        for predictions in classifier.classify(parts[first : first + MOST_PARTS], top_k)
+    )
+    for origin, parts_of, detections in batch:
+        predictions = [[UNKNOWN] if part is None else next(answers) for part in parts_of]
+        if detections is None:
+            labels.write(origin, predictions[0])
+        else:
+            labels.write_boxes(origin, detections, predictions)
+        tally.topics[origin.topic].labels += len(parts_of)
+        tally.topics[origin.topic].unknown += parts_of.count(None)
 
 
 @contextlib.contextmanager
@@ -278,7 +303,10 @@ def report(tally: Tally, seconds: float, stopped: bool, out: Path | None, lost: 
     for name, topic in tally.topics.items():
         reasons = ", ".join(f"{count} {reason}" for reason, count in topic.refused.most_common())
         refused = f", {topic.refused.total()} refused ({reasons})" if reasons else ""
-        say(f"{name}: {topic.frames} frames, {topic.labels} labels{refused}")
+        unknown = (
+            f" ({topic.unknown} of them unknown: boxes without a part of the image)" if topic.unknown else ""
+        )
+        say(f"{name}: {topic.frames} frames, {topic.labels} labels{unknown}{refused}")
     if lost:
         say(f"{lost} messages in damaged chunks are lost")
     written = f" in {out}" if out else ""
@@ -291,7 +319,12 @@ def as_json(tally: Tally, seconds: float, stopped: bool, lost: int) -> dict[str,
     """The summary, for programs."""
 
     def counts(part: Tally | TopicTally) -> dict[str, Any]:
-        return {"frames": part.frames, "labels": part.labels, "refused": dict(part.refused)}
+        return {
+            "frames": part.frames,
+            "labels": part.labels,
+            "unknown": part.unknown,
+            "refused": dict(part.refused),
+        }
 
     return {
         **counts(tally),

@@ -11,13 +11,24 @@ CLASSIFICATION = "vision_msgs/msg/Classification"
 HYPOTHESIS = "vision_msgs/msg/ObjectHypothesis"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 VISION_CLASS = "vision_msgs/msg/VisionClass"
+POSED_HYPOTHESIS = "vision_msgs/msg/ObjectHypothesisWithPose"
+DETECTIONS = "vision_msgs/msg/Detection2DArray"
 
-#: The definitions of vision_msgs, without their comments; its messages are none of those that rosbags knows.
+#: The definitions of vision_msgs from ROS 2 Humble on, without their comments, each after those that it consists of.
+#: Its messages are none of those that rosbags knows.
 VISION_MSGS = {
     HYPOTHESIS: "string class_id\nfloat64 score\n",
     CLASSIFICATION: "std_msgs/Header header\nObjectHypothesis[] results\n",
     VISION_CLASS: "uint16 class_id\nstring class_name\n",
     LABEL_INFO: "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n",
+    "vision_msgs/msg/Point2D": "float64 x\nfloat64 y\n",
+    "vision_msgs/msg/Pose2D": "vision_msgs/Point2D position\nfloat64 theta\n",
+    "vision_msgs/msg/BoundingBox2D": "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y\n",
+    POSED_HYPOTHESIS: "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose\n",
+    "vision_msgs/msg/Detection2D": (
+        "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox2D bbox\nstring id\n"
+    ),
+    DETECTIONS: "std_msgs/Header header\nvision_msgs/Detection2D[] detections\n",
 }
 
 
