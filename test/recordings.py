@@ -6,7 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from bnn_perception.frames.messages import header, message_types
+from bnn_perception.frames.messages import (
+    DETECTIONS,
+    HYPOTHESIS,
+    POSED_HYPOTHESIS,
+    header,
+    message_types,
+)
 
 pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")
 STORE = message_types()
@@ -67,3 +73,27 @@ def damage_chunks(file, *numbers):
         content[starts[number] + 53 : starts[number] + 553] = bytes(500)
     file.write_bytes(content)
     return len(starts)
+
+
+def detections(boxes, stamp, said="thing"):
+    """A detector's boxes, each (x, y, width, height); their ids are their places, their one hypothesis ``said``."""
+    types = STORE.types
+    pose = types["geometry_msgs/msg/Pose"](
+        position=types["geometry_msgs/msg/Point"](x=1.0, y=2.0, z=3.0),
+        orientation=types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0),
+    )
+    where = types["geometry_msgs/msg/PoseWithCovariance"](pose=pose, covariance=np.ones(36))
+    hypothesis = types[HYPOTHESIS](class_id=said, score=0.25)
+    results = [types[POSED_HYPOTHESIS](hypothesis=hypothesis, pose=where)] if said else []
+    found = []
+    for place, (x, y, width, height) in enumerate(boxes):
+        middle = types["vision_msgs/msg/Pose2D"](
+            position=types["vision_msgs/msg/Point2D"](x=float(x), y=float(y)), theta=0.0
+        )
+        box = types["vision_msgs/msg/BoundingBox2D"](center=middle, size_x=float(width), size_y=float(height))
+        found.append(
+            types["vision_msgs/msg/Detection2D"](
+                header=header(stamp, "front"), results=list(results), bbox=box, id=f"track {place}"
+            )
+        )
+    return types[DETECTIONS](header=header(stamp, "front"), detections=found)

@@ -13,11 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import PURE, colours_model
-from recordings import COMPRESSED, IMAGE, STORE, compressed_message, damage_chunks, raw_message, record
+from recordings import (
+    COMPRESSED,
+    IMAGE,
+    STORE,
+    compressed_message,
+    damage_chunks,
+    detections,
+    raw_message,
+    record,
+)
 
 from bnn_perception.__main__ import main
 from bnn_perception.cli import label_files, replay
-from bnn_perception.frames.messages import CLASSIFICATION, LABEL_INFO, VISION_MSGS, message_types
+from bnn_perception.frames.messages import CLASSIFICATION, DETECTIONS, LABEL_INFO, VISION_MSGS, message_types
 from bnn_perception.net.folder import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,6 +268,9 @@ def test_definitions_and_hashes_are_those_of_vision_msgs():
     assert message_types().hash_rihs01(LABEL_INFO) == (
         "RIHS01_3d37df4015cdf660cc851c51897f2acd957e1ca6205ba0a99aebffb9406b0783"
     )
+    assert message_types().hash_rihs01(DETECTIONS) == (
+        "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
+    )
 
 
 def test_labels_are_replaced_and_recordings_are_not(labels, run, tmp_path):
@@ -284,6 +296,149 @@ def test_without_the_package_mcap_the_line_says_what_to_install(tmp_path, run, m
     assert code == 1
     assert "writing .mcap takes mcap: pip install mcap; .csv takes nothing" in err
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bag"]
+
+
+# -- boxes
+
+SECOND = 10**9
+LEFT, RIGHT, OUTSIDE = (7.5, 10, 15, 20), (22.5, 10, 15, 20), (100, 100, 5, 5)
+
+
+@pytest.fixture
+def halves():
+    """(20, 30, 3) BGR, red on the left and blue on the right."""
+    return np.concatenate([picture("red")[:, :15], picture("blue")[:, :15]], axis=1)
+
+
+def test_boxes_are_labelled_and_kept(tmp_path, run, halves):
+    """Those of the image's own stamp; of the nearest; none; none near enough; and damaged ones."""
+    frames = [raw_message(halves, stamp=stamp * SECOND) for stamp in range(5)]
+    found = [
+        detections([LEFT, RIGHT, OUTSIDE, (float("nan"), 10, 15, 20)], 0),
+        detections([RIGHT], SECOND - 15_000_000),
+        detections([LEFT], SECOND + 10_000_000),
+        detections([], 2 * SECOND),
+        detections([LEFT], 3 * SECOND + 21_000_000),
+        bytes(STORE.serialize_cdr(detections([LEFT], 4 * SECOND), DETECTIONS))[:40],
+        b"",
+    ]
+    bag = record(tmp_path / "bag", {"/camera": (IMAGE, frames), "/found": (DETECTIONS, found)})
+    path = tmp_path / "labels.csv"
+    code, out, err = run(bag, "--boxes", "/found", "--out", path, "--json")
+    assert code == 1
+    rows = rows_of(path.read_text())
+    assert list(rows[0])[3:] == ["box", "id", "x", "y", "width", "height", "theta", "label", "score"]
+    assert [(row["stamp"], row["box"], row["id"], row["x"], row["label"]) for row in rows] == [
+        ("0.000000000", "0", "track 0", "7.5", "red"),
+        ("0.000000000", "1", "track 1", "22.5", "blue"),
+        ("0.000000000", "2", "track 2", "100.0", "unknown"),
+        ("0.000000000", "3", "track 3", "nan", "unknown"),
+        ("1.000000000", "0", "track 0", "7.5", "red"),
+    ]
+    assert [float(row["score"]) for row in rows[:3]] == pytest.approx([0.964664, 0.964664, 0.0], abs=2e-6)
+    summary = json.loads(out)
+    assert (summary["frames"], summary["labels"], summary["unknown"]) == (5, 5, 2)
+    assert summary["refused"] == {"no boxes": 1, "undecodable": 1}
+    assert "/camera#3: no boxes have its stamp, or one near it" in err
+    assert "/camera#4: a message that cannot be read" in err
+    assert "/found: a message that cannot be read" in err
+    assert "5 labels (2 of them unknown: boxes without a part of the image), 2 refused" in err
+    _, _, err = run(bag, "--boxes", "/found", "--sync-tolerance", 0.03)
+    assert "/camera#3" not in err
+
+
+def test_labelled_boxes_stand_in_mcap_before_what_their_detector_said(tmp_path, run, halves):
+    pytest.importorskip("mcap", reason="mcap is not installed")
+    from rosbags.rosbag2 import Reader
+
+    frames = [raw_message(halves, stamp=stamp * SECOND) for stamp in range(3)]
+    found = [detections([LEFT, OUTSIDE], 0), detections([RIGHT], SECOND, said=""), detections([], 2 * SECOND)]
+    bag = record(tmp_path / "bag", {"/a/image": (IMAGE, frames), "/found": (DETECTIONS, found)})
+    path = tmp_path / "labels.mcap"
+    assert run(bag, "--boxes", "/found", "--out", path, "--top", 2)[0] == 0
+    with Reader(path) as reader:
+        wanted = [each for each in reader.connections if each.topic == "/a/image/labeled_detections"]
+        assert [each.msgtype for each in wanted] == [DETECTIONS]
+        answers = [
+            message_types().deserialize_cdr(data, DETECTIONS) for _, _, data in reader.messages(wanted)
+        ]
+    assert [each.header.stamp.sec for each in answers] == [0, 1, 2]
+    first, second, empty = (each.detections for each in answers)
+    assert [each.id for each in first] == ["track 0", "track 1"]
+    assert first[0].bbox.center.position.x == 7.5
+    told = [[each.hypothesis.class_id for each in box.results] for box in (*first, *second)]
+    assert told[0][0] == "red"
+    assert told[0][2:] == ["thing"]
+    assert told[1] == ["unknown", "thing"]
+    assert told[2][0] == "blue"
+    assert len(told[2]) == 2
+    # Where the object is does not change with its name; where nobody says, ROS's own default stands.
+    assert [each.pose.pose.position.z for each in first[0].results] == [3.0] * 3
+    assert second[0].results[0].pose.pose.orientation.w == 1.0
+    assert list(empty) == []
+
+
+def test_three_hundred_boxes_of_a_frame(tmp_path, run, halves):
+    found = detections([LEFT, RIGHT] * 150, 7)
+    bag = record(
+        tmp_path / "bag",
+        {"/camera": (IMAGE, [raw_message(halves, stamp=7)] * 2), "/found": (DETECTIONS, [found])},
+    )
+    code, out, _ = run(bag, "--boxes", "/found")
+    assert code == 0
+    assert [row["label"] for row in rows_of(out)] == ["red", "blue"] * 300
+
+
+def test_a_margin_takes_what_is_around_a_box(tmp_path, run, halves):
+    """A blue box of 2x2 pixels, which a margin of ten widths makes the whole image: its mean is red as well as blue."""
+    topics = {
+        "/camera": (IMAGE, [raw_message(halves, stamp=7)]),
+        "/found": (DETECTIONS, [detections([(17, 10, 2, 2)], 7)]),
+    }
+    bag = record(tmp_path / "bag", topics)
+    (narrow,) = rows_of(run(bag, "--boxes", "/found")[1])
+    assert (narrow["label"], float(narrow["score"])) == ("blue", pytest.approx(0.964664, abs=2e-6))
+    (wide,) = rows_of(run(bag, "--boxes", "/found", "--box-margin", 10)[1])
+    assert float(wide["score"]) < 0.6
+
+
+def test_boxes_belong_to_the_topic_that_stands_in_their_place(tmp_path, run, halves):
+    topics = {name: (IMAGE, [raw_message(halves, stamp=7)]) for name in ("/front", "/rear")}
+    topics |= {
+        "/front_boxes": (DETECTIONS, [detections([LEFT], 7)]),
+        "/rear_boxes": (DETECTIONS, [detections([RIGHT], 7)]),
+    }
+    bag = record(tmp_path / "bag", topics)
+    named = ["--topic", "/rear", "--topic", "/front", "--boxes", "/rear_boxes", "--boxes", "/front_boxes"]
+    assert {(row["topic"], row["label"]) for row in rows_of(run(bag, *named)[1])} == {
+        ("/front", "red"),
+        ("/rear", "blue"),
+    }
+    code, out, err = run(bag)
+    assert code == 0
+    assert {row["topic"] for row in rows_of(out)} == {"/front", "/rear"}
+    assert "whole images are labelled; /front_boxes has boxes: --boxes /front_boxes labels those" in err
+    for arguments, reason in (
+        (
+            ["--boxes", "/front_boxes"],
+            "it takes one for each --topic, in the same order; the topics are /front, /rear",
+        ),
+        (named[:-2], "--boxes /rear_boxes: it takes one for each --topic"),
+        (
+            ["--boxes", "/rear_boxes", "--boxes", "/front_boxes"],
+            "it takes one for each --topic, in the same order",
+        ),
+        (
+            ["--topic", "/rear", "--boxes", "/rear"],
+            "holds no vision_msgs/Detection2DArray on '/rear'; topics with them: /front_boxes, /rear_boxes",
+        ),
+        ([*named, "--region", "0", "0", "1", "0.5"], "--boxes and --region both say which part of an image"),
+        ([*named, "--box-margin", "-1"], "--box-margin -1: it takes 0 to 10"),
+        ([*named, "--sync-tolerance", "nan"], "--sync-tolerance nan: it takes 0 to 10"),
+    ):
+        code, out, err = run(bag, *arguments)
+        assert (code, out) == (1, "")
+        assert reason in err
 
 
 # -- what goes wrong
