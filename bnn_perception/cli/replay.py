@@ -262,8 +262,11 @@ def answer(
 def first_interrupt() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C was pressed, which ends the work after a batch, so that what was written is whole.
 
-    A second one ends at once.
+    A second one ends at once. In the background, where it is ignored, it stays so.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield lambda: False
+        return
     pressed = False
 
     def on_interrupt(*_: object) -> None:

@@ -528,6 +528,18 @@ def test_a_second_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path, run, monkeypa
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bag"]
 
 
+def test_an_interrupt_that_is_ignored_stays_so():
+    """As of a command that a script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with replay.first_interrupt() as interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupted()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, run, monkeypatch):
     bag = record(tmp_path / "bag", {"/camera": (IMAGE, images("red"))})
 
