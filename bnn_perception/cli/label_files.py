@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from bnn_perception.classifier import Prediction
-from bnn_perception.cli.recorded_boxes import box_of, labelled
+from bnn_perception.cli.recorded_boxes import labelled
 from bnn_perception.errors import CommandError
 from bnn_perception.files import replacing
 from bnn_perception.frames.boxes import Box
@@ -24,6 +24,7 @@ from bnn_perception.frames.messages import (
     header,
     message_types,
 )
+from bnn_perception.ros.boxes_msg import box_of
 
 #: What tells our own files, which may be replaced, from recordings.
 LIBRARY = "bnn_perception"

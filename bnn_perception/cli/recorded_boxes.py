@@ -1,4 +1,4 @@
-"""A detector's boxes in a recording: found for a frame by its stamp, as parts of it, and with labels put to them."""
+"""A detector's boxes in a recording: found for a frame by its stamp, and with labels put to them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ import numpy as np
 from bnn_perception.classifier import Prediction
 from bnn_perception.errors import one_line
 from bnn_perception.frames.bags import Bag, Topic, uncompressed
-from bnn_perception.frames.boxes import Box, region_of
-from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.messages import DETECTIONS, HYPOTHESIS, POSED_HYPOTHESIS, message_types
 from bnn_perception.frames.source import SourceError
-
-#: What is said of a box that has no area, lies outside of the image or holds no numbers.
-UNKNOWN = Prediction(-1, "unknown", 0.0)
 
 
 def boxes_topic(bag: Bag, name: str) -> Topic:
@@ -79,26 +74,8 @@ def read_detections(data: bytes | memoryview) -> Any:
     return message_types().deserialize_cdr(data, DETECTIONS)
 
 
-def enclosed(frame: Frame, detections: Any, margin: float) -> list[Frame | None]:
-    """The frame with the region of each box; None for a box that has none.
-
-    Args:
-        detections: a ``vision_msgs/msg/Detection2DArray``.
-        margin: by which boxes are enlarged on each side, as a fraction of their width and height.
-    """
-    height, width, _ = frame.pixels.shape
-    regions = [region_of(box_of(each), width, height, margin) for each in detections.detections]
-    return [None if region is None else Frame(frame.pixels, frame.encoding, region) for region in regions]
-
-
-def box_of(detection: Any) -> Box:
-    """The box of a ``vision_msgs/msg/Detection2D``."""
-    box = detection.bbox
-    return Box(box.center.position.x, box.center.position.y, box.size_x, box.size_y, box.center.theta)
-
-
 def labelled(detections: Any, predictions: Sequence[Sequence[Prediction]]) -> Any:
-    """Boxes as they are, with labels before what their detector says; a label has the pose of the detector's best.
+    """Boxes as they are, with labels before what their detector says, as the classifier node publishes them.
 
     Args:
         detections: a ``vision_msgs/msg/Detection2DArray``.
@@ -108,8 +85,8 @@ def labelled(detections: Any, predictions: Sequence[Sequence[Prediction]]) -> An
         The message, changed.
     """
     types = message_types().types
+    pose = nowhere()
     for detection, best in zip(detections.detections, predictions):
-        pose = detection.results[0].pose if detection.results else nowhere()
         ours = [types[HYPOTHESIS](class_id=each.label, score=each.score) for each in best]
         detection.results = [types[POSED_HYPOTHESIS](hypothesis=each, pose=pose) for each in ours] + list(
             detection.results

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from bnn_perception.backends import make_backend
-from bnn_perception.classifier import Classifier
+from bnn_perception.classifier import Classifier, Prediction
 from bnn_perception.cli import add_backend_arguments, add_image_arguments, image_arguments
 from bnn_perception.cli.json_text import to_json
 from bnn_perception.cli.label_files import LabelFile, camera, check_label_path, open_labels
-from bnn_perception.cli.recorded_boxes import UNKNOWN, RecordedBoxes, boxes_topic
+from bnn_perception.cli.recorded_boxes import RecordedBoxes, boxes_topic
 from bnn_perception.cli.unpacking import Refused, Unpacked, Unpacker, in_other_threads
 from bnn_perception.errors import CommandError, printable
 from bnn_perception.frames.bags import Bag, Message, Topic
@@ -28,6 +28,7 @@ from bnn_perception.frames.messages import DETECTIONS, RAW
 from bnn_perception.frames.recordings import image_topics, is_measured
 from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
+from bnn_perception.ros.boxes_msg import UNKNOWN
 
 #: Frames that are classified at a time.
 BATCH = 16
@@ -72,7 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--sync-tolerance",
         type=float,
-        default=0.02,
+        default=0.0,
         metavar="S",
         help="seconds by which the stamps of an image and of its boxes may differ (default: %(default)s)",
     )
@@ -242,6 +243,7 @@ def answer(
     batch: Sequence[Unpacked], classifier: Classifier, top_k: int, labels: LabelFile, tally: Tally
 ) -> None:
     """Classify frames and write their labels."""
+    unknown = Prediction(-1, UNKNOWN, 0.0)
     parts = [part for each in batch for part in each.parts if part is not None]
     answers = iter(
         predictions
@@ -249,7 +251,7 @@ def answer(
         for predictions in classifier.classify(parts[first : first + MOST_PARTS], top_k)
     )
     for origin, parts_of, detections in batch:
-        predictions = [[UNKNOWN] if part is None else next(answers) for part in parts_of]
+        predictions = [[unknown] if part is None else next(answers) for part in parts_of]
         if detections is None:
             labels.write(origin, predictions[0])
         else:

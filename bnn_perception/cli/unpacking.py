@@ -6,10 +6,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from bnn_perception.cli.label_files import Origin
-from bnn_perception.cli.recorded_boxes import RecordedBoxes, enclosed, read_detections
+from bnn_perception.cli.recorded_boxes import RecordedBoxes, read_detections
 from bnn_perception.errors import one_line
 from bnn_perception.frames.bags import Message
 from bnn_perception.frames.encoded import MAX_PIXELS
@@ -18,6 +19,7 @@ from bnn_perception.frames.messages import RAW
 from bnn_perception.frames.preprocess import prepare
 from bnn_perception.frames.recordings import read_message
 from bnn_perception.net.model import InputSpec
+from bnn_perception.ros.boxes_msg import regions
 from bnn_perception.ros.image_msg import RefusedFrame, Region, decode, view
 
 #: Messages that are made ready ahead at most.
@@ -88,10 +90,14 @@ class Unpacker:
             detections = _read(read_detections, data)
         try:
             frame = (view if kind == RAW else decode)(recorded.image, MAX_PIXELS, self._region)
+            if detections is None:
+                return Unpacked(origin, [self._prepared(frame)], None)
+            height, width, _ = frame.pixels.shape
+            found = regions(detections, width, height, self._margin)
         except RefusedFrame as refusal:
             raise Refused(refusal.reason, str(refusal)) from None
-        parts = [frame] if detections is None else enclosed(frame, detections, self._margin)
-        return Unpacked(origin, [part and self._prepared(part) for part in parts], detections)
+        parts = [region and self._prepared(replace(frame, region=region)) for region in found]
+        return Unpacked(origin, parts, detections)
 
     def _prepared(self, frame: Frame) -> Frame:
         return Frame(prepare(frame, self._spec), "rgb8" if self._spec.channels == 3 else "mono8")

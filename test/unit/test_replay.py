@@ -324,7 +324,7 @@ def test_boxes_are_labelled_and_kept(tmp_path, run, halves):
     ]
     bag = record(tmp_path / "bag", {"/camera": (IMAGE, frames), "/found": (DETECTIONS, found)})
     path = tmp_path / "labels.csv"
-    code, out, err = run(bag, "--boxes", "/found", "--out", path, "--json")
+    code, out, err = run(bag, "--boxes", "/found", "--sync-tolerance", 0.02, "--out", path, "--json")
     assert code == 1
     rows = rows_of(path.read_text())
     assert list(rows[0])[3:] == ["box", "id", "x", "y", "width", "height", "theta", "label", "score"]
@@ -345,6 +345,8 @@ def test_boxes_are_labelled_and_kept(tmp_path, run, halves):
     assert "5 labels (2 of them unknown: boxes without a part of the image), 2 refused" in err
     _, _, err = run(bag, "--boxes", "/found", "--sync-tolerance", 0.03)
     assert "/camera#3" not in err
+    _, _, err = run(bag, "--boxes", "/found")
+    assert "/camera#1: no boxes have its stamp" in err
 
 
 def test_labelled_boxes_stand_in_mcap_before_what_their_detector_said(tmp_path, run, halves):
@@ -372,9 +374,8 @@ def test_labelled_boxes_stand_in_mcap_before_what_their_detector_said(tmp_path, 
     assert told[1] == ["unknown", "thing"]
     assert told[2][0] == "blue"
     assert len(told[2]) == 2
-    # Where the object is does not change with its name; where nobody says, ROS's own default stands.
-    assert [each.pose.pose.position.z for each in first[0].results] == [3.0] * 3
-    assert second[0].results[0].pose.pose.orientation.w == 1.0
+    assert [each.pose.pose.position.z for each in first[0].results] == [0.0, 0.0, 3.0]
+    assert first[0].results[0].pose.pose.orientation.w == 1.0
     assert list(empty) == []
 
 
@@ -387,6 +388,17 @@ def test_three_hundred_boxes_of_a_frame(tmp_path, run, halves):
     code, out, _ = run(bag, "--boxes", "/found")
     assert code == 0
     assert [row["label"] for row in rows_of(out)] == ["red", "blue"] * 300
+
+
+def test_more_boxes_than_an_image_can_need_cost_that_image(tmp_path, run, halves):
+    topics = {
+        "/camera": (IMAGE, [raw_message(halves, stamp=stamp) for stamp in (7, 8)]),
+        "/found": (DETECTIONS, [detections([LEFT] * 1001, 7), detections([LEFT], 8)]),
+    }
+    code, out, err = run(record(tmp_path / "bag", topics), "--boxes", "/found")
+    assert code == 1
+    assert len(rows_of(out)) == 1
+    assert "/camera#0: 1001 boxes; at most 1000 an image are taken" in err
 
 
 def test_a_margin_takes_what_is_around_a_box(tmp_path, run, halves):
