@@ -7,6 +7,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -288,8 +290,6 @@ def test_labels_are_replaced_and_recordings_are_not(labels, run, tmp_path):
 
 
 def test_without_the_package_mcap_the_line_says_what_to_install(tmp_path, run, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "mcap.writer", None)
     bag = record(tmp_path / "bag", {"/camera": (IMAGE, images("red"))})
     code, _, err = run(bag, "--out", tmp_path / "labels.mcap")
@@ -451,6 +451,27 @@ def test_boxes_belong_to_the_topic_that_stands_in_their_place(tmp_path, run, hal
         code, out, err = run(bag, *arguments)
         assert (code, out) == (1, "")
         assert reason in err
+
+
+def test_ros_is_not_needed(tmp_path, colours, halves):
+    topics = {
+        "/camera": (IMAGE, [raw_message(halves, stamp=7)]),
+        "/found": (DETECTIONS, [detections([LEFT, RIGHT], 7)]),
+    }
+    bag = record(tmp_path / "bag", topics)
+    code = (
+        "import sys\n"
+        "ros = ('rclpy', 'sensor_msgs', 'std_msgs', 'vision_msgs', 'geometry_msgs', 'cv_bridge')\n"
+        "sys.modules.update(dict.fromkeys(ros))\n"
+        "from bnn_perception.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    for command in (["replay", str(bag), "--boxes", "/found"], ["classify", str(bag)]):
+        arguments = [*command, "--model", str(colours), "--device", "cpu"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "red" in done.stdout or "blue" in done.stdout) == (0, True), done.stderr
 
 
 # -- what goes wrong
