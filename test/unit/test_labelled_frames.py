@@ -81,6 +81,16 @@ def test_frames_that_cannot_be_read_are_left_out(tmp_path, run):
     assert f"left out: {bag}:/image#2: " in err
 
 
+def test_a_recording_of_which_nothing_can_be_read_says_why(tmp_path, run):
+    image = raw_message(picture("red"), stamp=1)
+    image.step = 1
+    topics = {"/image": (IMAGE, [image]), "/truth": (CLASSIFICATION, [truth("red", 1)])}
+    code, _, err = run(record(tmp_path / "bag", topics))
+    assert code == 1
+    assert "none of the 1 images could be read; the first: " in err
+    assert "step 1 is less than a row" in err
+
+
 def test_one_camera_of_several_is_evaluated_on_the_truth_that_is_named(tmp_path, run):
     topics = {f"/{name}/image": (IMAGE, [raw_message(picture(name), stamp=1)]) for name in PURE}
     topics |= {f"/{name}/truth": (CLASSIFICATION, [truth("red", 1)]) for name in PURE}
@@ -121,7 +131,7 @@ def test_videos_in_class_folders(tmp_path, run):
     write_video(data / ".hidden" / "c.avi", "blue")
     write_video(data / "d.avi", "blue")
     (data / "red" / "notes.txt").write_text("text")
-    record(data / "green" / "bag", {"/image": (IMAGE, [raw_message(picture("green"))])})
+    record(data / "green" / "bag", {"/image": (COMPRESSED, [compressed_message(picture("green"))])})
     code, report, _ = run(data)
     assert code == 0
     assert report["confusion"] == [[2, 1, 0], [0, 1, 0], [0, 0, 1]]

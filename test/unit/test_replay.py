@@ -256,6 +256,9 @@ def test_the_file_is_one_that_the_format_s_own_reader_takes(labels):
             assert (channel.message_encoding, schema.encoding) == ("cdr", "ros2msg")
             assert channel.metadata["topic_type_hash"] == message_types().hash_rihs01(schema.name)
         assert len(list(reader.iter_messages())) == 4
+        # So rosbag2 reads the policies of topics as numbers, whatever its version.
+        (metadata,) = reader.iter_metadata()
+        assert (metadata.name, metadata.metadata["serialized_metadata"]) == ("rosbag2", "")
 
 
 def test_definitions_and_hashes_are_those_of_vision_msgs():
@@ -586,20 +589,28 @@ def test_a_full_disk_leaves_nothing(tmp_path, run, monkeypatch):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bag"]
 
 
-def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("terminals", "arguments", "drawn"),
+    [
+        ((), ["--out", "labels.csv"], False),
+        (("stderr",), ["--out", "labels.csv"], True),
+        (("stderr",), [], True),
+        (("stdout",), ["--out", "labels.csv"], False),
+        (("stderr", "stdout"), ["--out", "labels.csv"], True),
+        (("stderr", "stdout"), [], False),  # the labels fill it
+    ],
+)
+def test_a_bar_is_drawn_on_a_terminal_alone(tmp_path, run, monkeypatch, terminals, arguments, drawn):
     pytest.importorskip("rich", reason="rich is not installed")
-    with replay.progress(10, labels_on_stdout=False) as advance:
-        advance(5)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TERM", "xterm")
-    with replay.progress(10, labels_on_stdout=False) as advance:
-        advance(5)
-    assert "5/10" in capsys.readouterr().err
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    with replay.progress(10, labels_on_stdout=True) as advance:  # the labels fill it
-        advance(5)
-    assert capsys.readouterr().err == ""
+    record(tmp_path / "bag", {"/camera": (IMAGE, images("red", "green"))})
+    for name in terminals:
+        monkeypatch.setattr(f"sys.{name}.isatty", lambda: True)
+    code, out, err = run("bag", *arguments)
+    assert code == 0
+    assert ("2/2" in err) == drawn
+    assert len(rows_of(out or Path("labels.csv").read_text())) == 2
 
 
 def test_recordings_of_real_cameras(data, run, tmp_path):

@@ -327,8 +327,10 @@ def test_a_message_that_unpacks_to_too_much_costs_that_message(tmp_path, picture
 def test_topic_is_chosen_or_the_fullest_is_taken(tmp_path, picture, warnings):
     raw, packed = raw_message(picture), compressed_message(picture)
     path = record(tmp_path / "bag", {"/left": (IMAGE, [raw]), "/right": (COMPRESSED, [packed] * 2)})
-    assert len(list(open_source(str(path), topic="/left"))) == 1
+    assert len(list(open_source(str(path), topic="/left", warn=warnings.append))) == 1
     assert warnings == []
+    other = record(tmp_path / "other", {"/left": (IMAGE, [raw] * 2), "/right": (IMAGE, [raw])})
+    assert len(list(open_source(str(other)))) == 2
     assert len(list(open_source(str(path), warn=warnings.append))) == 2
     assert "plays /right" in warnings[0]
     assert "/left" in warnings[0]
