@@ -86,15 +86,16 @@ def run(args: argparse.Namespace) -> int:
     top_k, region = image_arguments(args)
     if args.json and args.out is None:
         raise CommandError("--json takes standard output; name a file for the labels: --out labels.csv")
-    bag = Bag(args.bag, warn=say)
+    tally = Tally()
+    bag = Bag(args.bag, warn=tally.add_damage)
     topics = choose(bag, args.topic)
-    boxes = open_boxes(bag, topics, args)
+    tally.topics = {topic.name: TopicTally() for topic in topics}
+    boxes = open_boxes(bag, topics, args, tally.add_damage)
     if args.out is not None:
         check_label_path(args.out, args.bag)
     model = load_model(find_model(args.model))
     backend = make_backend(model, args.backend, args.device, args.threads)
     print(printable(f"{model.name}, {backend.name} on {backend.device_name}"), file=sys.stderr)
-    tally = Tally({topic.name: TopicTally() for topic in topics})
     begin = time.perf_counter()
     with (
         contextlib.closing(bag),
@@ -104,20 +105,21 @@ def run(args: argparse.Namespace) -> int:
         first_interrupt() as interrupted,
     ):
         unpacker = Unpacker(model.input, region, boxes, args.box_margin)
-        with contextlib.closing(unpacked(bag.messages(topics, say), unpacker, tally)) as frames:
+        with contextlib.closing(unpacked(bag.messages(topics, tally.add_damage), unpacker, tally)) as frames:
             while not interrupted() and (batch := list(itertools.islice(frames, BATCH))):
                 answer(batch, classifier, top_k, labels, tally)
                 advance(tally.frames)
         stopped = interrupted()
     seconds = time.perf_counter() - begin
-    report(tally, seconds, stopped, args.out, bag.lost)
+    tally.lost = bag.lost
+    report(tally, seconds, stopped, args.out)
     if args.json:
         described = {"model": model.name, "backend": backend.name, "device": backend.device_name}
         where = {"recording": str(args.bag), "out": str(args.out)}
-        print(to_json({**described, **where, **as_json(tally, seconds, stopped, bag.lost)}))
+        print(to_json({**described, **where, **as_json(tally, seconds, stopped)}))
     if stopped:
         return 130
-    return 1 if tally.refused or bag.lost else 0
+    return 1 if tally.refused or tally.damage else 0
 
 
 def say(line: str) -> None:
@@ -154,8 +156,13 @@ def choose(bag: Bag, names: Sequence[str]) -> list[Topic]:
     return list(chosen.values())
 
 
-def open_boxes(bag: Bag, topics: Sequence[Topic], args: argparse.Namespace) -> dict[str, RecordedBoxes]:
+def open_boxes(
+    bag: Bag, topics: Sequence[Topic], args: argparse.Namespace, refuse: Callable[[str], None]
+) -> dict[str, RecordedBoxes]:
     """The boxes of each topic of images; none where whole images are classified.
+
+    Args:
+        refuse: called with one line where messages cannot be read.
 
     Raises:
         SourceError, CommandError: where there are none of the name, or it is not clear whose they are.
@@ -177,7 +184,7 @@ def open_boxes(bag: Bag, topics: Sequence[Topic], args: argparse.Namespace) -> d
             raise CommandError(f"{option} {value:g}: it takes 0 to 10")
     names = args.topic or [topics[0].name]
     return {
-        name: RecordedBoxes(bag, boxes_topic(bag, boxes), args.sync_tolerance, say)
+        name: RecordedBoxes(bag, boxes_topic(bag, boxes), args.sync_tolerance, refuse)
         for name, boxes in zip(names, args.boxes)
     }
 
@@ -201,9 +208,22 @@ class TopicTally:
 
 @dataclass
 class Tally:
-    """What has become of all frames, by topic."""
+    """What has become of all frames.
 
-    topics: dict[str, TopicTally]
+    Attributes:
+        topics: by their names.
+        damage: what is said of parts of the recording that cannot be read.
+        lost: messages that lie in them, where the recording says how many.
+    """
+
+    topics: dict[str, TopicTally] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+    lost: int = 0
+
+    def add_damage(self, line: str) -> None:
+        """Say of a part of the recording that it cannot be read."""
+        self.damage.append(line)
+        say(line)
 
     @property
     def frames(self) -> int:
@@ -303,7 +323,7 @@ def progress(total: int, labels_on_stdout: bool) -> Iterator[Callable[[int], Non
         yield lambda done: bar.update(task, completed=done)
 
 
-def report(tally: Tally, seconds: float, stopped: bool, out: Path | None, lost: int) -> None:
+def report(tally: Tally, seconds: float, stopped: bool, out: Path | None) -> None:
     """The summary, for people."""
     for name, topic in tally.topics.items():
         reasons = ", ".join(f"{count} {reason}" for reason, count in topic.refused.most_common())
@@ -312,15 +332,15 @@ def report(tally: Tally, seconds: float, stopped: bool, out: Path | None, lost: 
             f" ({topic.unknown} of them unknown: boxes without a part of the image)" if topic.unknown else ""
         )
         say(f"{name}: {topic.frames} frames, {topic.labels} labels{unknown}{refused}")
-    if lost:
-        say(f"{lost} messages in damaged chunks are lost")
+    if tally.lost:
+        say(f"{tally.lost} messages in damaged chunks are lost")
     written = f" in {out}" if out else ""
     say(f"{tally.labels} labels{written}, {seconds:.2f} s, {tally.frames / seconds:.0f} frames/s")
     if stopped:
         say("interrupted; the labels so far are whole")
 
 
-def as_json(tally: Tally, seconds: float, stopped: bool, lost: int) -> dict[str, Any]:
+def as_json(tally: Tally, seconds: float, stopped: bool) -> dict[str, Any]:
     """The summary, for programs."""
 
     def counts(part: Tally | TopicTally) -> dict[str, Any]:
@@ -333,7 +353,8 @@ def as_json(tally: Tally, seconds: float, stopped: bool, lost: int) -> dict[str,
 
     return {
         **counts(tally),
-        "lost": lost,
+        "lost": tally.lost,
+        "damage": tally.damage,
         "seconds": round(seconds, 3),
         "frames_per_second": round(tally.frames / seconds, 1),
         "interrupted": stopped,

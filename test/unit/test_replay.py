@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -182,7 +184,21 @@ def test_messages_in_damaged_chunks_are_counted(tmp_path, run):
     assert code == 1
     summary = json.loads(out)
     assert (summary["frames"], summary["labels"], summary["lost"]) == (6, 6, 2)
+    assert len(summary["damage"]) == 1
+    assert summary["damage"][0] in err
     assert "2 messages in damaged chunks are lost" in err
+
+
+def test_a_recording_that_ends_early_is_no_success(tmp_path, run):
+    """Its index is whole; its messages cannot be read."""
+    bag = record(tmp_path / "bag", {"/camera": (IMAGE, images("red", "green"))}, "sqlite3")
+    with contextlib.closing(sqlite3.connect(next(bag.glob("*.db3")))) as database:
+        database.execute("ALTER TABLE messages RENAME COLUMN data TO lost")
+    code, out, _ = run(bag, "--out", tmp_path / "labels.csv", "--json")
+    assert code == 1
+    summary = json.loads(out)
+    assert (summary["frames"], summary["refused"], summary["lost"]) == (0, {}, 0)
+    assert "ends after 0 messages" in summary["damage"][0]
 
 
 # -- MCAP
@@ -314,8 +330,8 @@ def halves():
 
 
 def test_boxes_are_labelled_and_kept(tmp_path, run, halves):
-    """Those of the image's own stamp; of the nearest; none; none near enough; and damaged ones."""
-    frames = [raw_message(halves, stamp=stamp * SECOND) for stamp in range(5)]
+    """Those of the image's own stamp; of the nearest of two; none; none near enough; damaged ones; earlier ones."""
+    frames = [raw_message(halves, stamp=stamp * SECOND) for stamp in range(6)]
     found = [
         detections([LEFT, RIGHT, OUTSIDE, (float("nan"), 10, 15, 20)], 0),
         detections([RIGHT], SECOND - 15_000_000),
@@ -324,6 +340,7 @@ def test_boxes_are_labelled_and_kept(tmp_path, run, halves):
         detections([LEFT], 3 * SECOND + 21_000_000),
         bytes(STORE.serialize_cdr(detections([LEFT], 4 * SECOND), DETECTIONS))[:40],
         b"",
+        detections([LEFT], 5 * SECOND - 15_000_000),
     ]
     bag = record(tmp_path / "bag", {"/camera": (IMAGE, frames), "/found": (DETECTIONS, found)})
     path = tmp_path / "labels.csv"
@@ -337,15 +354,16 @@ def test_boxes_are_labelled_and_kept(tmp_path, run, halves):
         ("0.000000000", "2", "track 2", "100.0", "unknown"),
         ("0.000000000", "3", "track 3", "nan", "unknown"),
         ("1.000000000", "0", "track 0", "7.5", "red"),
+        ("5.000000000", "0", "track 0", "7.5", "red"),
     ]
     assert [float(row["score"]) for row in rows[:3]] == pytest.approx([0.964664, 0.964664, 0.0], abs=2e-6)
     summary = json.loads(out)
-    assert (summary["frames"], summary["labels"], summary["unknown"]) == (5, 5, 2)
+    assert (summary["frames"], summary["labels"], summary["unknown"]) == (6, 6, 2)
     assert summary["refused"] == {"no boxes": 1, "undecodable": 1}
     assert "/camera#3: no boxes have its stamp, or one near it" in err
     assert "/camera#4: a message that cannot be read" in err
     assert "/found: a message that cannot be read" in err
-    assert "5 labels (2 of them unknown: boxes without a part of the image), 2 refused" in err
+    assert "6 labels (2 of them unknown: boxes without a part of the image), 2 refused" in err
     _, _, err = run(bag, "--boxes", "/found", "--sync-tolerance", 0.03)
     assert "/camera#3" not in err
     _, _, err = run(bag, "--boxes", "/found")
@@ -378,7 +396,8 @@ def test_labelled_boxes_stand_in_mcap_before_what_their_detector_said(tmp_path, 
     assert told[2][0] == "blue"
     assert len(told[2]) == 2
     assert [each.pose.pose.position.z for each in first[0].results] == [0.0, 0.0, 3.0]
-    assert first[0].results[0].pose.pose.orientation.w == 1.0
+    turn = first[0].results[0].pose.pose.orientation
+    assert (turn.x, turn.y, turn.z, turn.w) == (0.0, 0.0, 0.0, 1.0)
     assert list(empty) == []
 
 
