@@ -35,6 +35,7 @@ TOOLS = [
     "numba>=0.56",  # the first for Python 3.10 that also takes NumPy 1.21 to 1.23
     "onnxruntime>=1.16",  # the oldest that is tested; runs the float twin
     "rosbags>=0.11.7",  # reads a single MCAP file too; the first that brings backports.zstd
+    "mcap>=1.1",  # writes labels that stand beside a recording
     "rich>=12",
     "matplotlib>=3.5",  # the confusion matrix as a picture
 ]

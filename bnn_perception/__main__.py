@@ -30,10 +30,13 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "classify": Command("cli.classify", "label image files or folders of them", "standalone"),
+    "classify": Command("cli.classify", "label images, videos and recordings", "standalone"),
+    "replay": Command(
+        "cli.replay", "label the images of a recording at full speed, into MCAP or CSV", "standalone"
+    ),
     "evaluate": Command(
         "cli.evaluate",
-        "accuracy and confusion matrix on labelled images; float against binary",
+        "accuracy and confusion matrix on labelled images or videos; float against binary",
         "standalone",
     ),
     "calibrate": Command(

@@ -621,3 +621,20 @@ def random_float_twin(rng: np.random.Generator, model: Model) -> bytes:
     graph = helper.make_graph(nodes, "float_twin", [image], [logits], constants)
     twin = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return bytes(twin.SerializeToString())
+
+
+#: The classes of :func:`colours_model`, red, green and blue.
+PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def colours_model() -> Model:
+    """A model of two layers that tells red, green and blue apart by the mean colour.
+
+    Logits of a pure colour are 3 and twice -1: softmax 0.965 and 0.018.
+    """
+    one_hot = bits.pack(np.eye(3, dtype=bool))
+    layers = (
+        Thermometer("encode", channels=3, levels=1, thresholds=np.full((3, 1), 128, np.uint8)),
+        OutputDense("logits", (1, 1, 3), 3, one_hot, np.ones(3, np.float32), np.zeros(3, np.float32)),
+    )
+    return Model("colours", tuple(PURE), InputSpec(1, 1), layers)

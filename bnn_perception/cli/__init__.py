@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from bnn_perception.errors import Error, printable
+from bnn_perception.errors import CommandError, Error, printable
 
 
 def execute(module: ModuleType, name: str, argv: Sequence[str], summary: str = "") -> int:
@@ -73,3 +73,36 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="threads of the CPU backends (default: as many as pay off)"
     )
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which part of an image is classified, and how many classes are told."""
+    from bnn_perception.frames.frame import WHOLE
+
+    parser.add_argument(
+        "--top", type=int, default=1, metavar="K", help="how many classes an image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--region",
+        type=float,
+        nargs=4,
+        default=WHOLE,
+        metavar=("X", "Y", "W", "H"),
+        help="part of the image, as fractions",
+    )
+
+
+def image_arguments(args: argparse.Namespace) -> tuple[int, tuple[float, float, float, float]]:
+    """Number of classes and region, checked.
+
+    Raises:
+        CommandError: naming the option.
+    """
+    from bnn_perception.frames.frame import check_region
+
+    if args.top < 1:
+        raise CommandError(f"--top {args.top}: at least one class is shown")
+    try:
+        return args.top, check_region(args.region)
+    except ValueError as error:
+        raise CommandError(f"--region: {error}") from None

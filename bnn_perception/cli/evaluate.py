@@ -14,11 +14,11 @@ import numpy as np
 from bnn_perception.backends import Backend, check_choice, make_backend
 from bnn_perception.cli import add_backend_arguments
 from bnn_perception.cli.json_text import to_json
-from bnn_perception.errors import CommandError
+from bnn_perception.cli.labelled_frames import open_labelled
+from bnn_perception.errors import CommandError, printable
 from bnn_perception.evaluation import pictures
 from bnn_perception.evaluation.compare import Comparison
 from bnn_perception.evaluation.evaluate import Evaluation, evaluate_all
-from bnn_perception.frames.dataset import read_dataset
 from bnn_perception.net.folder import load_model
 from bnn_perception.net.model import Model
 from bnn_perception.resources import find_model
@@ -33,7 +33,15 @@ LABEL_IN_TEXT = 30
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("evaluate")
     parser.add_argument(
-        "data", help="folder with a folder for each class, or .npz with x (N, H, W, 3) uint8 and y"
+        "data",
+        help="folder with a folder of images or of videos for each class; recording with a topic called truth; "
+        ".npz with x (N, H, W, 3) uint8 and y",
+    )
+    parser.add_argument("--topic", help="of a recording's images (default: the one with the most)")
+    parser.add_argument(
+        "--truth",
+        metavar="TOPIC",
+        help="of a recording's right labels, vision_msgs/Classification (default: the one called truth)",
     )
     add_backend_arguments(parser)
     parser.add_argument(
@@ -62,14 +70,14 @@ def run(args: argparse.Namespace) -> int:
     names = [args.backend, "float"] if args.compare else [args.backend]
     for name in names:
         check_choice(model, name, args.device)
-    dataset = read_dataset(args.data, model.labels)
+    dataset = open_labelled(args.data, model.labels, args.topic, args.truth, say)
     # The reference runs on the CPU whatever the device; its float twin may have the GPU.
     backends = [make_backend(model, name, args.device, args.threads) for name in names]
     results = evaluate_all(model, backends, dataset)
     for backend in backends:
         backend.close()
     for line in dataset.refused:
-        print(f"bnn_perception evaluate: left out: {line}", file=sys.stderr)
+        say(f"left out: {line}")
     wrong = ~results[0].hits
     report: dict[str, Any] = {"model": model.name, "labels": list(model.labels), "n": len(wrong)}
     report["left_out"] = len(dataset.refused)
@@ -100,6 +108,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(to_json(report))
     return 0
+
+
+def say(line: str) -> None:
+    print(f"bnn_perception evaluate: {printable(line)}", file=sys.stderr)
 
 
 def as_json(backend: Backend, result: Evaluation) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnn_perception.backends import Backend
 from bnn_perception.classifier import softmax, temperature
 from bnn_perception.evaluation.scores import expected_calibration_error, negative_log_likelihood
-from bnn_perception.frames.dataset import Dataset
+from bnn_perception.frames.dataset import LabelledImages
 from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import ImageError
 from bnn_perception.net.model import Model
@@ -82,12 +82,12 @@ class Evaluation:
         return table
 
 
-def evaluate(model: Model, backend: Backend, dataset: Dataset) -> Evaluation:
+def evaluate(model: Model, backend: Backend, dataset: LabelledImages) -> Evaluation:
     """Classify every image of ``dataset`` that can be read; see :func:`evaluate_all`."""
     return evaluate_all(model, [backend], dataset)[0]
 
 
-def evaluate_all(model: Model, backends: Sequence[Backend], dataset: Dataset) -> list[Evaluation]:
+def evaluate_all(model: Model, backends: Sequence[Backend], dataset: LabelledImages) -> list[Evaluation]:
     """Classify every image of ``dataset`` that can be read, with each of the backends.
 
     Raises:
@@ -110,7 +110,9 @@ def evaluate_all(model: Model, backends: Sequence[Backend], dataset: Dataset) ->
             flush()
     flush()
     if not indices:
-        raise ImageError(f"none of the {len(dataset)} images could be read; the first: {dataset.refused[0]}")
+        raise ImageError(
+            f"none of the {len(dataset.refused)} images could be read; the first: {dataset.refused[0]}"
+        )
     read = np.asarray(indices, dtype=np.int64)
     return [
         Evaluation(read, dataset.labels[read], np.concatenate(logits), temperature(model, backend))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnn_perception.errors import CommandError
-from bnn_perception.frames.dataset import Dataset
+from bnn_perception.frames.dataset import LabelledImages
 
 if TYPE_CHECKING:
     from bnn_perception.evaluation.evaluate import Evaluation
@@ -149,7 +149,7 @@ def _draw_confusion(
 def mistakes(
     result: Evaluation,
     chosen: NDArray[np.intp],
-    dataset: Dataset,
+    dataset: LabelledImages,
     labels: Sequence[str],
     path: Path,
     most: int = 40,
@@ -176,8 +176,9 @@ def mistakes(
     figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat:
         axes.axis("off")
+    images = dataset.read_some([int(result.index[place]) for place in order])
     for axes, place in zip(grid.flat, order):
-        axes.imshow(dataset.read(int(result.index[place])), interpolation="nearest")
+        axes.imshow(images[int(result.index[place])], interpolation="nearest")
         answer, truth = (
             literal(shorten(labels[index], 22)) for index in (result.answer[place], result.truth[place])
         )

@@ -7,10 +7,10 @@ import os
 import re
 import unicodedata
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,28 @@ from bnn_perception.frames.images import (
 
 #: Bytes of each array of an ``.npz`` file: a million images of 36 by 36 pixels in colour.
 MAX_BYTES = 1 << 32
+
+
+class LabelledImages(Protocol):
+    """What a model can be evaluated on.
+
+    Attributes:
+        labels: (n,) class index of each image; where images are read one after the other, of those that have been.
+        refused: images that the last iteration left out because they could not be read, with the reason.
+    """
+
+    refused: list[str]
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Index and (height, width, 3) uint8 RGB of every image that can be read."""
+        ...
+
+    def read_some(self, indices: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+        """Index and pixels of some of the images that an iteration gave."""
+        ...
 
 
 @dataclass
@@ -58,6 +80,14 @@ class Dataset:
             return read_image(self._files[index])
         image = self._arrays[index]
         return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image
+
+    def read_some(self, indices: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+        """Index and pixels of some images.
+
+        Raises:
+            ImageError: where one cannot be read.
+        """
+        return {index: self.read(index) for index in indices}
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Index and pixels of every image that can be read."""
@@ -155,6 +185,12 @@ def match_label(folder: str, labels: Sequence[str]) -> int | None:
     return int(folder) if int(folder) < len(labels) else None
 
 
+def unknown_class(folder: Path, labels: Sequence[str]) -> ImageError:
+    """What is said of a folder that is named after no label."""
+    shown = ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
+    return ImageError(f"{folder}: the model has no class '{folder.name}'; it has {shown}")
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 9
 
@@ -173,8 +209,7 @@ def _read_folder(path: Path, labels: Sequence[str], ignore: Sequence[str]) -> Da
                 raise ImageError(
                     f"{path}: its folders ({', '.join(parts)}) are parts; give {path / part}, say"
                 )
-            shown = ", ".join(labels[:6]) + (", ..." if len(labels) > 6 else "")
-            raise ImageError(f"{path / folder}: the model has no class '{folder}'; it has {shown}")
+            raise unknown_class(path / folder, labels)
         indices += [index] * len(images)
         files += images
     if not files:

@@ -210,15 +210,15 @@ def _cut_short(name: str) -> EncodedError:
     )
 
 
-# The formats. Each function yields the sizes that data states, and raises EncodedError, struct.error or IndexError
-# where its parts do not lie inside it.
-
-
 def _too_little(name: str, held: int) -> EncodedError:
     return EncodedError(
         "undecodable",
         f"is not an image that can be decoded: {name} whose {held} bytes of data cannot fill its size",
     )
+
+
+# The formats. Each function yields the sizes that data states, and raises EncodedError, struct.error or IndexError
+# where its parts do not lie inside it.
 
 
 #: Bytes at most that deflate makes of one.
@@ -270,6 +270,19 @@ def _jpeg(data: memoryview) -> Iterator[Size]:
 
 
 def _webp(data: memoryview) -> Iterator[Size]:
+    for kind, at, _ in _webp_chunks(data):
+        if kind == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, at + 6)
+            yield Size(width & 0x3FFF, height & 0x3FFF)
+        elif kind == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, at + 1)
+            yield Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+        elif kind == b"VP8X":
+            yield Size(*(int.from_bytes(data[at + 4 + 3 * i :][:3], "little") + 1 for i in range(2)))
+
+
+def _webp_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and length of what each chunk of a WebP holds; those of an animation's frames among them."""
     (length,) = struct.unpack_from("<I", data, 4)
     end = 8 + length
     if end > len(data):
@@ -286,14 +299,7 @@ def _webp(data: memoryview) -> Iterator[Size]:
             # The chunks of a frame lie inside of its own.
             at += 16
             continue
-        if kind == b"VP8 ":
-            width, height = struct.unpack_from("<HH", data, at + 6)
-            yield Size(width & 0x3FFF, height & 0x3FFF)
-        elif kind == b"VP8L":
-            (bits,) = struct.unpack_from("<I", data, at + 1)
-            yield Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-        elif kind == b"VP8X":
-            yield Size(*(int.from_bytes(data[at + 4 + 3 * i :][:3], "little") + 1 for i in range(2)))
+        yield kind, at, length
         at += length + length % 2
     raise _too_many_parts("WebP")
 
@@ -367,12 +373,10 @@ def _avif(data: memoryview) -> Iterator[Size]:
 
 def _turned_webp(content: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
     """By the orientation in its EXIF chunk; without one, or with one that cannot be read, as it is."""
-    at = 12
-    while at + 8 <= len(content):
-        kind, length = struct.unpack_from("<4sI", content, at)
+    for kind, at, length in _webp_chunks(content):
         if kind == b"EXIF":
-            return ORIENTATIONS.get(_orientation(content[at + 8 : at + 8 + length]), _as_it_is)(pixels)
-        at += 8 + length + length % 2
+            turn = ORIENTATIONS.get(_orientation(content[at : at + length]))
+            return turn(pixels) if turn else pixels
     return pixels
 
 
@@ -402,10 +406,6 @@ def _turned_avif(content: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
     mirror = re.search(rb"\0\0\0\x09imir(.)", header, re.DOTALL)
     if mirror:
         pixels = pixels[:, ::-1] if mirror[1][0] & 1 else pixels[::-1]
-    return pixels
-
-
-def _as_it_is(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels
 
 

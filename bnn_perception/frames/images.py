@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -182,7 +183,7 @@ def _images_below(folder: Path) -> list[Path]:
         found += [
             Path(place, name)
             for name in files
-            if _is_image(PurePath(name)) or (_has_no_ending(name) and _begins_as_image(Path(place, name)))
+            if _is_image(PurePath(name), functools.partial(_first_bytes, Path(place, name)))
         ]
     # A dead link stays, to be reported when it is read.
     return sorted(file for file in found if file.is_file() or not file.exists())
@@ -200,10 +201,8 @@ def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFil
                 if not parts or parts[0].startswith(".") or (member.isfile() and len(parts) < 2):
                     continue
                 files = folders.setdefault(parts[0], [])
-                if member.isfile() and (
-                    _is_image(PurePosixPath(*parts[1:]))
-                    or (_has_no_ending(name.name) and _member_begins_as_image(tar, member))
-                ):
+                below = PurePosixPath(*parts[1:])
+                if member.isfile() and _is_image(below, functools.partial(_first_bytes_in, tar, member)):
                     shown = f"{archive}/{member.name}"
                     files.append(ImageFile(shown, archive, member.offset_data, member.size))
     except (OSError, tarfile.TarError) as error:
@@ -211,23 +210,28 @@ def _tar_folders(archive: Path, inner: PurePosixPath) -> dict[str, list[ImageFil
     return {name: sorted(folders[name], key=lambda file: file.name) for name in sorted(folders)}
 
 
-def _has_no_ending(name: str) -> bool:
-    return "." not in name
+def _is_image(path: PurePath, first_bytes: Callable[[], bytes]) -> bool:
+    """Whether a file is taken for an image: by its ending, or without one by how it begins; hidden ones are not.
+
+    Args:
+        path: below the folder that is looked through.
+        first_bytes: reads what the file begins with.
+    """
+    if any(part.startswith(".") for part in path.parts):
+        return False
+    if "." in path.name:
+        return path.suffix.lower() in SUFFIXES | TRIED
+    return format_of(first_bytes()) is not None
 
 
-def _begins_as_image(path: Path) -> bool:
+def _first_bytes(path: Path) -> bytes:
     try:
         # Not of a FIFO, which would wait.
-        return path.is_file() and format_of(np.fromfile(path, np.uint8, 32).tobytes()) is not None
+        return np.fromfile(path, np.uint8, 32).tobytes() if path.is_file() else b""
     except OSError:
-        return False
+        return b""
 
 
-def _member_begins_as_image(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+def _first_bytes_in(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     stream = tar.extractfile(member)
-    return stream is not None and format_of(stream.read(32)) is not None
-
-
-def _is_image(path: PurePath) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in SUFFIXES | TRIED and not hidden
+    return b"" if stream is None else stream.read(32)

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from bnn_perception.frames import recordings
+from bnn_perception.frames import bags
 from bnn_perception.frames.boxes import Box
 from bnn_perception.frames.images import SUFFIXES, ImageError, find_images, read_image
+from bnn_perception.frames.recordings import Recording
 from bnn_perception.frames.source import FOLDER_RATE, RawImage, Source, SourceError, SourceFrame
 
 #: Extensions of the files that are videos. FFmpeg plays far more, text files among them, as characters on a screen.
@@ -167,16 +168,14 @@ class RenderedScene(Source):
 def holds_video(path: str | os.PathLike[str]) -> bool:
     """Whether a path is that of a video or a recording, in a file or a folder, and not of images."""
     path = Path(path)
-    if path.is_dir():
-        endings = {entry.suffix.lower() for entry in path.iterdir()}
-        return (path / "metadata.yaml").exists() or bool(endings & recordings.SUFFIXES)
-    return path.suffix.lower() in VIDEOS | recordings.SUFFIXES
+    return bags.is_recording(path) or (path.suffix.lower() in VIDEOS and not path.is_dir())
 
 
 def open_source(
     uri: str,
     *,
     topic: str | None = None,
+    truth: str | None = None,
     decode: bool = False,
     loop: bool = False,
     width: int = 640,
@@ -189,6 +188,7 @@ def open_source(
         uri: ``scene`` or ``scene:SEED``; ``webcam``, ``webcam:INDEX`` or ``/dev/videoINDEX``; or the path of a folder
             of images, an image, a video, an MCAP or SQLite file, or a rosbag2 folder.
         topic: which topic of a recording is played; None takes the one with the most images.
+        truth: which topic of a recording has the right labels; None takes the only one that is called truth.
         decode: whether compressed images of a recording are decoded.
         loop: whether the source starts again at its end.
         width, height: size of the pictures of a scene.
@@ -214,35 +214,13 @@ def open_source(
                 f"'{uri}': no such file or folder; a source is scene, scene:SEED, webcam:INDEX, or the path of a "
                 "folder of images, a video or a recording"
             )
+        if bags.is_recording(path):
+            return Recording(uri, path, topic=topic, truth=truth, decode=decode, loop=loop, warn=warn)
         if path.is_dir():
-            if (path / "metadata.yaml").exists():
-                return recordings.Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
-            bags = sorted(entry for entry in path.iterdir() if entry.suffix in recordings.SUFFIXES)
-            packed = sorted(
-                entry for entry in path.iterdir() if re.search(r"\.(mcap|db3)\.zstd?$", entry.name)
-            )
-            if packed:
-                raise SourceError(
-                    f"{path}: has recordings that are compressed as a whole, and no metadata.yaml; "
-                    f"unpack one, such as 'unzstd {packed[0].name}', and name the file itself"
-                )
-            if bags:
-                raise SourceError(
-                    f"{path}: has recordings but no metadata.yaml; name the file itself, such as {bags[0]}, "
-                    "or run 'ros2 bag reindex'"
-                )
             return ImageFolder(uri, path, loop=loop, warn=warn)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}") from None
     suffix = path.suffix.lower()
-    if suffix in recordings.SUFFIXES:
-        return recordings.Recording(uri, path, topic=topic, decode=decode, loop=loop, warn=warn)
-    if suffix in (".zst", ".zstd"):
-        raise SourceError(f"{path}: is compressed as a whole; unpack it: unzstd {path.name}")
-    if suffix == ".bag":
-        raise SourceError(
-            f"{path}: is a recording of ROS 1; convert it: rosbags-convert --src {path.name} --dst out"
-        )
     if suffix in SUFFIXES:
         return ImageFolder(uri, path, loop=loop, warn=warn)
     if suffix in VIDEOS:

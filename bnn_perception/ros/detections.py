@@ -1,4 +1,4 @@
-"""A detector's boxes in messages: the regions that they ask for, and the labels that go back with them."""
+"""A detector's boxes as messages, and the labels that go back with them; ``boxes_msg.py`` reads them."""
 
 from __future__ import annotations
 
@@ -15,40 +15,11 @@ from vision_msgs.msg import (
 )
 
 from bnn_perception.classifier import Prediction
-from bnn_perception.frames.boxes import Box, region_of
-from bnn_perception.ros.image_msg import RefusedFrame, Region
-
-#: Boxes of one message that are answered; a message with more costs itself.
-MAX_BOXES = 1000
-
-#: The label of a box that cannot be classified, or none of whose labels reaches the threshold.
-UNKNOWN = "unknown"
+from bnn_perception.frames.boxes import Box
+from bnn_perception.ros.boxes_msg import UNKNOWN
 
 # One for all: our hypotheses say nothing of a pose, and a message of its own for each takes longer than the net.
 _NO_POSE = PoseWithCovariance()
-
-
-def regions(message: Any, width: int, height: int, margin: float) -> list[Region | None]:
-    """The region of each box of a Detection2DArray in an image; None where it has none.
-
-    Args:
-        message: the detections.
-        width, height: of the image, in pixels.
-        margin: see :func:`~bnn_perception.frames.boxes.region_of`.
-
-    Raises:
-        RefusedFrame: where they are more than :data:`MAX_BOXES`.
-    """
-    if len(message.detections) > MAX_BOXES:
-        raise RefusedFrame(
-            "boxes", f"{len(message.detections)} boxes; at most {MAX_BOXES} an image are taken"
-        )
-    return [region_of(_box(detection.bbox), width, height, margin) for detection in message.detections]
-
-
-def _box(bbox: Any) -> Box:
-    position = bbox.center.position
-    return Box(position.x, position.y, bbox.size_x, bbox.size_y, bbox.center.theta)
 
 
 def as_message(boxes: Sequence[Box], header: Any) -> Detection2DArray:

@@ -243,8 +243,8 @@ class EngineLoader:
             if self._is_idle:
                 self._retry = None
         if retired:
-            for engine in retired:
-                self._close(engine)
+            while retired:  # nothing may hold a closed engine when its memory goes back
+                self._close(retired.pop(0))
             return_freed_memory()
         if closed:
             return False

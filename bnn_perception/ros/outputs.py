@@ -9,7 +9,8 @@ from rclpy.node import Node
 from vision_msgs.msg import Classification, Detection2DArray, LabelInfo, ObjectHypothesis, VisionClass
 
 from bnn_perception.net.model import Model
-from bnn_perception.ros.detections import UNKNOWN, label
+from bnn_perception.ros.boxes_msg import UNKNOWN
+from bnn_perception.ros.detections import label
 from bnn_perception.ros.pipeline import Answer
 from bnn_perception.ros.publishing import LATCHED, publish
 from bnn_perception.ros.states import CameraStates

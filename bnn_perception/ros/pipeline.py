@@ -20,6 +20,7 @@ from bnn_perception.backends import BackendError
 from bnn_perception.classifier import Prediction
 from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
+from bnn_perception.ros.boxes_msg import regions
 from bnn_perception.ros.engine import Engine
 from bnn_perception.ros.image_msg import UNPACK, RefusedFrame, Region
 from bnn_perception.ros.latency import LatencyWindow
@@ -383,8 +384,6 @@ def _unpack(arrival: Arrival) -> tuple[Frame, Sequence[Region | None]]:
     frame = UNPACK[settings.image_transport](arrival.message, settings.max_pixels, settings.region)
     if arrival.detections is None:
         return frame, [frame.region]
-    from bnn_perception.ros.detections import regions  # needs the ROS messages, which nothing else here does
-
     height, width, _ = frame.pixels.shape
     return frame, regions(arrival.detections, width, height, settings.box_margin)
 

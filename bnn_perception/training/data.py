@@ -142,20 +142,21 @@ def _class_names(path: Path, folders: dict[str, list[ImageFile]], labels: tuple[
     """The labels, or the names of the folders where there are none, after a look at whether they can be right."""
     if len(labels) == 1:
         raise DataError(f"{path}: data.labels names '{labels[0]}' alone; it takes 2 or more classes")
-    parts = parts_among(path, folders)
-    part = next((folder for folder in parts if "train" in folder.lower()), parts[0] if parts else "")
     if labels:
         found = {match_label(folder, labels) for folder in folders}
-        if found == {None} and parts:
-            raise DataError(f"{path}: its folders ({', '.join(parts)}) are parts; give {path / part}, say")
+        if found == {None} and (parts := parts_among(path, folders)):
+            raise DataError(
+                f"{path}: its folders ({', '.join(parts)}) are parts; give {path / _training_part(parts)}, say"
+            )
         absent = [name for index, name in enumerate(labels) if index not in found]
         if absent:
             raise DataError(f"{path}: has no folder '{absent[0]}'; add it, or take it out of data.labels")
         return labels
-    if parts:
+    if parts := parts_among(path, folders):
         raise DataError(
             f"{path}: its folders ({', '.join(parts)}) are parts and not classes, by their names or by the folders "
-            f"that they share; train on {path / part}, say, or name them under data.labels if they are classes"
+            f"that they share; train on {path / _training_part(parts)}, say, or name them under data.labels if they "
+            "are classes"
         )
     if len(folders) < 2:
         raise DataError(
@@ -166,6 +167,11 @@ def _class_names(path: Path, folders: dict[str, list[ImageFile]], labels: tuple[
         if not is_label(folder):
             raise DataError(f"{path}: {folder!a} cannot be a label; rename the folder")
     return tuple(folders)
+
+
+def _training_part(parts: list[str]) -> str:
+    """The part of a dataset to train on."""
+    return next((folder for folder in parts if "train" in folder.lower()), parts[0])
 
 
 def _load_npz(path: Path, spec: InputSpec, names: tuple[str, ...]) -> PreparedImages:

@@ -116,8 +116,14 @@ TARGETS: dict[str, Target] = {
     ),
     "frames/images": Target(("frames/images.py", "frames/dataset.py"), ("unit/test_images.py",)),
     "frames/sources": Target(
-        ("frames/source.py", "frames/sources.py", "frames/recordings.py"), ("unit/test_sources.py",)
+        ("frames/source.py", "frames/sources.py", "frames/recordings.py", "frames/bags.py"),
+        ("unit/test_sources.py",),
     ),
+    "cli/replay": Target(
+        ("cli/replay.py", "cli/unpacking.py", "cli/recorded_boxes.py", "cli/label_files.py"),
+        ("unit/test_replay.py",),
+    ),
+    "cli/labelled_frames": Target(("cli/labelled_frames.py",), ("unit/test_labelled_frames.py",)),
     "classifier": Target(
         ("classifier.py",),
         ("unit/test_classifier.py", "unit/test_face.py::test_grey_images_and_frames_are_taken"),
@@ -231,7 +237,7 @@ TARGETS: dict[str, Target] = {
         (
             "unit/test_parameters.py",
             "unit/test_packaging.py::test_defaults_are_the_yaml_file",
-            "unit/test_packaging.py::test_readme_has_a_row_for_every_parameter",
+            "unit/test_packaging.py::test_the_page_of_the_node_has_a_row_for_every_parameter",
             "unit/test_packaging.py::test_every_parameter_describes_itself",
         ),
     ),

@@ -24,8 +24,8 @@ from vision_msgs.msg import (
 )
 
 from bnn_perception.ros import health
+from bnn_perception.ros.boxes_msg import MAX_BOXES
 from bnn_perception.ros.classifier_node import ClassifierNode
-from bnn_perception.ros.detections import MAX_BOXES
 from bnn_perception.ros.diagnostics import as_mapping
 from bnn_perception.ros.parameters import ParameterError
 

@@ -111,6 +111,36 @@ def test_times_of_a_float_twin_are_of_the_last_call(shipped: Model, rng: np.rand
     backend.close()
 
 
+def twin_of(convolutions: list[tuple[str, list[int]]], weights: dict[str, tuple[int, ...]]) -> bytes:
+    """A float twin of 43 classes for images of 32x32: convolutions, and the means of the first 43 channels.
+
+    Args:
+        convolutions: name of the weights and padding of each, in order.
+        weights: shape of each of them; all are 0.
+    """
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    helper = onnx.helper
+    nodes, last = [], "image"
+    for index, (name, pads) in enumerate(convolutions):
+        nodes.append(helper.make_node("Conv", [last, name], [f"x{index}"], pads=pads))
+        last = f"x{index}"
+    nodes += [
+        helper.make_node("GlobalAveragePool", [last], ["means"]),
+        helper.make_node("Gather", ["means", "some"], ["few"], axis=1),
+        helper.make_node("Flatten", ["few"], ["logits"]),
+    ]
+    arrays = {"some": np.arange(43), **{name: np.zeros(each, np.float32) for name, each in weights.items()}}
+    graph = helper.make_graph(
+        nodes,
+        "twin",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 43])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opsets = [helper.make_opsetid("", 13)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
 def assert_twin_refused(model: Model, folder: Path, twin: bytes, reason: str) -> None:
     with pytest.raises(BackendError, match=reason) as caught:
         make_backend(save_model(model, folder, twin), "float", "cpu", 1)
@@ -283,62 +313,37 @@ def test_a_twin_with_more_than_a_graph_of_nodes(shipped: Model, tmp_path: Path) 
 
 def test_a_twin_takes_no_more_memory_than_it_may(shipped: Model, tmp_path: Path) -> None:
     """A convolution of 1x1 to half a million channels: 2 GiB from 6 MB."""
-    onnx = pytest.importorskip("onnx")
-    helper = onnx.helper
-    many = 1 << 19
-    nodes = [
-        helper.make_node("Conv", ["image", "wide"], ["a"]),
-        helper.make_node("GlobalAveragePool", ["a"], ["b"]),
-        helper.make_node("Gather", ["b", "some"], ["c"], axis=1),
-        helper.make_node("Flatten", ["c"], ["logits"]),
-    ]
-    weights = {"wide": np.zeros((many, 3, 1, 1), np.float32), "some": np.arange(43)}
-    graph = helper.make_graph(
-        nodes,
-        "twin",
-        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 43])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    opsets = [helper.make_opsetid("", 13)]
-    twin = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    twin = twin_of([("wide", [0] * 4)], {"wide": (1 << 19, 3, 1, 1)})
     assert_twin_refused(shipped, tmp_path, twin, r"ONNX Runtime failed: .*[Mm]emory")
 
 
-def test_a_twin_that_computes_for_ever_is_given_up(shipped, tmp_path, monkeypatch):
+def test_a_twin_that_computes_for_ever_is_given_up(
+    shipped: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four hundred convolutions of 3x3 over 256 channels, in the memory of one: minutes, in 3 MB."""
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-    helper = onnx.helper
-    nodes = [helper.make_node("Conv", ["image", "first"], ["x0"], pads=[1] * 4)]
-    nodes += [helper.make_node("Conv", [f"x{i}", "more"], [f"x{i + 1}"], pads=[1] * 4) for i in range(400)]
-    nodes += [
-        helper.make_node("GlobalAveragePool", ["x400"], ["mean"]),
-        helper.make_node("Gather", ["mean", "some"], ["few"], axis=1),
-        helper.make_node("Flatten", ["few"], ["logits"]),
-    ]
-    weights = {
-        "first": np.zeros((256, 3, 3, 3), np.float32),
-        "more": np.zeros((256, 256, 3, 3), np.float32),
-        "some": np.arange(43),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "twin",
-        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 43])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    twin = twin_of(
+        [("first", [1] * 4), *[("more", [1] * 4)] * 400],
+        {"first": (256, 3, 3, 3), "more": (256, 256, 3, 3)},
     )
-    opsets = [helper.make_opsetid("", 13)]
-    content = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
     monkeypatch.setattr(cpu_float, "PATIENCE", 0.2)
     begin = time.monotonic()
     assert_twin_refused(
         shipped,
         tmp_path,
-        content,
+        twin,
         r"float\.onnx: takes over 0\.2 s for a frame; it is no float twin of model",
     )
     assert time.monotonic() - begin < 5
+
+
+def test_frames_after_the_first_run_without_a_watchdog(
+    shipped: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = CpuFloatBackend(shipped, 1)
+    monkeypatch.setattr("threading.Timer", None)  # to make one would fail
+    monkeypatch.setattr("onnxruntime.RunOptions", None)
+    assert backend.logits([Frame(np.zeros((32, 32, 3), np.uint8))]).shape == (1, 43)
+    backend.close()
 
 
 def test_a_twin_that_changed_since_the_model_was_loaded(shipped: Model, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -447,6 +448,34 @@ def test_at_the_end_what_was_retired_is_closed_and_nothing_is_tried_any_more(sta
     time.sleep(4 * FIRST_RETRY)
     assert machine.made == made
     assert machine.closed.count("cuda_binary") == 4
+
+
+def test_retired_engines_are_closed_in_order_and_held_by_nothing_when_their_memory_goes_back(
+    start, monkeypatch
+):
+    loader, _ = start("cuda")
+    closed, alive = [], []
+
+    class Retired:
+        def __init__(self, number):
+            self.number = number
+
+        def close(self):
+            closed.append(self.number)
+
+    engines = [Retired(number) for number in range(3)]
+    references = [weakref.ref(engine) for engine in engines]
+    monkeypatch.setattr(
+        engine_module, "return_freed_memory", lambda: alive.extend(each() is not None for each in references)
+    )
+    with loader._condition:  # it begins with all of them at once
+        for engine in engines:
+            loader.retire(engine)
+    del engine
+    engines.clear()
+    wait_until(lambda: alive)
+    assert closed == [0, 1, 2]
+    assert alive == [False] * 3
 
 
 # What nobody foresaw.

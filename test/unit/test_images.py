@@ -160,6 +160,8 @@ def test_images_without_an_ending_are_taken(tmp_path, picture):
     (tmp_path / "stop").mkdir()
     (tmp_path / "stop" / "IMG_0001").write_bytes(content)
     (tmp_path / "stop" / "README").write_text("no image")
+    (tmp_path / "stop" / ".thumbs").mkdir()
+    (tmp_path / "stop" / ".thumbs" / "IMG_0001").write_bytes(content)
     (tmp_path / "stop" / "c.MPO").write_bytes(content)
     found = [file.name for file in class_folders(tmp_path)["stop"]]
     assert [Path(name).name for name in found] == ["IMG_0001", "c.MPO"]

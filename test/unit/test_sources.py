@@ -11,7 +11,17 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
+from recordings import (
+    COMPRESSED,
+    IMAGE,
+    STORE,
+    compressed_message,
+    damage_chunks,
+    raw_message,
+    record,
+)
 
+from bnn_perception.frames.messages import CLASSIFICATION, HYPOTHESIS, header
 from bnn_perception.frames.source import CompressedImage, RawImage, SourceError
 from bnn_perception.frames.sources import open_source
 from bnn_perception.scenes.drive import Scene
@@ -204,59 +214,6 @@ def test_webcam_delivers_until_it_is_unplugged(monkeypatch, uri, index):
 
 # -- recordings
 
-TYPES = pytest.importorskip("rosbags.typesys", reason="rosbags is not installed")
-STORE = TYPES.get_typestore(TYPES.Stores.ROS2_HUMBLE)
-
-
-def header():
-    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=7, nanosec=5)
-    return STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id="front")
-
-
-def raw_message(picture, encoding="bgr8", padding=5):
-    """An image whose rows end in padding, as some drivers send it."""
-    height, width, channels = picture.shape
-    rows = np.zeros((height, width * channels + padding), np.uint8)
-    rows[:, : width * channels] = picture.reshape(height, -1)
-    return STORE.types["sensor_msgs/msg/Image"](
-        header=header(),
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=1,
-        step=rows.shape[1],
-        data=rows.reshape(-1),
-    )
-
-
-def compressed_message(picture):
-    ok, data = cv2.imencode(".png", picture)
-    assert ok
-    return STORE.types["sensor_msgs/msg/CompressedImage"](
-        header=header(), format="png", data=data.reshape(-1)
-    )
-
-
-def record(path, topics, storage="mcap", compress=None):
-    """Write a rosbag2 folder; ``topics`` maps a topic to its type and messages, raw bytes passing as they are."""
-    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-
-    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-    writer = Writer(path, version=9, storage_plugin=plugin)
-    if compress:
-        writer.set_compression(CompressionMode[compress], CompressionFormat.ZSTD)
-    with writer:
-        for topic, (kind, messages) in topics.items():
-            connection = writer.add_connection(topic, kind, typestore=STORE)
-            for index, message in enumerate(messages):
-                data = message if isinstance(message, bytes) else STORE.serialize_cdr(message, kind)
-                writer.write(connection, 1_000_000_000 + index * 40_000_000, data)
-    return path
-
-
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
-
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("compress", [None, "MESSAGE", "FILE"])
@@ -301,7 +258,7 @@ def test_a_compressed_image_is_decoded_as_its_format_says(tmp_path, picture, war
     """The order of its colours as image_transport stores it; depths are no picture."""
     data = cv2.imencode(".png", picture)[1].reshape(-1)
     messages = [
-        STORE.types[COMPRESSED](header=header(), format=text, data=data)
+        STORE.types[COMPRESSED](header=header(7, "front"), format=text, data=data)
         for text in (
             "rgb8; png compressed rgb8",
             "rgb8; png compressed bgr8",
@@ -313,7 +270,7 @@ def test_a_compressed_image_is_decoded_as_its_format_says(tmp_path, picture, war
     frames = list(open_source(str(path), decode=True, warn=warnings.append))
     assert [frame.image.encoding for frame in frames] == ["rgb8", "bgr8", "bgr8"]
     assert "format '16UC1; png compressed ' holds no colours (a depth image?)" in warnings[0]
-    empty = STORE.types[COMPRESSED](header=header(), format="\x1b" * 500, data=data[:0])
+    empty = STORE.types[COMPRESSED](header=header(7, "front"), format="\x1b" * 500, data=data[:0])
     path = record(tmp_path / "other", {"/camera": (COMPRESSED, [messages[0], empty])})
     list(open_source(str(path), decode=True, warn=warnings.append))
     assert warnings[-1].isprintable()
@@ -370,8 +327,10 @@ def test_a_message_that_unpacks_to_too_much_costs_that_message(tmp_path, picture
 def test_topic_is_chosen_or_the_fullest_is_taken(tmp_path, picture, warnings):
     raw, packed = raw_message(picture), compressed_message(picture)
     path = record(tmp_path / "bag", {"/left": (IMAGE, [raw]), "/right": (COMPRESSED, [packed] * 2)})
-    assert len(list(open_source(str(path), topic="/left"))) == 1
+    assert len(list(open_source(str(path), topic="/left", warn=warnings.append))) == 1
     assert warnings == []
+    other = record(tmp_path / "other", {"/left": (IMAGE, [raw] * 2), "/right": (IMAGE, [raw])})
+    assert len(list(open_source(str(other)))) == 2
     assert len(list(open_source(str(path), warn=warnings.append))) == 2
     assert "plays /right" in warnings[0]
     assert "/left" in warnings[0]
@@ -467,19 +426,6 @@ def test_recording_that_is_cut_short_is_refused_with_the_remedy(tmp_path, pictur
             open_source(str(uri))
 
 
-def damage_chunks(file, *numbers):
-    """Spoil the compressed data of some chunks of an MCAP file, where it begins."""
-    from rosbags.rosbag2 import Reader
-
-    with Reader(file) as reader:
-        starts = [chunk.chunk_start_offset for chunk in reader.storage.chunks]
-    content = bytearray(file.read_bytes())
-    for number in numbers:
-        content[starts[number] + 53 : starts[number] + 553] = bytes(500)
-    file.write_bytes(content)
-    return len(starts)
-
-
 @pytest.mark.parametrize("folder", [True, False])
 @pytest.mark.parametrize("damaged", [(1,), (0,), (0, 2), (3,)])
 def test_a_damaged_chunk_costs_its_images(tmp_path, warnings, damaged, folder):
@@ -498,7 +444,7 @@ def test_a_damaged_chunk_costs_its_images(tmp_path, warnings, damaged, folder):
     assert len(played) == len(left)
     assert all(np.array_equal(one, other) for one, other in zip(played, left))
     assert source.refused == 1
-    assert f"{2 * len(damaged)} images lie in damaged chunks and are lost" in warnings[0]
+    assert f"{2 * len(damaged)} messages lie in damaged chunks and are lost" in warnings[0]
 
 
 def test_messages_of_one_stamp_are_played_once_where_a_chunk_is_damaged(tmp_path, warnings):
@@ -510,8 +456,24 @@ def test_messages_of_one_stamp_are_played_once_where_a_chunk_is_damaged(tmp_path
     damage_chunks(file, 6)  # of the second topic
     source = open_source(str(path), topic="/b", warn=warnings.append)
     assert len(list(source)) == 6
-    assert "2 images lie in damaged chunks" in warnings[-1]
+    assert "2 messages lie in damaged chunks" in warnings[-1]
     assert len(list(open_source(str(path), topic="/a", warn=warnings.append))) == 8
+
+
+def test_damage_is_counted_in_every_pass(tmp_path, warnings):
+    """Of the images too, though the truths in the same chunk are read before them."""
+    pictures = np.random.default_rng(2).integers(0, 256, (8, 400, 500, 3), dtype=np.uint8)
+    messages = [raw_message(each, stamp=index) for index, each in enumerate(pictures)]
+    truths = [classification("stop", index) for index in range(8)]
+    topics = {"/camera": (IMAGE, messages), "/truth": (CLASSIFICATION, truths)}
+    path = record(tmp_path / "bag", topics, compress="STORAGE")
+    (file,) = path.glob("*.mcap")
+    damage_chunks(file, 1)
+    source = open_source(str(path), warn=warnings.append)
+    for _ in range(2):
+        assert [frame.truth for frame in source] == ["stop"] * 6
+        assert [line.split(": ")[1].split(" ")[0] for line in warnings] == ["2"]
+        warnings.clear()
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
@@ -541,7 +503,7 @@ def test_damage_in_the_middle_ends_the_recording(tmp_path, picture, warnings):
     with pytest.raises(SourceError, match="not one frame could be read"):
         list(source)
     assert source.refused == 1
-    assert "ends after 0 images" in warnings[0]
+    assert "ends after 0 messages" in warnings[0]
 
 
 def test_recording_without_rosbags_says_what_to_install(tmp_path, picture, monkeypatch):
@@ -553,7 +515,7 @@ def test_recording_without_rosbags_says_what_to_install(tmp_path, picture, monke
 
 def test_recording_without_images_is_refused(tmp_path):
     kind = "std_msgs/msg/Header"
-    path = record(tmp_path / "bag", {"/heartbeat": (kind, [header()])})
+    path = record(tmp_path / "bag", {"/heartbeat": (kind, [header(7, "front")])})
     with pytest.raises(SourceError, match=r"holds no topic of sensor_msgs .* /heartbeat"):
         open_source(str(path))
 
@@ -563,6 +525,46 @@ def test_recording_folder_without_metadata_names_the_remedy(tmp_path, picture):
     (path / "metadata.yaml").unlink()
     with pytest.raises(SourceError, match="reindex"):
         open_source(str(path))
+
+
+# -- the truth
+
+
+def classification(label, stamp):
+    results = [STORE.types[HYPOTHESIS](class_id=each, score=1.0) for each in label.split()]
+    return STORE.types[CLASSIFICATION](header=header(stamp, "front"), results=results)
+
+
+def test_a_recording_tells_the_truth_by_the_stamps_of_headers(tmp_path, picture, warnings):
+    """As the camera node publishes it; frame 3 has two truths, frame 4 an empty one and frame 5 none."""
+    images = [raw_message(picture, stamp=stamp) for stamp in range(6)]
+    truths = [
+        *(classification(name, stamp) for name, stamp in (("yield", 1), ("stop", 0), ("stop sign", 2))),
+        *(classification(name, stamp) for name, stamp in (("stop", 3), ("yield", 3), ("", 4))),
+        b"\0\1\0\0",
+    ]
+    path = record(tmp_path / "bag", {"/image": (IMAGE, images), "/camera/truth": (CLASSIFICATION, truths)})
+    source = open_source(str(path), warn=warnings.append)
+    assert [frame.truth for frame in source] == ["stop", "yield", "stop", None, None, None]
+    assert source.truth_topic == "/camera/truth"
+    assert source.refused == 1
+    assert "/camera/truth: " in warnings[0]
+
+
+def test_of_several_truths_one_is_named(tmp_path, picture):
+    image = raw_message(picture, stamp=1)
+    topics = {
+        name: (CLASSIFICATION, [classification(name, 1)]) for name in ("/a/truth", "/b/truth", "/labels")
+    }
+    path = record(tmp_path / "bag", {"/image": (IMAGE, [image]), **topics})
+    assert [frame.truth for frame in open_source(str(path))] == [None]
+    for name in topics:
+        assert [frame.truth for frame in open_source(str(path), truth=name)] == [name]
+    with pytest.raises(
+        SourceError,
+        match="no vision_msgs/Classification on '/image'; topics with them: /a/truth, /b/truth, /labels",
+    ):
+        open_source(str(path), truth="/image")
 
 
 # -- recordings and clips of real cameras

@@ -15,29 +15,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from models import scaled_stem_model
+from models import PURE, colours_model, scaled_stem_model
 
 from bnn_perception.__main__ import main
 from bnn_perception.cli.json_text import to_json
 from bnn_perception.evaluation import pictures as drawing
-from bnn_perception.net import bits
 from bnn_perception.net.folder import load_model, save_model
-from bnn_perception.net.layers import OutputDense, Thermometer
-from bnn_perception.net.model import InputSpec, Model
-
-PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
-    """A model of two layers that tells red, green and blue apart by the mean colour."""
-    one_hot = bits.pack(np.eye(3, dtype=bool))
-    layers = (
-        Thermometer("encode", channels=3, levels=1, thresholds=np.full((3, 1), 128, np.uint8)),
-        OutputDense("logits", (1, 1, 3), 3, one_hot, np.ones(3, np.float32), np.zeros(3, np.float32)),
-    )
     folder = tmp_path_factory.mktemp("models") / "colours"
-    save_model(Model("colours", tuple(PURE), InputSpec(1, 1), layers), folder)
+    save_model(colours_model(), folder)
     return folder
 
 
@@ -69,17 +58,49 @@ def test_classify_prints_a_line_an_image(colours, pictures, capsys):
     assert lines[3].endswith("red/a.png: red 0.965, green 0.018")
 
 
-@pytest.mark.parametrize("name", ["drive.mp4", "drive.MCAP", "drive.db3", "bag/metadata.yaml", "bag2/a.mcap"])
-def test_classify_names_the_node_that_plays_a_recording(colours, tmp_path, name, capsys):
+def test_classify_takes_videos_and_recordings(colours, tmp_path, capsys):
+    frames = [np.full((48, 64, 3), PURE[name][::-1], np.uint8) for name in ("red", "green", "blue")]
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 20.0, (64, 48))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    recordings = pytest.importorskip("recordings", reason="rosbags is not installed")
+    messages = [recordings.raw_message(frame) for frame in frames]
+    messages[1].data = messages[1].data[:-1]
+    bag = recordings.record(
+        tmp_path / "bag",
+        {"/a": (recordings.IMAGE, messages), "/b": (recordings.IMAGE, [messages[0], b"\0\1\0\0"])},
+    )
+    arguments = ["classify", "--model", str(colours), "--device", "cpu"]
+    assert main([*arguments, str(video), str(bag)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        *(f"{video}#{index}: {name} 0.965" for index, name in enumerate(("red", "green", "blue"))),
+        f"{bag}:/a#0: red 0.965",
+        f"{bag}:/a#2: blue 0.965",
+    ]
+    assert f"{bag}: plays /a; name a topic for another: /b" in captured.err
+    assert f"{bag}:/a#1: 9455 bytes of data in an image of 48 rows of 197 bytes" in captured.err
+    assert "1 of 6 images could not be read" in captured.err
+    assert main([*arguments, str(bag), "--topic", "/b", "--json"]) == 1
+    captured = capsys.readouterr()
+    (row,) = map(json.loads, captured.out.splitlines())
+    assert (row["image"], row["results"][0]["label"]) == (f"{bag}:/b#0", "red")
+    assert "1 of 2 images could not be read" in captured.err
+
+
+@pytest.mark.parametrize("name", ["drive.mp4", "drive.mcap", "drive.db3", "bag/metadata.yaml", "bag2/a.mcap"])
+def test_classify_refuses_what_is_no_recording(colours, tmp_path, name, capsys):
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"")
     path = file.parent if "/" in name else file
     assert main(["classify", str(path), "--model", str(colours)]) == 1
-    assert capsys.readouterr().err == (
-        f"bnn_perception classify: {path}: is a video or a recording; 'ros2 run bnn_perception camera_node --ros-args "
-        f"-p source:={path}' plays it to a classifier node\n"
-    )
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"bnn_perception classify: {path}: ")
+    assert captured.err.count("\n") == 1
 
 
 def test_classify_json_and_a_broken_image(colours, pictures, capsys):

@@ -124,7 +124,6 @@ class CpuFloatBackend:
         self.times: dict[str, float] = {}
         self.device_name = device_name(threads)
         self._path = model.float_twin
-        self._answers = False
         try:
             content = read_twin(model)
             check(content)
@@ -134,9 +133,8 @@ class CpuFloatBackend:
             raise BackendError(f"{self._path}: {error}") from None
         self._session: Any = open_session(self._path, threads, spinning=False, content=content)
         self._input = self._check_interface()
-        height, width, _ = model.input.shape
         try:
-            self.logits([Frame(np.zeros((height, width, 3), np.uint8))])
+            self._warm_up()
         except ImportError as error:
             raise BackendError(str(error)) from None
 
@@ -164,6 +162,28 @@ class CpuFloatBackend:
                 )
         return str(inputs[0].name)
 
+    def _warm_up(self) -> None:
+        """Evaluate a black frame; a twin that takes longer than :data:`PATIENCE` for it is given up."""
+        import onnxruntime
+
+        height, width, _ = self.model.input.shape
+        tensor = to_tensor(self._pixels([Frame(np.zeros((height, width, 3), np.uint8))]))
+        options = onnxruntime.RunOptions()
+        watchdog = threading.Timer(PATIENCE, setattr, (options, "terminate", True))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            self._run(tensor, options)
+        except BackendError:
+            if options.terminate:
+                raise BackendError(
+                    f"{self._path}: takes over {PATIENCE:g} s for a frame; it is no float twin of model "
+                    f"'{self.model.name}'"
+                ) from None
+            raise
+        finally:
+            watchdog.cancel()
+
     def logits(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
         timer = StageTimer()
         pixels = self._pixels(frames)
@@ -188,29 +208,15 @@ class CpuFloatBackend:
             prepare(frame, self.model.input, out)
         return pixels
 
-    def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, tensor: NDArray[np.float32], options: Any = None) -> NDArray[np.float32]:
+        """(N, channels, height, width) -> (N, classes); ``options`` are ``onnxruntime.RunOptions``."""
         if self._session is None:
             raise BackendError("the backend is closed")
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
-        watchdog = threading.Timer(PATIENCE, setattr, (options, "terminate", True))
-        watchdog.daemon = True
-        if not self._answers:
-            watchdog.start()
         try:
             (rows,) = self._session.run(None, {self._input: tensor}, options)
         except Exception as error:  # as in open_session
-            if options.terminate:
-                raise BackendError(
-                    f"{self._path}: takes over {PATIENCE:g} s for a frame; it is no float twin of model "
-                    f"'{self.model.name}'"
-                ) from None
             raise BackendError(f"{self._path}: ONNX Runtime failed: {one_line(error)}") from None
-        finally:
-            watchdog.cancel()
-        self._answers = True
         expected = (len(tensor), len(self.model.labels))
         if rows.shape != expected:
             raise BackendError(f"{self._path}: its output is {list(rows.shape)}, not {list(expected)}")
-        return rows
+        return np.asarray(rows)
