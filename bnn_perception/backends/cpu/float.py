@@ -206,6 +206,12 @@ class CpuFloatBackend:
                     f"{self._path}: takes over {PATIENCE:g} s for a frame; it is no float twin of model "
                     f"'{self.model.name}'"
                 ) from None
+            # The words of its arena; where the system refuses memory it has others, which are shown as they are.
+            if "smaller than requested bytes" in str(error):
+                raise BackendError(
+                    f"{self._path}: takes over {MAX_MEMORY >> 30} GiB of memory; it is no float twin of model "
+                    f"'{self.model.name}'"
+                ) from None
             raise BackendError(f"{self._path}: ONNX Runtime failed: {one_line(error)}") from None
         finally:
             watchdog.cancel()
