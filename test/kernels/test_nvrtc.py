@@ -19,7 +19,18 @@ extern "C" int finds_its_builtins() { return dlopen("libnvrtc-builtins.so.99.7",
 
 def build(path: Path, source: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = ["g++", "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-x", "c++", "-", "-o", str(path), "-ldl"]
+    command = [
+        "g++",
+        "-shared",
+        "-fPIC",
+        f"-Wl,-soname,{path.name}",
+        "-x",
+        "c++",
+        "-",
+        "-o",
+        str(path),
+        "-ldl",
+    ]
     subprocess.run(command, input=source, text=True, check=True)
 
 

@@ -1945,7 +1945,9 @@ EXPRESSED: dict[str, Callable[[], Graph]] = {
 def test_real_values_are_those_of_the_graph(tmp_path: Path, case: str) -> None:
     """Within some roundings of float32, which the graph's own evaluation has too."""
     if case == "SAME of an even size" and ONNX_VERSION < (1, 23):
-        pytest.skip("onnx before 1.23 evaluates SAME with strides wrongly, so that there is nothing to compare with")
+        pytest.skip(
+            "onnx before 1.23 evaluates SAME with strides wrongly, so that there is nothing to compare with"
+        )
     graph = EXPRESSED[case]()
     if case not in ("ReLU behind the last layer", "a matrix of sums"):
         graph.node("GlobalAveragePool").node("Flatten")
