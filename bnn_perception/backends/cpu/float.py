@@ -29,7 +29,7 @@ MACS_PER_THREAD = 10_000_000
 MAX_MEMORY = 1 << 31
 
 #: Seconds for the first frame: a thousand times what a large twin takes. A runtime looks whether to stop between two
-#: operators, so one that is endless by itself is not ended.
+#: operators and never within one, whose cost is bounded by its memory and by what the file is held to.
 PATIENCE = 60.0
 
 
