@@ -2,6 +2,7 @@
 #
 #   PYTHON   the Python to make the environment with; with ROS sourced, that of the ROS installation
 #   ARGS     further arguments, e.g. make demo ARGS="--backend float --frames 300"
+#   JOBS     processes that test at a time; 0 tests in pytest's own, for a debugger
 #   DISTRO   the ROS 2 distribution whose wheels are taken: kilted (default) or jazzy
 #
 # A sourced ROS 2 installation is used. It and every distribution but the default get environments of their own.
@@ -10,6 +11,7 @@ PYTHON ?= python3
 DISTRO ?= $(or $(ROS_DISTRO),kilted)
 VENV ?= .venv$(addprefix -,$(or $(ROS_DISTRO),$(filter-out kilted,$(DISTRO))))
 ARGS ?=
+JOBS ?= 2
 MINUTES ?= 60
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.made-by-make
@@ -20,8 +22,9 @@ INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scri
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
 
+# A file's tests stay together: what they share, a node or a compiled kernel, is made once.
 test: $(STAMP)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
 test-train: $(VENV)/.made-for-training

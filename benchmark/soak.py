@@ -34,7 +34,7 @@ from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.cli.demo import Child, child
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import Frame
-from bnn_perception.ros.process import SHARED_MEMORY, prepare_process, private_graph
+from bnn_perception.ros.process import SHARED_MEMORY, claim_domain, prepare_process, private_graph
 from bnn_perception.scenes.drive import Scene
 
 #: The models that take turns.
@@ -479,7 +479,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.minutes >= SHORTEST:
         parser.error(f"--minutes {args.minutes:g}: it takes {SHORTEST:g} or more")
-    os.environ.update(private_graph(random.randint(1, 101)))
+    os.environ.update(private_graph(claim_domain()))
     prepare_process(publishes_images=True)
     import rclpy
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
+import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from bnn_perception.errors import CommandError
 from bnn_perception.resources import resource_folder
 
 #: The variables that name a profile: of Fast DDS 2 (ROS 2 Humble to Jazzy), and of Fast DDS 3.
@@ -31,6 +34,12 @@ BUFFERS = 16 << 20
 
 #: Larger blocks come from the system and go back to it at once. 32 MiB is the most that every glibc takes.
 KEEP_BELOW = 32 << 20
+
+#: ROS domains whose ports Linux keeps free; those above lie where outgoing connections take theirs.
+DOMAINS = range(1, 102)
+
+#: What holds the domains that this process has claimed.
+_claims: list[socket.socket] = []
 
 # mallopt(3) of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -119,11 +128,33 @@ def _count_segments() -> int:
     return count
 
 
+def claim_domain() -> int:
+    """A ROS domain that no other process of this machine has claimed in this way; it is free again when this one ends.
+
+    What holds it is a socket without a file, of which a name is taken by one process at a time.
+
+    Raises:
+        CommandError: where all are claimed.
+    """
+    for domain in random.sample(DOMAINS, len(DOMAINS)):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0bnn_perception/domain/{domain}")
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return domain
+    raise CommandError(
+        f"all {len(DOMAINS)} ROS domains are claimed by demos and tests that run; end some of them"
+    )
+
+
 def private_graph(domain: int) -> dict[str, str]:
     """The variables that keep a ROS graph on this machine and apart from others.
 
     Args:
-        domain: 1 to 101; Linux keeps the ports of these free, those above lie where outgoing connections take theirs.
+        domain: one of :data:`DOMAINS`.
     """
     limit = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     if os.environ.get("ROS_DISTRO") == "humble":

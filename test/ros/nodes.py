@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from bnn_perception.ros.diagnostics import as_mapping
-from bnn_perception.ros.process import prepare_process, private_graph
+from bnn_perception.ros.process import claim_domain, prepare_process, private_graph
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -71,14 +72,14 @@ def running(command, *parameters, arguments=(), environment=None):
         process.wait()
 
 
+@functools.cache
 def apart(number):
-    """The environment of a node in a graph of its own, one for each number below 99.
+    """The environment of a node in a graph of its own, one for each number.
 
     Fast DDS 3.2 may deadlock where a participant leaves in the moment in which another has just found it
     (eProsima/Fast-DDS issue 6502): of nodes that start and end all at once, one in a hundred hung.
     """
-    own = int(os.environ["ROS_DOMAIN_ID"])
-    return private_graph(1 + (own + number) % 100)
+    return private_graph(claim_domain())
 
 
 def ending(process, timeout=PATIENCE):
