@@ -14,21 +14,26 @@ ARGS ?=
 JOBS ?= 2
 MINUTES ?= 60
 RUN = $(VENV)/bin/python
+# A file's tests stay together: what they share, a node or a compiled kernel, is made once.
+TEST = $(RUN) -m pytest -n $(JOBS) --dist loadfile
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train test-oldest fuzz mutants soak train-demo gpu-check lint clean
+.PHONY: demo test test-ros test-train test-oldest fuzz mutants soak train-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
 
-# A file's tests stay together: what they share, a node or a compiled kernel, is made once.
 test: $(STAMP)
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(TEST) $(ARGS)
+
+# Those that what is installed of ROS can fail: run them with each DISTRO.
+test-ros: $(STAMP)
+	$(TEST) test/ros $(shell grep -lE 'bnn_perception\.ros|rclpy' test/unit/*.py test/fuzz/*.py) $(ARGS)
 
 # The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
 test-train: $(VENV)/.made-for-training
-	$(RUN) -m pytest $(ARGS)
+	$(TEST) $(ARGS)
 
 # Damaged messages, model folders and nets of other tools, 135,000 of them; `make test` takes a share. Minutes.
 fuzz: $(STAMP)

@@ -38,6 +38,9 @@ KEEP_BELOW = 32 << 20
 #: ROS domains whose ports Linux keeps free; those above lie where outgoing connections take theirs.
 DOMAINS = range(1, 102)
 
+#: The first port of domain 0, and how many each domain has, as the standard of DDS says.
+FIRST_PORT, PORTS = 7400, 250
+
 #: What holds the domains that this process has claimed.
 _claims: list[socket.socket] = []
 
@@ -129,14 +132,18 @@ def _count_segments() -> int:
 
 
 def claim_domain() -> int:
-    """A ROS domain that no other process of this machine has claimed in this way; it is free again when this one ends.
+    """A ROS domain in which nobody on this machine is, and that no other process has claimed in this way.
 
-    What holds it is a socket without a file, of which a name is taken by one process at a time.
+    It is free again when this process ends: what holds it is a socket without a file, whose name one process has at a
+    time.
 
     Raises:
-        CommandError: where all are claimed.
+        CommandError: where all are taken.
     """
+    inhabited = _inhabited_domains()
     for domain in random.sample(DOMAINS, len(DOMAINS)):
+        if domain in inhabited:
+            continue
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             claim.bind(f"\0bnn_perception/domain/{domain}")
@@ -146,8 +153,18 @@ def claim_domain() -> int:
         _claims.append(claim)
         return domain
     raise CommandError(
-        f"all {len(DOMAINS)} ROS domains are claimed by demos and tests that run; end some of them"
+        f"all {len(DOMAINS)} ROS domains of this machine are taken; end some of its nodes, demos or tests"
     )
+
+
+def _inhabited_domains() -> set[int]:
+    """The domains at whose ports some process of this machine listens; empty where the system does not tell."""
+    try:
+        _, *rows = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return set()
+    ports = [int(row.split()[1].rpartition(":")[2], 16) for row in rows]
+    return {(port - FIRST_PORT) // PORTS for port in ports if port >= FIRST_PORT}
 
 
 def private_graph(domain: int) -> dict[str, str]:

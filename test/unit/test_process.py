@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -300,8 +301,9 @@ def test_no_two_processes_have_one_domain(monkeypatch):
     )
     taken = int(other.stdout.readline())
     monkeypatch.setattr(process, "_claims", claims := [])
+    monkeypatch.setattr(process, "_inhabited_domains", set)
     monkeypatch.setattr(process, "DOMAINS", range(taken, taken + 1))
-    with pytest.raises(CommandError, match="all 1 ROS domains are claimed by demos and tests that run"):
+    with pytest.raises(CommandError, match="all 1 ROS domains of this machine are taken"):
         claim_domain()
     other.communicate("\n")
     assert claim_domain() == taken
@@ -309,6 +311,17 @@ def test_no_two_processes_have_one_domain(monkeypatch):
         claim_domain()  # nor has one process a domain twice
     for claim in claims:
         claim.close()
+
+
+def test_a_domain_in_which_somebody_is_already_is_passed_over(monkeypatch):
+    """Whoever it is: a robot's nodes claim nothing."""
+    monkeypatch.setattr(process, "_claims", [])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebody:
+        somebody.bind(("127.0.0.1", 0))
+        domain = (somebody.getsockname()[1] - 7400) // 250
+        monkeypatch.setattr(process, "DOMAINS", range(domain, domain + 1))
+        with pytest.raises(CommandError):
+            claim_domain()
 
 
 def test_the_tests_have_claimed_the_domain_that_they_are_in(monkeypatch):
