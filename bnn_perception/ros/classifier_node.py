@@ -233,7 +233,10 @@ class ClassifierNode(LifecycleNode):
         self._requests.read(self._settings, self.context.ok)
         cameras = self._health.cameras
         self._outputs = Outputs(
-            self, [camera.topic for camera in cameras], [bool(camera.boxes_topic) for camera in cameras]
+            self,
+            [camera.topic for camera in cameras],
+            [bool(camera.boxes_topic) for camera in cameras],
+            lambda: self._settings.score_threshold,
         )
         self._health.failure = ""
 
@@ -331,8 +334,8 @@ class ClassifierNode(LifecycleNode):
         new_info = settings.score_threshold != self._settings.score_threshold
         self._settings = settings
         try:  # the values hold, whatever this raises
-            if new_info and (spec := self._loader.current) is not None:
-                self._topics.publish_label_info(spec.model, settings.score_threshold)
+            if new_info and self._outputs is not None:
+                self._outputs.tell_labels()
             if any(name in changes for name in INPUT_PARAMETERS):
                 self._adjust()
             if "compare" in changes:
@@ -402,7 +405,7 @@ class ClassifierNode(LifecycleNode):
             self.get_logger().warning(f"auto took the CPU though there is a GPU: {engine.why_not_gpu}")
         self._refusals.engine_started(engine.spec)
         self._has_started_itself = False  # from now on a request that cannot be met ends nothing
-        self._topics.publish_label_info(engine.spec.model, self._settings.score_threshold)
+        self._topics.tell_labels(engine.spec.model)
         self._comparison.follow(engine.spec)
 
     def engine_failed(self, engine: Engine, reason: str) -> None:
