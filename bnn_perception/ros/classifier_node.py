@@ -170,6 +170,8 @@ class ClassifierNode(LifecycleNode):
         if hasattr(self, "_comparison"):
             self._comparison.close(max(0.0, deadline - time.monotonic()))
         super().destroy_node()
+        # rclpy leaves it, and with it the node on the graph and its shared memory on the machine.
+        self._state_machine.destroy_when_not_in_use()
 
     def _resolved(self, topic: str) -> str:
         """The name of a camera's topic on the graph; that of a compressed one without its suffix."""

@@ -6,6 +6,7 @@ import array
 import contextlib
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters, SetParameters
@@ -80,6 +82,23 @@ def apart(number):
     (eProsima/Fast-DDS issue 6502): of nodes that start and end all at once, one in a hundred hung.
     """
     return private_graph(claim_domain())
+
+
+@functools.cache
+def in_a_container(size):
+    """What a command begins with that gets a /dev/shm of its own, in a mount namespace; skips where none can be had.
+
+    Args:
+        size: of it, "64m" say, which is that of Docker.
+    """
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare (util-linux) is not installed")
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    begin = ["unshare", "--mount", "--map-root-user", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    tried = subprocess.run([*begin, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"this user may not mount in a namespace of its own: {tried.stderr.strip()}")
+    return begin
 
 
 def ending(process, timeout=PATIENCE):
