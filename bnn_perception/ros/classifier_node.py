@@ -15,9 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -27,7 +29,7 @@ from std_srvs.srv import Trigger
 
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.backends.cuda.device import why_not_installed, why_unusable
-from bnn_perception.errors import printable
+from bnn_perception.errors import one_line, printable, shown
 from bnn_perception.frames.jpeg import compile_ahead
 from bnn_perception.net.checks import ModelError
 from bnn_perception.ros.compare import Comparison, Unsaved
@@ -132,6 +134,8 @@ class ClassifierNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/health", self._on_health)
         self.create_service(Trigger, "~/save_difference", self._on_save_difference)
+        (transitions,) = (service for service in self.services if service.srv_type is ChangeState)
+        transitions.callback = partial(self._on_change_state, transitions.callback)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # Steady time: the state is reported also where simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -209,6 +213,18 @@ class ClassifierNode(LifecycleNode):
     def on_error(self, _: Any) -> TransitionCallbackReturn:
         """After what nobody foresaw in a transition the node can be configured anew."""
         return self._transition("brought back", self._give_back, UNCONFIGURED)
+
+    def _on_change_state(
+        self, answer: Callable[..., Any], request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """Refuse a transition that the state does not allow, to which rclpy before Kilted gives no answer."""
+        try:
+            return answer(request, response)
+        except RuntimeError as error:  # what rcl reports
+            wanted = shown(request.transition.label) or request.transition.id
+            self._error(f"transition {wanted} is refused while {self._lifecycle}: {one_line(error)}")
+            response.success = False
+            return response
 
     def _transition(self, name: str, step: Callable[[], None], state: str) -> TransitionCallbackReturn:
         """Do the work of a transition; rclpy would keep to itself what it raises."""

@@ -90,9 +90,7 @@ class Outputs:
             self._model = model or self._model
             if self._model is None:
                 return
-            classes = [
-                VisionClass(class_id=i, class_name=name) for i, name in enumerate(self._model.labels)
-            ]
+            classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(self._model.labels)]
             info = LabelInfo(class_map=classes, threshold=self._threshold())
             info.header.stamp = self._node.get_clock().now().to_msg()
             publish(self._node, self._label_info, info)
