@@ -14,7 +14,7 @@ import numpy as np
 from bnn_perception.backends import Backend, check_choice, make_backend
 from bnn_perception.cli import add_backend_arguments
 from bnn_perception.cli.json_text import to_json
-from bnn_perception.errors import CommandError
+from bnn_perception.errors import CommandError, printable
 from bnn_perception.evaluation import pictures
 from bnn_perception.evaluation.compare import Comparison
 from bnn_perception.evaluation.evaluate import Evaluation, evaluate_all
@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     dataset = read_dataset(args.data, model.labels)
     # The reference runs on the CPU whatever the device; its float twin may have the GPU.
     backends = [make_backend(model, name, args.device, args.threads) for name in names]
+    for backend in backends:
+        print(printable(f"{model.name}, {backend.name} on {backend.device_name}"), file=sys.stderr)
     results = evaluate_all(model, backends, dataset)
     for backend in backends:
         backend.close()

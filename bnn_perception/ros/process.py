@@ -41,9 +41,6 @@ DOMAINS = range(1, 102)
 #: The first port of domain 0, and how many each domain has, as the standard of DDS says.
 FIRST_PORT, PORTS = 7400, 250
 
-#: What holds the domains that this process has claimed.
-_claims: list[socket.socket] = []
-
 # mallopt(3) of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -150,7 +147,7 @@ def claim_domain() -> int:
         except OSError:
             claim.close()
             continue
-        _claims.append(claim)
+        claim.detach()  # open as long as this process
         return domain
     raise CommandError(
         f"all {len(DOMAINS)} ROS domains of this machine are taken; end some of its nodes, demos or tests"

@@ -231,7 +231,7 @@ TARGETS: dict[str, Target] = {
         (
             "unit/test_parameters.py",
             "unit/test_packaging.py::test_defaults_are_the_yaml_file",
-            "unit/test_packaging.py::test_readme_has_a_row_for_every_parameter",
+            "unit/test_packaging.py::test_the_page_of_the_node_has_a_row_for_every_parameter",
             "unit/test_packaging.py::test_every_parameter_describes_itself",
         ),
     ),

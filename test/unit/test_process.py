@@ -300,7 +300,6 @@ def test_no_two_processes_have_one_domain(monkeypatch):
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     taken = int(other.stdout.readline())
-    monkeypatch.setattr(process, "_claims", claims := [])
     monkeypatch.setattr(process, "_inhabited_domains", set)
     monkeypatch.setattr(process, "DOMAINS", range(taken, taken + 1))
     with pytest.raises(CommandError, match="all 1 ROS domains of this machine are taken"):
@@ -309,13 +308,10 @@ def test_no_two_processes_have_one_domain(monkeypatch):
     assert claim_domain() == taken
     with pytest.raises(CommandError):
         claim_domain()  # nor has one process a domain twice
-    for claim in claims:
-        claim.close()
 
 
 def test_a_domain_in_which_somebody_is_already_is_passed_over(monkeypatch):
     """Whoever it is: a robot's nodes claim nothing."""
-    monkeypatch.setattr(process, "_claims", [])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebody:
         somebody.bind(("127.0.0.1", 0))
         domain = (somebody.getsockname()[1] - 7400) // 250
