@@ -13,7 +13,7 @@ from bnn_perception.resources import resource_folder
 NAMESPACE, NODE = "/bnn", "classifier"
 
 #: What a node takes part in by a parameter, or by the distribution.
-OPTIONAL = {"/clock", "/bnn/classifier/get_type_description"}
+OPTIONAL = {"/clock", "/bnn/labeled_detections", "/bnn/classifier/get_type_description"}
 
 
 def allowed(kind, access):
