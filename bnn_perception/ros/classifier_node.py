@@ -238,6 +238,8 @@ class ClassifierNode(LifecycleNode):
         except ExternalShutdownException:
             return FAILURE
         except Exception as error:
+            if not self.context.ok():  # a signal has ended ROS between two calls into it
+                return FAILURE
             self._fail(error, f"cannot be {name}: unexpected error: {with_place(error)}")
             self.unexpected(self._health.failure)
             return TRANSITION_ERROR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,16 @@ def test_a_convolution_makes_each_number_of_so_many_at_most(shape: tuple[int, ..
     assert numbers == MAX_FAN_IN
     check(twin([conv()], w=shape))
     wider = (shape[0], shape[1] + 1, *shape[2:])
-    more = numbers + shape[2] * shape[3]
-    refused(
-        twin([conv()], w=wider),
-        rf"^node 'c' \(Conv\): makes each number of {more} others; at most 65536 are taken$",
-    )
+    refused(twin([conv()], w=wider), r"^node 'c' \(Conv\): makes each number of more than 65536 others$")
+
+
+def test_a_shape_of_any_length_costs_little_and_is_told_in_one_line() -> None:
+    weights = onnx.TensorProto(name="w", data_type=FLOAT, dims=[2**63 - 1] * 200_000)
+    content = onnx.load_from_string(twin([conv()]))
+    content.graph.initializer.append(weights)
+    begin = time.process_time()
+    refused(content.SerializeToString(), "makes each number of more than 65536 others")
+    assert time.process_time() - begin < 2
 
 
 @pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
@@ -58,7 +64,7 @@ def test_a_pool_makes_each_number_of_so_many_at_most(operator: str) -> None:
 
     check(pool(256, 256))
     for kernel in ((256, 257), (1 << 40, 1), (-1, 1)):
-        refused(pool(*kernel), rf"\({operator}\): makes each number of \d+ others")
+        refused(pool(*kernel), rf"\({operator}\): makes each number of more than 65536 others")
 
 
 def test_the_weights_of_a_convolution_stand_in_the_file() -> None:
@@ -73,7 +79,7 @@ def test_the_weights_of_a_convolution_stand_in_the_file() -> None:
     refused(twin([conv("image")]), absent)
     refused(
         twin([helper.make_node("Identity", ["w"], ["wide"]), conv("image", "wide")], w=(2, 1 << 17)),
-        "at most 65536",
+        "more than 65536 others",
     )
 
 
@@ -126,7 +132,10 @@ def test_fields_of_other_types_mean_nothing() -> None:
     for other in others:
         parsed = onnx.TensorProto.FromString(tensor + other)
         assert (parsed.name, list(parsed.dims)) == ("w", [1, 1 << 17])
-        refused(in_graph(twin([conv()]), message(5, tensor + other)), "makes each number of 131072 others")
+        refused(
+            in_graph(twin([conv()]), message(5, tensor + other)),
+            "makes each number of more than 65536 others",
+        )
 
 
 def test_shapes_that_stand_in_parts_are_joined() -> None:
@@ -142,7 +151,7 @@ def test_shapes_that_stand_in_parts_are_joined() -> None:
     assert list(onnx.AttributeProto.FromString(attribute).t.dims) == [1, 1 << 17, 1]
     node = message(2, b"k") + message(4, b"Constant") + message(5, attribute)
     content = in_graph(b"", message(1, node), message(1, conv("image", "k").SerializeToString()))
-    refused(content, "makes each number of 131072 others")
+    refused(content, "makes each number of more than 65536 others")
 
 
 def test_a_file_has_so_many_parts_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

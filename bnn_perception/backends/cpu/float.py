@@ -25,6 +25,9 @@ from bnn_perception.net.model import Model
 #: millisecond.
 MACS_PER_THREAD = 10_000_000
 
+#: The severity from which on ONNX Runtime writes to the terminal.
+FATAL = 4
+
 #: Bytes that ONNX Runtime may take for all float twins of a process, weights included: twice the largest twin.
 MAX_MEMORY = 1 << 31
 
@@ -77,8 +80,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # Errors come as exceptions, warnings about the graph are its author's business.
-    options.log_severity_level = 3
+    # Errors come as exceptions, warnings about the graph are its author's business, and neither is fit for a terminal.
+    options.log_severity_level = FATAL
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -194,6 +197,7 @@ class CpuFloatBackend:
         import onnxruntime
 
         options = onnxruntime.RunOptions()
+        options.log_severity_level = FATAL
         watchdog = threading.Timer(PATIENCE, setattr, (options, "terminate", True))
         watchdog.daemon = True
         if not self._answers:

@@ -10,8 +10,9 @@ here.
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Iterator
+from operator import mul
 
 from bnn_perception.errors import Error
 from bnn_perception.importers.onnx.operators import OPERATORS, STANDARD
@@ -126,14 +127,14 @@ class _Check:
             raise TwinFileError(f"{where}: a float twin needs no such operator")
         if len(inputs) > MAX_INPUTS:
             raise TwinFileError(f"{where}: has {len(inputs)} inputs; at most {MAX_INPUTS} are taken")
-        fan_ins = [0]
+        windows: list[list[int]] = []
         for attribute in parts.get(_NODE_ATTRIBUTE, []):
             shape = self._attribute(attribute, where)
             if operator == "Constant":
                 for output in outputs:
                     self._keep(output, shape)
             if self._text(attribute, _ATTRIBUTE_NAME) == b"kernel_shape":
-                fan_ins.append(math.prod(self._numbers(attribute, _ATTRIBUTE_INTS)))
+                windows.append(self._numbers(attribute, _ATTRIBUTE_INTS))
         if operator == "Identity" and inputs and inputs[0] in self._shapes:
             for output in outputs:
                 self._keep(output, self._shapes[inputs[0]])
@@ -141,11 +142,9 @@ class _Check:
             weights = self._shapes.get(inputs[1]) if len(inputs) > 1 else None
             if weights is None:
                 raise TwinFileError(f"{where}: its weights do not stand in the file, as a float twin's do")
-            fan_ins.append(math.prod(weights[1:]))
-        if max(fan_ins) > MAX_FAN_IN:
-            raise TwinFileError(
-                f"{where}: makes each number of {max(fan_ins)} others; at most {MAX_FAN_IN} are taken"
-            )
+            windows.append(weights[1:])
+        if any(_is_large(window) for window in windows):
+            raise TwinFileError(f"{where}: makes each number of more than {MAX_FAN_IN} others")
 
     def _attribute(self, attribute: memoryview, where: str) -> list[int]:
         """Check an attribute; the shape of the tensor that it holds."""
@@ -208,6 +207,11 @@ class _Check:
                 raise TwinFileError("is not an ONNX file, or is cut short")
             # As the readers in C++ have it, which keep 32 bits of a key.
             yield (key & 0xFFFFFFFF) >> 3, kind, message[start:at]
+
+
+def _is_large(window: list[int]) -> bool:
+    """Whether a window holds more than :data:`MAX_FAN_IN` numbers; of a hostile one not all sizes are looked at."""
+    return any(size > MAX_FAN_IN for size in itertools.accumulate(window, mul))
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
