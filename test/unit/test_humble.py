@@ -65,6 +65,7 @@ MEMBERS = {
         "get_parameter",
         "get_publishers_info_by_topic",
         "get_topic_names_and_types",
+        "publishers",
         "resolve_topic_name",
         "services",
         "set_parameters",
@@ -83,7 +84,7 @@ MEMBERS = {
     "rclpy.qos:DurabilityPolicy": {"TRANSIENT_LOCAL", "short_key"},
     "rclpy.parameter:Parameter": {"name", "value"},
     "rclpy.topic_endpoint_info:TopicEndpointInfo": {"node_name", "qos_profile", "topic_type"},
-    "rclpy.impl.rcutils_logger:RcutilsLogger": {"error", "fatal", "info", "warn", "warning"},
+    "rclpy.impl.rcutils_logger:RcutilsLogger": {"error", "fatal", "info", "log", "warn", "warning"},
 }
 MEMBERS["rclpy.lifecycle:LifecycleNode"] = MEMBERS["rclpy.node:Node"] | {
     "trigger_activate",
