@@ -2,6 +2,7 @@
 #
 #   PYTHON   the Python to make the environment with; with ROS sourced, that of the ROS installation
 #   ARGS     further arguments, e.g. make demo ARGS="--backend float --frames 300"
+#   JOBS     processes that test at a time; 0 tests in pytest's own, for a debugger
 #   DISTRO   the ROS 2 distribution whose wheels are taken: kilted (default) or jazzy
 #
 # A sourced ROS 2 installation is used. It and every distribution but the default get environments of their own.
@@ -10,26 +11,34 @@ PYTHON ?= python3
 DISTRO ?= $(or $(ROS_DISTRO),kilted)
 VENV ?= .venv$(addprefix -,$(or $(ROS_DISTRO),$(filter-out kilted,$(DISTRO))))
 ARGS ?=
+JOBS ?= 2
 MINUTES ?= 60
 RUN = $(VENV)/bin/python
+# A file's tests stay together: what they share, a node or a compiled kernel, is made once.
+TEST = $(RUN) -m pytest -n $(JOBS) --dist loadfile
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-train test-oldest fuzz mutants soak train-demo gpu-check lint clean
+.PHONY: demo test test-ros test-train test-oldest fuzz mutants soak train-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
 
 test: $(STAMP)
-	$(RUN) -m pytest $(ARGS)
+	$(TEST) $(ARGS)
+
+# Those that what is installed of ROS can fail: run them with each DISTRO.
+test-ros: $(STAMP)
+	$(TEST) test/ros $(shell grep -lE 'bnn_perception\.ros|rclpy' test/unit/*.py test/fuzz/*.py) $(ARGS)
 
 # The tests of training need PyTorch, whose default wheel is some gigabytes on Linux.
 test-train: $(VENV)/.made-for-training
-	$(RUN) -m pytest $(ARGS)
+	$(TEST) $(ARGS)
 
-# Damaged messages, model folders and nets of other tools, 135,000 of them; `make test` takes a share. Minutes.
+# Damaged messages, model folders and nets of other tools, 135,000 of them, and nodes that are told to end at 60 moments of
+# their start; `make test` takes a share. Minutes.
 fuzz: $(STAMP)
-	FUZZ=1 $(RUN) -m pytest test/fuzz $(ARGS)
+	FUZZ=1 $(RUN) -m pytest test/fuzz test/ros/test_early_end.py $(ARGS)
 
 # The tests without ROS on the oldest packages that setup.py takes and that have wheels for this Python.
 test-oldest:

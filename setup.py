@@ -50,6 +50,7 @@ ROS = {
         "ros-rclpy[fastrtps]>=9.1,<10",
         "ros-diagnostic-msgs>=5.5,<6",
         "ros-geometry-msgs>=5.5,<6",
+        "ros-lifecycle-msgs>=2.3,<3",
         "ros-rcl-interfaces>=2.3,<3",
         "ros-sensor-msgs>=5.5,<6",
         "ros-std-msgs>=5.5,<6",
@@ -59,6 +60,7 @@ ROS = {
         "ros-rclpy[fastrtps]>=7.1,<8",
         "ros-diagnostic-msgs>=5.3,<5.4",
         "ros-geometry-msgs>=5.3,<5.4",
+        "ros-lifecycle-msgs>=2.0,<2.1",
         "ros-rcl-interfaces>=2.0,<2.1",
         "ros-sensor-msgs>=5.3,<5.4",
         "ros-std-msgs>=5.3,<5.4",
@@ -131,8 +133,15 @@ EXTRAS = {
     # CuPy 14 needs NumPy 2, for which apt's cv_bridge and OpenCV on JetPack 6 are not built.
     "jetpack6": ["cupy-cuda12x>=13,<14", "numpy<2", ONNX],
     "tflite": [TFLITE, ONNX],
-    # setuptools: the packaging is tested, and an environment of Python 3.12 and later has none.
-    "test": ["pytest>=7", "hypothesis>=6.60", "setuptools>=59.6", ONNX, TFLITE, *NVRTC],
+    "test": [
+        "pytest>=7",
+        "pytest-xdist>=3",  # half of the tests wait (for DDS, compilers, processes), so that two run at a time
+        "hypothesis>=6.60",
+        "setuptools>=59.6",  # the packaging is tested, and an environment of Python 3.12 and later has none
+        ONNX,
+        TFLITE,
+        *NVRTC,
+    ],
     "lint": ["mypy>=1.8", "ruff>=0.6", "types-PyYAML"],
 }
 

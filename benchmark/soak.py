@@ -28,12 +28,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+import bnn_perception
 from bnn_perception import load_classifier
 from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.cli.demo import Child, child
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import Frame
-from bnn_perception.ros.process import SHARED_MEMORY, prepare_process, private_graph
+from bnn_perception.ros.process import SHARED_MEMORY, claim_domain, prepare_process, private_graph
 from bnn_perception.scenes.drive import Scene
 
 #: The models that take turns.
@@ -49,6 +50,8 @@ SAMPLE, RESTART, KILL, STORM, SWAP = 2.0, 17.0, 31.0, 5.0, 7.0
 REQUESTS = 60
 #: Seconds to start, and for what is on its way at the end.
 PATIENCE, LINGER = 300.0, 2.0
+#: Minutes in which every job has had its turn.
+SHORTEST = 1.0
 #: The share of the run that counts as warming up: allocators and caches fill.
 WARM_UP = 0.2
 
@@ -411,14 +414,12 @@ warm-up of {warm_up:.0%}. What a killed `camera_node` leaves in `/dev/shm` the n
 def page(run: Soak, command: str) -> str:
     """The page docs/reliability.md."""
     good = [key for key in run.sent if key not in run.spoilt]
-    latencies = sorted(run.latencies)
     rows = {
         "frames sent": len(run.sent),
         "damaged ones among them": len(run.spoilt),
         "good ones answered": f"{len(run.answered)} of {len(good)}; the others gave way to a newer one, came while an "
         "engine was made, or were sent before the camera was found",
-        "latency, stamp to answer, p50 and p99": f"{latencies[len(latencies) // 2]:.1f} ms, "
-        f"{latencies[len(latencies) * 99 // 100]:.1f} ms, with everything on this machine",
+        "latency, stamp to answer, p50 and p99": _latency(run.latencies),
         **{name: run.counts[name] for name in sorted(run.counts) if name != "sent"},
     }
     growth = [
@@ -427,8 +428,6 @@ def page(run: Soak, command: str) -> str:
         for name, (first, last) in run.growth().items()
     ]
     faults = run.faults()
-    import rclpy
-
     return PAGE.format(
         minutes=run.seconds / 60,
         command=command,
@@ -440,8 +439,36 @@ def page(run: Soak, command: str) -> str:
         warm_up=WARM_UP,
         growth="\n".join(growth),
         machine=f"{device_name(os.cpu_count() or 1)}, {os.cpu_count()} logical processors",
-        versions=f"Python {platform.python_version()}, {rclpy.get_rmw_implementation_identifier()}",
+        versions=_versions(),
     )
+
+
+def _latency(latencies: Sequence[float]) -> str:
+    """The median and the 99th percentile of milliseconds."""
+    if not latencies:
+        return "no answer"
+    ranked = sorted(latencies)
+    p50, p99 = (ranked[len(ranked) * share // 100] for share in (50, 99))
+    return f"{p50:.1f} ms, {p99:.1f} ms, with everything on this machine"
+
+
+def _versions() -> str:
+    """The versions of all that the node is made of."""
+    import cv2
+    import numba
+    import onnxruntime
+    import rclpy
+
+    versions = {
+        "bnn_perception": bnn_perception.__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "numba": numba.__version__,
+        "ONNX Runtime": onnxruntime.__version__,
+        "OpenCV": cv2.__version__,
+    }
+    stated = [f"{name} {version}" for name, version in versions.items()]
+    return ", ".join([*stated, rclpy.get_rmw_implementation_identifier()])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -450,7 +477,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of everything random")
     parser.add_argument("--out", type=Path, help="page to write (default: print it)")
     args = parser.parse_args(argv)
-    os.environ.update(private_graph(random.randint(1, 101)))
+    if not args.minutes >= SHORTEST:
+        parser.error(f"--minutes {args.minutes:g}: it takes {SHORTEST:g} or more")
+    os.environ.update(private_graph(claim_domain()))
     prepare_process(publishes_images=True)
     import rclpy
 

@@ -11,7 +11,6 @@ import argparse
 import array
 import os
 import platform
-import random
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from typing import NamedTuple
 from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.cli.demo import child, wait
 from bnn_perception.errors import CommandError
-from bnn_perception.ros.process import prepare_process, private_graph
+from bnn_perception.ros.process import claim_domain, prepare_process, private_graph
 
 #: Seconds after which a start has failed.
 PATIENCE = 300.0
@@ -132,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm", type=int, default=5, help="warm starts (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="page to write (default: print it)")
     args = parser.parse_args(argv)
-    os.environ.update(private_graph(random.randint(1, 101)))
+    os.environ.update(private_graph(claim_domain()))
     prepare_process(publishes_images=True)
     cold: list[Start] = []
     warm: list[Start] = []

@@ -126,7 +126,7 @@ def install(target: Path, extras: list[str], requirements: list[str]) -> None:
         "-m",
         "pip",
         "install",
-        "--quiet",
+        "-qq",  # errors alone
         "--use-pep517",
         "--editable",
         package,

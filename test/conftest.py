@@ -9,10 +9,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from bnn_perception.ros.process import private_graph
+from bnn_perception.ros.process import claim_domain, private_graph
 
-# Nothing here talks to a robot, or to tests that run beside.
-os.environ.update(private_graph(1 + os.getpid() % 100))
+# Nothing here talks to a robot, or to tests that run beside: each process of a run has a domain of its own.
+os.environ.update(private_graph(claim_domain()))
 os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="bnn_perception-log-"))
 
 # How long an example takes says more about what else the machine does than about the code.

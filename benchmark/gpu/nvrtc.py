@@ -40,8 +40,27 @@ def libraries() -> dict[int, ctypes.CDLL]:
     for path in _places("lib", "libnvrtc.so.*"):
         name = re.fullmatch(r"libnvrtc\.so\.(\d+)", path.name)
         if name and int(name[1]) not in found:
-            found[int(name[1])] = ctypes.CDLL(str(path))
+            found[int(name[1])] = _load(path)
     return found
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """An NVRTC with the library of built-in functions that lies beside it.
+
+    It opens that one by name when it compiles. The NVRTC of CUDA 13.0, which comes with PyTorch, does not look beside
+    itself, and finds what the process holds already.
+    """
+    library = ctypes.CDLL(str(path))
+    builtins = path.with_name("libnvrtc-builtins.so.{}.{}".format(*_version(library)))
+    if builtins.exists():
+        ctypes.CDLL(str(builtins))
+    return library
+
+
+def _version(library: ctypes.CDLL) -> tuple[int, int]:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    return major.value, minor.value
 
 
 def _library(sm: int) -> ctypes.CDLL:
@@ -59,9 +78,7 @@ def version(sm: int = 87) -> tuple[int, int]:
     Raises:
         CommandError: where it is not installed.
     """
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _check(_library(sm).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
-    return major.value, minor.value
+    return _version(_library(sm))
 
 
 def compile_cubin(source: str, options: Sequence[str], sm: int) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from bnn_perception.cli import add_backend_arguments
 from bnn_perception.errors import CommandError
 from bnn_perception.ros.diagnostics import FAILED, LOST, REFUSED, STALE, State
 from bnn_perception.ros.latency import STAGES
-from bnn_perception.ros.process import prepare_process, private_graph
+from bnn_perception.ros.process import claim_domain, prepare_process, private_graph
 
 if TYPE_CHECKING:
     from bnn_perception.ros.watcher import Watcher
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.frames < 1:
         raise CommandError(f"--frames {args.frames}: at least one frame is shown")
     # Read when rclpy is loaded, here and in the children.
-    os.environ.update(private_graph(random.randint(1, 101)))
+    os.environ.update(private_graph(claim_domain()))
     prepare_process()
     from bnn_perception.ros.watcher import watching
 

@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_labelled(args.data, model.labels, args.topic, args.truth, say)
     # The reference runs on the CPU whatever the device; its float twin may have the GPU.
     backends = [make_backend(model, name, args.device, args.threads) for name in names]
+    for backend in backends:
+        print(printable(f"{model.name}, {backend.name} on {backend.device_name}"), file=sys.stderr)
     results = evaluate_all(model, backends, dataset)
     for backend in backends:
         backend.close()

@@ -32,6 +32,9 @@ MAX_PARTS = 100_000
 #: Bytes of a JPEG from which on a thread of its own checks its data: handing over fewer takes longer than the check.
 LARGE = 8192
 
+#: What a JPEG ends with.
+END_OF_IMAGE = b"\xff\xd9"
+
 #: Why an encoded image cannot be used, in a word.
 Reason = Literal["undecodable", "too large", "zero size"]
 
@@ -79,6 +82,9 @@ def decode(
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
     checks = _checks(data, max_pixels, formats, limit)
     name = next(checks)
+    if name == "JPEG" and bytes(data[-2:]) != END_OF_IMAGE:
+        # Without it OpenCV leaves the last rows as the memory was before 4.11, and refuses the file from then on.
+        data = np.append(data, np.frombuffer(END_OF_IMAGE, np.uint8))
     if name == "JPEG" and data.size >= LARGE:
         # Its header has been checked, so that memory is bounded. The walk over its data takes a third of the time of
         # decoding it, and neither holds the interpreter.
@@ -93,9 +99,6 @@ def decode(
     else:
         _exhaust(checks)
         pixels = _decoded(data, name)
-    if pixels is None and name == "JPEG":
-        # Whole, as its check says, but for the end marker, without which OpenCV from 4.11 on refuses it.
-        pixels = _decoded(np.append(data, np.frombuffer(b"\xff\xd9", np.uint8)), name)
     if pixels is None:
         raise EncodedError("undecodable", "is not an image that can be decoded, or is cut short")
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:

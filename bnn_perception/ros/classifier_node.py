@@ -144,6 +144,8 @@ class ClassifierNode(ManagedNode):
         if hasattr(self, "_comparison"):
             self._comparison.close(max(0.0, deadline - time.monotonic()))
         super().destroy_node()
+        # rclpy leaves it, and with it the node on the graph and its shared memory on the machine.
+        self._state_machine.destroy_when_not_in_use()
 
     def _resolved(self, topic: str) -> str:
         """The name of a camera's topic on the graph; that of a compressed one without its suffix."""
@@ -163,7 +165,10 @@ class ClassifierNode(ManagedNode):
         self._requests.read(self._settings, self.context.ok)
         cameras = self._health.cameras
         self._outputs = Outputs(
-            self, [camera.topic for camera in cameras], [bool(camera.boxes_topic) for camera in cameras]
+            self,
+            [camera.topic for camera in cameras],
+            [bool(camera.boxes_topic) for camera in cameras],
+            lambda: self._settings.score_threshold,
         )
 
     def activate(self) -> None:
@@ -261,8 +266,8 @@ class ClassifierNode(ManagedNode):
         new_info = settings.score_threshold != self._settings.score_threshold
         self._settings = settings
         try:  # the values hold, whatever this raises
-            if new_info and (spec := self._loader.current) is not None:
-                self._topics.publish_label_info(spec.model, settings.score_threshold)
+            if new_info and self._outputs is not None:
+                self._outputs.tell_labels()
             if any(name in changes for name in INPUT_PARAMETERS):
                 self._adjust()
             if "compare" in changes:
@@ -330,7 +335,7 @@ class ClassifierNode(ManagedNode):
             self.get_logger().warning(f"auto took the CPU though there is a GPU: {engine.why_not_gpu}")
         self._refusals.engine_started(engine.spec)
         self.has_started_itself = False  # from now on a request that cannot be met ends nothing
-        self._topics.publish_label_info(engine.spec.model, self._settings.score_threshold)
+        self._topics.tell_labels(engine.spec.model)
         self._comparison.follow(engine.spec)
 
     def engine_failed(self, engine: Engine, reason: str) -> None:

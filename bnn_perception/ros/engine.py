@@ -293,7 +293,8 @@ class EngineLoader:
                 self._close(engine)
             known = isinstance(error, BackendError)
             if known and not self._is_newest():  # a newer request, or who wanted none, says what goes on
-                self._report(f"{spec.asked} was given up: {UNWANTED}")
+                if not self._closed:
+                    self._report(f"{spec.asked} was given up: {UNWANTED}")
                 return
             reason = str(error) if known else f"unexpected error: {with_place(error)}"
             self.worker.attempt("refusing a request", self._reject, spec, reason)

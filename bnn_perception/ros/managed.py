@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
-from bnn_perception.errors import printable
+from bnn_perception.errors import one_line, printable, shown
 from bnn_perception.ros.worker import with_place
 
 #: The states of a managed node.
@@ -35,6 +37,8 @@ class ManagedNode(LifecycleNode):
         self.failure = ""
         self.has_started_itself = False
         self._cause: Exception | None = None
+        (transitions,) = (service for service in self.services if service.srv_type is ChangeState)
+        transitions.callback = partial(self._on_change_state, transitions.callback)
 
     # The work. Each may raise; what is not expected leads to `give_back` and to the state unconfigured.
 
@@ -97,6 +101,20 @@ class ManagedNode(LifecycleNode):
         self.failure = self.failure or failure
         return result
 
+    def _on_change_state(
+        self, answer: Callable[..., Any], request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """Refuse a transition that the state does not allow, to which rclpy before Kilted gives no answer."""
+        try:
+            return answer(request, response)
+        except RuntimeError as error:  # what rcl reports
+            wanted = shown(request.transition.label) or request.transition.id
+            self.get_logger().error(
+                printable(f"transition {wanted} is refused while {self.lifecycle}: {one_line(error)}")
+            )
+            response.success = False
+            return response
+
     def _transition(self, name: str, step: Callable[[], None], state: str) -> TransitionCallbackReturn:
         before, self.lifecycle = self.lifecycle, state
         try:
@@ -109,6 +127,8 @@ class ManagedNode(LifecycleNode):
         except ExternalShutdownException:
             return FAILURE
         except Exception as error:
+            if not self.context.ok():  # a signal has ended ROS between two calls into it
+                return FAILURE
             self._fail(error, f"cannot be {name}: unexpected error: {with_place(error)}", before)
             self.unexpected(self.failure)
             return TransitionCallbackReturn.ERROR

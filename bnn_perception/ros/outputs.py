@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.node import Node
@@ -23,11 +24,18 @@ class Outputs:
         node: that publishes.
         topics: of the cameras, in full. Where there are several, each camera's answers have a topic of their own too.
         has_boxes: of which cameras a detector's boxes are answered, and not the whole image.
+        threshold: gives the score from which on labels are published.
     """
 
-    def __init__(self, node: Node, topics: Sequence[str], has_boxes: Sequence[bool]) -> None:
+    def __init__(
+        self, node: Node, topics: Sequence[str], has_boxes: Sequence[bool], threshold: Callable[[], float]
+    ) -> None:
         self._node = node
         self._has_boxes = has_boxes
+        self._threshold = threshold
+        #: Whose labels are told; None until an engine answers.
+        self._model: Model | None = None
+        self._telling = threading.Lock()
         self._label_info = node.create_publisher(LabelInfo, "label_info", LATCHED)
         # The publishers of each camera's answers; the first of each kind is that of all cameras.
         common: dict[str, Any] = {}
@@ -70,14 +78,23 @@ class Outputs:
         """Let the states of cameras that send no more say so."""
         self._states.expire()
 
-    def publish_label_info(self, model: Model, threshold: float) -> None:
-        """Tell who comes later, too, which labels there are, and from which score on they are published."""
-        info = LabelInfo(
-            class_map=[VisionClass(class_id=i, class_name=label) for i, label in enumerate(model.labels)],
-            threshold=threshold,
-        )
-        info.header.stamp = self._node.get_clock().now().to_msg()
-        publish(self._node, self._label_info, info)
+    def tell_labels(self, model: Model | None = None) -> None:
+        """Tell who comes later, too, which labels there are, and from which score on they are published.
+
+        The model changes in the inference thread and the threshold in the executor's. What is told last must hold the
+        newest of both, so that one of them at a time looks at both and publishes.
+
+        Args:
+            model: that answers from now on; None where it has not changed.
+        """
+        with self._telling:
+            self._model = model or self._model
+            if self._model is None:
+                return
+            classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(self._model.labels)]
+            info = LabelInfo(class_map=classes, threshold=self._threshold())
+            info.header.stamp = self._node.get_clock().now().to_msg()
+            publish(self._node, self._label_info, info)
 
     def close(self) -> None:
         """Take the topics off the graph."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
+import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from bnn_perception.errors import CommandError
 from bnn_perception.resources import resource_folder
 
 #: The variables that name a profile: of Fast DDS 2 (ROS 2 Humble to Jazzy), and of Fast DDS 3.
@@ -31,6 +34,12 @@ BUFFERS = 16 << 20
 
 #: Larger blocks come from the system and go back to it at once. 32 MiB is the most that every glibc takes.
 KEEP_BELOW = 32 << 20
+
+#: ROS domains whose ports Linux keeps free; those above lie where outgoing connections take theirs.
+DOMAINS = range(1, 102)
+
+#: The first port of domain 0, and how many each domain has, as the standard of DDS says.
+FIRST_PORT, PORTS = 7400, 250
 
 # mallopt(3) of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -119,11 +128,47 @@ def _count_segments() -> int:
     return count
 
 
+def claim_domain() -> int:
+    """A ROS domain in which nobody on this machine is, and that no other process has claimed in this way.
+
+    It is free again when this process ends: what holds it is a socket without a file, whose name one process has at a
+    time.
+
+    Raises:
+        CommandError: where all are taken.
+    """
+    inhabited = _inhabited_domains()
+    for domain in random.sample(DOMAINS, len(DOMAINS)):
+        if domain in inhabited:
+            continue
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0bnn_perception/domain/{domain}")
+        except OSError:
+            claim.close()
+            continue
+        claim.detach()  # open as long as this process
+        return domain
+    raise CommandError(
+        f"all {len(DOMAINS)} ROS domains of this machine are taken; end some of its nodes, demos or tests"
+    )
+
+
+def _inhabited_domains() -> set[int]:
+    """The domains at whose ports some process of this machine listens; empty where the system does not tell."""
+    try:
+        _, *rows = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return set()
+    ports = [int(row.split()[1].rpartition(":")[2], 16) for row in rows]
+    return {(port - FIRST_PORT) // PORTS for port in ports if port >= FIRST_PORT}
+
+
 def private_graph(domain: int) -> dict[str, str]:
     """The variables that keep a ROS graph on this machine and apart from others.
 
     Args:
-        domain: 1 to 101; Linux keeps the ports of these free, those above lie where outgoing connections take theirs.
+        domain: one of :data:`DOMAINS`.
     """
     limit = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     if os.environ.get("ROS_DISTRO") == "humble":

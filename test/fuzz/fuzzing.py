@@ -20,7 +20,7 @@ import numpy as np
 CASES = {"messages": 100_000, "model folders": 20_000, "onnx": 5_000, "bnn_pynq": 5_000, "float twins": 5_000}
 
 #: How many of them run where no whole run is asked for: each kind takes a few seconds.
-SHARE = {"messages": 0.05, "model folders": 0.02, "onnx": 0.2, "bnn_pynq": 0.1, "float twins": 0.2}
+SHARE = {"messages": 0.05, "model folders": 0.02, "onnx": 0.2, "bnn_pynq": 0.1, "float twins": 0.1}
 
 #: Seconds of processor time, and bytes beside what the tests themselves take, for one case.
 SECONDS, MEMORY = 10.0, 1 << 30

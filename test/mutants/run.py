@@ -194,7 +194,7 @@ TARGETS: dict[str, Target] = {
             "importers/onnx/stages.py",
             "importers/stage.py",
         ),
-        ("unit/test_float_twin.py", "unit/test_cpu_float.py"),
+        ("unit/test_float_twin.py", "unit/test_twin_file.py", "unit/test_cpu_float.py"),
     ),
     "importers/onnx": Target(
         (

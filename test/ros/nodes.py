@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters, SetParameters
@@ -22,7 +25,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from bnn_perception.ros.diagnostics import as_mapping
-from bnn_perception.ros.process import prepare_process, private_graph
+from bnn_perception.ros.process import claim_domain, prepare_process, private_graph
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -71,14 +74,31 @@ def running(command, *parameters, arguments=(), environment=None):
         process.wait()
 
 
+@functools.cache
 def apart(number):
-    """The environment of a node in a graph of its own, one for each number below 99.
+    """The environment of a node in a graph of its own, one for each number.
 
     Fast DDS 3.2 may deadlock where a participant leaves in the moment in which another has just found it
     (eProsima/Fast-DDS issue 6502): of nodes that start and end all at once, one in a hundred hung.
     """
-    own = int(os.environ["ROS_DOMAIN_ID"])
-    return private_graph(1 + (own + number) % 100)
+    return private_graph(claim_domain())
+
+
+@functools.cache
+def in_a_container(size):
+    """What a command begins with that gets a /dev/shm of its own, in a mount namespace; skips where none can be had.
+
+    Args:
+        size: of it, "64m" say, which is that of Docker.
+    """
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare (util-linux) is not installed")
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    begin = ["unshare", "--mount", "--map-root-user", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    tried = subprocess.run([*begin, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"this user may not mount in a namespace of its own: {tried.stderr.strip()}")
+    return begin
 
 
 def ending(process, timeout=PATIENCE):

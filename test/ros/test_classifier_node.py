@@ -122,7 +122,8 @@ def test_label_info_is_latched_and_follows_the_model(peer, node, german):
     peer.until(lambda: infos)
     assert {entry.class_id: entry.class_name for entry in infos[-1].class_map} == dict(enumerate(COLOURS))
     assert infos[-1].threshold == 0.0
-    peer.set_parameters(NODE, model=str(german), score_threshold=0.25)
+    for result in peer.set_parameters(NODE, model=str(german), score_threshold=0.25):
+        assert result.successful, result.reason
     peer.until(lambda: infos[-1].threshold == 0.25 and infos[-1].class_map[0].class_name == "rot")
 
 

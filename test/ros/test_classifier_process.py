@@ -217,23 +217,6 @@ def test_ends_quietly_when_told_to(peer, english, signals):
     assert "rror" not in output
 
 
-def test_told_to_end_while_starting(english):
-    """At any moment of its start the node ends without a traceback."""
-    with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(running("classifier_node", f"model:={english}", environment=apart(number)))
-            for number in range(8)
-        ]
-        for process in processes:
-            time.sleep(0.5)
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
-            output, code = ending(process)
-            # Before rclpy takes over the signal ends Python itself.
-            assert code in (0, -signal.SIGTERM), output
-            assert "Traceback" not in output
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ends_at_once_while_it_compiles(peer, english, tmp_path, number):
     """With an empty cache the CPU's kernels take many seconds; nothing can interrupt the compiler."""

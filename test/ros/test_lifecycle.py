@@ -14,6 +14,7 @@ from hosted import NODE
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nodes import ending, image, labels_of, picture, running, send_and_wait, stamp
+from rclpy.executors import ExternalShutdownException
 from scripted import wait_until
 from std_srvs.srv import Trigger
 from vision_msgs.msg import Classification
@@ -368,3 +369,20 @@ def test_each_camera_has_a_status_of_its_own(peer, host, patient):
     assert names == [f"{NODE}: engine", f"{NODE}: camera /bnn/left", f"{NODE}: camera /right"]
     levels = [status.level for status in hosted.diagnostics.statuses]
     assert levels == [DiagnosticStatus.OK, DiagnosticStatus.OK, DiagnosticStatus.WARN]
+
+
+def test_a_signal_in_the_midst_of_a_transition_is_no_error(peer, host, monkeypatch):
+    """It ends ROS between two calls into it, and the second of them says so."""
+    node = host(autostart=False).node
+    said = []
+    monkeypatch.setattr(node, "unexpected", said.append)
+
+    def configure():
+        monkeypatch.setattr(node.context, "ok", lambda: False)
+        raise RuntimeError("rcl node's context is invalid")
+
+    monkeypatch.setattr(node, "_configure", configure)
+    with pytest.raises(ExternalShutdownException):
+        node.start()
+    assert said == []
+    monkeypatch.undo()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -12,23 +11,14 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from nodes import PATIENCE
-
-#: A namespace in which this user may mount.
-UNSHARE = ["unshare", "--mount", "--map-root-user"]
+from nodes import PATIENCE, in_a_container
 
 
-def in_a_container(size, *command):
-    """The command with a /dev/shm of this size; what it wrote. Docker's own is 64m."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare (util-linux) is not installed")
-    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
-    tried = subprocess.run([*UNSHARE, "sh", "-c", mount], capture_output=True, text=True, check=False)
-    if tried.returncode != 0:
-        pytest.skip(f"this user may not mount in a namespace of its own: {tried.stderr.strip()}")
+def run_with_little(size, *command):
+    """Run the command with a /dev/shm of this size; what it wrote."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_PROFILES_FILE")}
     done = subprocess.run(
-        [*UNSHARE, "sh", "-c", f'{mount} && exec "$@"', "sh", *command],
+        [*in_a_container(size), *command],
         env=environment,
         capture_output=True,
         text=True,
@@ -43,7 +33,7 @@ def test_no_frame_is_lost_in_a_small_shared_memory(english):
     """A segment of 32 MB each for the camera, the classifier and who watches does not fit into 64 MB."""
     if "fastrtps" not in rclpy.get_rmw_implementation_identifier():
         pytest.skip("the segment is Fast DDS's")
-    output = in_a_container(
+    output = run_with_little(
         "64m", sys.executable, "-m", "bnn_perception", "demo", "--model", str(english), "--frames", "60"
     )
     sent, lost = re.search(r"(\d+) sent, .* (\d+) lost in transport", output).groups()
@@ -54,6 +44,6 @@ def test_a_camera_says_that_its_images_do_not_fit():
     if "fastrtps" not in rclpy.get_rmw_implementation_identifier():
         pytest.skip("the segment is Fast DDS's")
     parameters = ["--ros-args", "-p", "source:=scene", "-p", "frames:=1", "-p", "patience:=0.0"]
-    output = in_a_container("4m", sys.executable, "-m", "bnn_perception", "camera_node", *parameters)
+    output = run_with_little("4m", sys.executable, "-m", "bnn_perception", "camera_node", *parameters)
     said = "MB free, and images will get lost; give /dev/shm 128 MB or more (docker run --shm-size=128m)"
     assert re.search(rf"WARN.*/dev/shm has \d {re.escape(said)}", output), output

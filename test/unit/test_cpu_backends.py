@@ -704,6 +704,7 @@ def test_without_a_place_for_the_cache() -> None:
 def test_a_missing_package_is_named(
     rng: np.random.Generator, shipped: Model, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "bnn_perception.native", raising=False)
     monkeypatch.delattr("bnn_perception.native", raising=False)
@@ -724,6 +725,7 @@ def test_a_negative_number_of_threads(shipped: Model, backend: str) -> None:
 
 def test_as_many_threads_as_pay_off(shipped: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The road-sign net takes 41.6 million multiply-accumulates: less than it pays to wake a thread for."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     for backend, work, count in (
         ("binary", 100e6, "1 thread"),

@@ -674,3 +674,20 @@ def test_an_engine_that_is_wanted_no_longer_is_given_up(start, machine, heard):
     heard.until(lambda: heard.lines)
     assert heard.lines[0].endswith("was given up: it is wanted no longer")
     assert (heard.engines, heard.rejections, loader.current) == ([], [], None)
+
+
+def test_an_engine_that_is_given_up_at_the_end_is_no_news(start, machine, heard):
+    loader, first = start("cpu")
+    entered, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        entered.set()
+        assert go_on.wait(PATIENCE)
+
+    machine.before_making = wait
+    loader.request(request(first.spec))
+    assert entered.wait(PATIENCE)
+    assert not loader.close(0)
+    go_on.set()
+    assert loader.close()
+    assert (heard.lines, heard.engines, heard.rejections) == ([], [], [])

@@ -37,6 +37,8 @@ from bnn_perception.net.signals import PRelu, ScaledBinaryConv2d
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra [train])")
 
+ONNX_VERSION = tuple(int(part) for part in onnx.__version__.split(".")[:2])
+
 DOMAIN = "qonnx.custom_op.general"
 
 
@@ -1942,6 +1944,10 @@ EXPRESSED: dict[str, Callable[[], Graph]] = {
 @pytest.mark.parametrize("case", EXPRESSED)
 def test_real_values_are_those_of_the_graph(tmp_path: Path, case: str) -> None:
     """Within some roundings of float32, which the graph's own evaluation has too."""
+    if case == "SAME of an even size" and ONNX_VERSION < (1, 23):
+        pytest.skip(
+            "onnx before 1.23 evaluates SAME with strides wrongly, so that there is nothing to compare with"
+        )
     graph = EXPRESSED[case]()
     if case not in ("ReLU behind the last layer", "a matrix of sums"):
         graph.node("GlobalAveragePool").node("Flatten")

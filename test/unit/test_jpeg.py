@@ -87,6 +87,23 @@ def test_whole_files_are_decoded(kind, channels, monkeypatch):
             np.testing.assert_array_equal(decode(array(data[:-2]), LIMIT), expected)
 
 
+@pytest.mark.parametrize("large", [0, 1 << 30])
+def test_a_decoder_gets_an_end_marker_whatever_the_file_has(monkeypatch, large):
+    """Without one OpenCV 4.5 and 4.6 leave rows as the memory was."""
+    needs_walk()
+    monkeypatch.setattr(encoded, "LARGE", large)
+    data = jpeg_of(picture(37, 22))
+    expected, seen = cv2.imdecode(array(data), cv2.IMREAD_COLOR), []
+    imdecode = cv2.imdecode
+    monkeypatch.setattr(
+        cv2, "imdecode", lambda content, flags: seen.append(content) or imdecode(content, flags)
+    )
+    for content in (data, data[:-2], data[:-1], data + bytes(3)):
+        np.testing.assert_array_equal(decode(array(content), LIMIT), expected)
+    assert [bytes(content[-2:]) for content in seen] == [END] * 4
+    assert seen[0].size == len(data)  # which has one, and is not copied
+
+
 @pytest.mark.parametrize("sampling", ["411", "420", "422", "440", "444"])
 def test_channels_of_every_resolution_are_walked(sampling):
     needs_walk()

@@ -138,6 +138,39 @@ def test_manifest_names_what_has_a_rosdep_key():
     assert {"python3-hypothesis", "python3-pytest"} <= names["test_depend"]
 
 
+#: What tests import beside what rosdep brings.
+WITHOUT_KEY = ("onnx", "onnxruntime", "tflite", "rosbags", "rich", "matplotlib", "torch", "brevitas")
+
+
+def test_what_rosdep_does_not_bring_is_skipped(tmp_path):
+    """`colcon test` after `rosdep install` alone: every file can be collected, or is skipped as a whole."""
+    for name in WITHOUT_KEY:
+        (tmp_path / f"{name}.py").write_text(
+            f"raise ModuleNotFoundError('hidden by the test', name='{name}')\n", encoding="utf-8"
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", "test/unit"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_cpu_backends.py" in done.stdout
+    assert "test_import_qonnx.py" not in done.stdout
+
+
+def test_the_extra_of_the_tests_names_what_they_import():
+    """setuptools among it, which runs setup.py here and comes with no Python from 3.12 on."""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    (extra,) = re.findall(r'^    "test": \[(.*?)^    \],$', setup, re.MULTILINE | re.DOTALL)
+    for name in ("hypothesis", "pytest", "pytest-xdist", "setuptools"):
+        assert re.search(rf'"{name}>=[\d.]+"', extra), name
+    for name in ("ONNX", "TFLITE", "*NVRTC"):
+        assert f" {name}," in extra
+
+
 def test_rclpy_cupy_and_torch_stay_in_their_rooms():
     rooms = {
         "rclpy": ("ros",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from bnn_perception.errors import CommandError
 from bnn_perception.ros import process
 from bnn_perception.ros.process import (
+    claim_domain,
     keep_image_buffers,
     private_graph,
     profile_path,
@@ -286,3 +289,40 @@ print(os.environ.get('{OLD}'), os.environ.get('{NEW}'))"""
     assert printed(lines, ROS_DISTRO="humble", **{NEW: "mine"}) == ["None", "mine"]
     lines = f"print(os.environ.get('{OLD}'), os.environ.get('{NEW}'))"
     assert printed(lines, ROS_DISTRO="humble") == ["None", "None"]
+
+
+def test_no_two_processes_have_one_domain(monkeypatch):
+    """What another process has claimed is passed over until that one ends."""
+    program = (
+        "from bnn_perception.ros.process import claim_domain; print(claim_domain(), flush=True); input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    taken = int(other.stdout.readline())
+    monkeypatch.setattr(process, "_inhabited_domains", set)
+    monkeypatch.setattr(process, "DOMAINS", range(taken, taken + 1))
+    with pytest.raises(CommandError, match="all 1 ROS domains of this machine are taken"):
+        claim_domain()
+    other.communicate("\n")
+    assert claim_domain() == taken
+    with pytest.raises(CommandError):
+        claim_domain()  # nor has one process a domain twice
+
+
+def test_a_domain_in_which_somebody_is_already_is_passed_over(monkeypatch):
+    """Whoever it is: a robot's nodes claim nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebody:
+        somebody.bind(("127.0.0.1", 0))
+        domain = (somebody.getsockname()[1] - 7400) // 250
+        monkeypatch.setattr(process, "DOMAINS", range(domain, domain + 1))
+        with pytest.raises(CommandError):
+            claim_domain()
+
+
+def test_the_tests_have_claimed_the_domain_that_they_are_in(monkeypatch):
+    own = int(os.environ["ROS_DOMAIN_ID"])
+    assert own in process.DOMAINS
+    monkeypatch.setattr(process, "DOMAINS", range(own, own + 1))
+    with pytest.raises(CommandError):
+        claim_domain()

@@ -52,8 +52,10 @@ def test_classify_prints_a_line_an_image(colours, pictures, capsys):
         main(["classify", str(pictures), "--model", str(colours), "--backend", "reference", "--top", "2"])
         == 0
     )
-    lines = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
     assert len(lines) == 5
+    assert captured.err == "colours, reference on NumPy\n"
     # Logits of a pure colour are 3 and twice -1: softmax 0.965 and 0.018.
     assert lines[3].endswith("red/a.png: red 0.965, green 0.018")
 
@@ -142,6 +144,7 @@ def test_evaluate_counts_and_ends_with_json(colours, pictures, capsys, tmp_path)
     # All scores lie in one bin: the error is how far the mean is from 4 of 5.
     assert report["expected_calibration_error"] == pytest.approx(0.964664 - 0.8, abs=1e-6)
     assert "mean score 0.9647, expected calibration error 0.1647" in captured.out
+    assert captured.err.startswith("colours, reference on NumPy\n")
     assert "broken.png" in captured.err
     assert all(cv2.imread(str(path)) is not None for path in (confusion, sheet))
 

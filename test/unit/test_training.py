@@ -567,8 +567,11 @@ def test_a_model_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     config = configs.from_mapping({**TINY, "name": "tiny"})
     folder, out = image_folder(tmp_path / "images", {"top": 24, "bottom": 16}), tmp_path / "model"
 
+    said = []
+
     class Interrupted(Reporter):
         def line(self, text: str) -> None:
+            said.append(text)
             if text.startswith("cpu_binary: accuracy"):
                 raise KeyboardInterrupt
 
@@ -578,6 +581,9 @@ def test_a_model_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_all(Interrupted())
     assert not out.exists()
+    assert any(
+        "that of the validation images, by which" in text and "a little too high" in text for text in said
+    )
     model = train_all(Reporter(quiet=True))
     assert model is not None
     assert model.info == load_model(out).info

@@ -25,11 +25,14 @@ from bnn_perception.net.model import Model
 #: millisecond.
 MACS_PER_THREAD = 10_000_000
 
+#: The severity from which on ONNX Runtime writes to the terminal.
+FATAL = 4
+
 #: Bytes that ONNX Runtime may take for all float twins of a process, weights included: twice the largest twin.
 MAX_MEMORY = 1 << 31
 
 #: Seconds for the first frame: a thousand times what a large twin takes. A runtime looks whether to stop between two
-#: operators, so one that is endless by itself is not ended.
+#: operators and never within one, whose cost is bounded by its memory and by what the file is held to.
 PATIENCE = 60.0
 
 
@@ -77,8 +80,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # Errors come as exceptions, warnings about the graph are its author's business.
-    options.log_severity_level = 3
+    # Errors come as exceptions, warnings about the graph are its author's business, and neither is fit for a terminal.
+    options.log_severity_level = FATAL
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -168,14 +171,15 @@ class CpuFloatBackend:
 
         height, width, _ = self.model.input.shape
         tensor = to_tensor(self._pixels([Frame(np.zeros((height, width, 3), np.uint8))]))
-        options = onnxruntime.RunOptions()
-        watchdog = threading.Timer(PATIENCE, setattr, (options, "terminate", True))
+        self._options = onnxruntime.RunOptions()
+        self._options.log_severity_level = FATAL
+        watchdog = threading.Timer(PATIENCE, setattr, (self._options, "terminate", True))
         watchdog.daemon = True
         watchdog.start()
         try:
-            self._run(tensor, options)
+            self._run(tensor)
         except BackendError:
-            if options.terminate:
+            if self._options.terminate:
                 raise BackendError(
                     f"{self._path}: takes over {PATIENCE:g} s for a frame; it is no float twin of model "
                     f"'{self.model.name}'"
@@ -208,13 +212,19 @@ class CpuFloatBackend:
             prepare(frame, self.model.input, out)
         return pixels
 
-    def _run(self, tensor: NDArray[np.float32], options: Any = None) -> NDArray[np.float32]:
-        """(N, channels, height, width) -> (N, classes); ``options`` are ``onnxruntime.RunOptions``."""
+    def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, channels, height, width) -> (N, classes)."""
         if self._session is None:
             raise BackendError("the backend is closed")
         try:
-            (rows,) = self._session.run(None, {self._input: tensor}, options)
+            (rows,) = self._session.run(None, {self._input: tensor}, self._options)
         except Exception as error:  # as in open_session
+            # The words of its arena; where the system refuses memory it has others, which are shown as they are.
+            if "smaller than requested bytes" in str(error):
+                raise BackendError(
+                    f"{self._path}: takes over {MAX_MEMORY >> 30} GiB of memory; it is no float twin of model "
+                    f"'{self.model.name}'"
+                ) from None
             raise BackendError(f"{self._path}: ONNX Runtime failed: {one_line(error)}") from None
         expected = (len(tensor), len(self.model.labels))
         if rows.shape != expected:
