@@ -381,7 +381,7 @@ def test_a_signal_in_the_midst_of_a_transition_is_no_error(peer, host, monkeypat
         monkeypatch.setattr(node.context, "ok", lambda: False)
         raise RuntimeError("rcl node's context is invalid")
 
-    monkeypatch.setattr(node, "_configure", configure)
+    monkeypatch.setattr(node, "configure", configure)
     with pytest.raises(ExternalShutdownException):
         node.start()
     assert said == []
