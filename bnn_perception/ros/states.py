@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from std_msgs.msg import Header
 from vision_msgs.msg import Classification, ObjectHypothesis
@@ -55,8 +54,6 @@ class CameraStates:
         stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
         labels = answer.engine.spec.model.labels
         (scores,) = answer.scores
-        # They differ from the logits by a constant, which no softmax sees. The least is that of a score of float32.
-        logits = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
         with self._lock:
             if labels != camera.labels:
                 camera.labels = labels
@@ -67,7 +64,7 @@ class CameraStates:
                 settings.unknown_label,
             )
             changed = camera.steady.update(
-                stamp, logits, settings.smoothing, settings.hysteresis, settings.score_threshold
+                stamp, scores, settings.smoothing, settings.hysteresis, settings.score_threshold
             )
             if changed is not None:
                 self._publish(camera, changed)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_LEAST = np.finfo(np.float32).tiny
 
 #: Seconds without a frame after which what was seen before says nothing any more.
 GAP = 2.0
@@ -50,7 +52,7 @@ class SteadyLabel:
     def update(
         self,
         stamp: int,
-        logits: NDArray[np.float32],
+        scores: NDArray[np.float32],
         smoothing: float,
         hysteresis: float,
         threshold: float,
@@ -59,7 +61,7 @@ class SteadyLabel:
 
         Args:
             stamp: of the frame, nanoseconds.
-            logits: (classes,) or anything that differs from them by a constant, the logarithms of scores say.
+            scores: (classes,) that add up to 1.
             smoothing, hysteresis: seconds; 0 takes each frame as it is.
             threshold: labels with a lower score are no label.
 
@@ -67,17 +69,14 @@ class SteadyLabel:
             What holds from this frame on, where that is another label; None where it stays.
         """
         seconds = (stamp - self._stamp) * 1e-9
-        if self._mean is None or not 0 <= seconds <= GAP:
+        if not 0 <= seconds <= GAP:
             self.reset()
-            self._mean = logits.astype(np.float64)
-        elif smoothing > 0:
-            # Exact for any distance of frames: what is older keeps exp(-seconds / smoothing) of its weight.
-            self._mean += (logits - self._mean) * -math.expm1(-seconds / smoothing)
-        else:
-            self._mean = logits.astype(np.float64)
         self._stamp = stamp
-
-        leader, score = _best(self._mean)
+        if smoothing <= 0:
+            self._mean = None
+        judged: NDArray[Any] = self._smoothed(scores, seconds, smoothing) if smoothing > 0 else scores
+        leader = int(judged.argmax())
+        score = float(judged[leader])
         label = leader if score >= threshold else None
         if label != self._leader or self.current is None:
             self._leader, self._leads_since = label, stamp
@@ -87,8 +86,15 @@ class SteadyLabel:
         self.current = Steady(label, score)
         return self.current
 
-
-def _best(logits: NDArray[np.float64]) -> tuple[int, float]:
-    """The most likely class, and its softmax."""
-    best = int(np.argmax(logits))
-    return best, float(1 / np.exp(logits - logits[best]).sum())
+    def _smoothed(self, scores: NDArray[np.float32], seconds: float, smoothing: float) -> NDArray[np.float64]:
+        """The softmax of the mean logits, a frame ``seconds`` after the last one included."""
+        # They differ from the logits by a constant, which no softmax sees. The least is that of a score of float32.
+        logits = np.log(np.maximum(scores, _LEAST).astype(np.float64))
+        if self._mean is None:
+            self._mean = logits
+        else:
+            # Exact for any distance of frames: what is older keeps exp(-seconds / smoothing) of its weight.
+            self._mean += (logits - self._mean) * -math.expm1(-seconds / smoothing)
+        powers = np.exp(self._mean - self._mean.max())
+        smoothed: NDArray[np.float64] = powers / powers.sum()
+        return smoothed

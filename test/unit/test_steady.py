@@ -23,8 +23,7 @@ class Camera:
 
     def see(self, milliseconds, *scores):
         """The label that holds from this frame on, None where it stays; ``-`` where it is no label."""
-        logits = np.log(np.float32(scores))
-        changed = self.label.update(milliseconds * MS, logits, *self.settings)
+        changed = self.label.update(milliseconds * MS, np.float32(scores), *self.settings)
         return changed and ("-" if changed.class_id is None else changed.class_id)
 
 
