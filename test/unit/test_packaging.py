@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from bnn_perception.__main__ import COMMANDS
+from bnn_perception.ros.diagnostics import CAMERA, COMPARE, ENGINE
 from bnn_perception.ros.parameters import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,3 +241,18 @@ def test_each_distribution_has_its_wheels():
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     for name in ("kilted", "jazzy"):
         assert setup.count(f'    "{name}": [') == 2  # of ROS, and for messages
+
+
+def test_the_aggregator_s_prefixes_are_the_names_of_statuses():
+    """Of /bnn/classifier, as the launch file names it."""
+    file = ROOT / "config" / "diagnostic_aggregator.yaml"
+    parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["analyzers"]["ros__parameters"]
+    analyzers = parameters["perception"]["analyzers"].values()
+    names = [f"/bnn/classifier: {kind}" for kind in (ENGINE, COMPARE, f"{CAMERA}/bnn/image")]
+    prefixes = [
+        prefix
+        for analyzer in analyzers
+        for prefix in analyzer.get("startswith") or analyzer["find_and_remove_prefix"]
+    ]
+    for name in names:
+        assert any(name.startswith(prefix) for prefix in prefixes), name
