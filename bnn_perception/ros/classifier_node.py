@@ -208,9 +208,12 @@ class ClassifierNode(ManagedNode):
         """Why an active node takes no images, empty where it does."""
         if not self._settings.enabled:
             return "idle: enabled is false"
-        if self._settings.lazy and self._outputs is not None and not self._outputs.has_audience():
+        if self._settings.lazy and self._outputs is not None and not self._has_audience():
             return "idle: nobody subscribes the answers (lazy)"
         return ""
+
+    def _has_audience(self) -> bool:
+        return self._topics.has_audience() or self._comparison.has_audience()
 
     def _adjust(self) -> None:
         """Subscribe where images are wanted, and only there."""
@@ -233,8 +236,11 @@ class ClassifierNode(ManagedNode):
             self._comparison.stop(ENDING)
             return
         self._comparison.start()
-        if (engine := self.pipeline.engine) is not None:
+        followed = None
+        # The inference thread may change engines meanwhile, and follows the new one itself, before or after this.
+        while (engine := self.pipeline.engine) is not followed and engine is not None:
             self._comparison.follow(engine.spec)
+            followed = engine
 
     @property
     def _topics(self) -> Outputs:

@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from vision_msgs.msg import Classification, ObjectHypothesis
+from vision_msgs.msg import Classification
 
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.files import replacing
 from bnn_perception.frames.frame import ENCODINGS
+from bnn_perception.net.model import Model
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
 from bnn_perception.ros.image_msg import RefusedFrame
 from bnn_perception.ros.parameters import EngineSettings
 from bnn_perception.ros.pipeline import Answer, Arrival, Pipeline
-from bnn_perception.ros.publishing import publish
+from bnn_perception.ros.publishing import as_classification, publish
 from bnn_perception.ros.worker import Worker
 
 #: Newest labels that agreement is told of: twenty seconds of a 30 Hz camera.
@@ -99,9 +100,13 @@ class Comparison:
         self._is_on = False
         self._publishers: list[list[Any]] = []
         self._lock = threading.Lock()
+        # Not the lock of what is compared: the inference thread follows its engine and must not wait for a publisher.
+        self._following = threading.Lock()
+        self._wanted: EngineSpec | None = None
         self._agreed: deque[bool] = deque(maxlen=WINDOW)
         self._total = self._differing = 0
         self._last: Difference | None = None
+        self._compared: Model | None = None
 
     # Executor's thread.
 
@@ -110,20 +115,23 @@ class Comparison:
         """Whether frames are compared."""
         return self._is_on
 
+    def has_audience(self) -> bool:
+        """Whether anybody subscribes an answer of the twin."""
+        return any(each.get_subscription_count() for publishers in self._publishers for each in publishers)
+
     def start(self) -> None:
         """Compare from now on; :meth:`follow` says what."""
         if self._is_on:
             return
         common = self._node.create_publisher(Classification, "labels_float", 10)
         own = [f"{topic}/labels_float" for topic in self._topics] if len(self._topics) > 1 else []
-        self._publishers = [
+        publishers = [
             [common, *(self._node.create_publisher(Classification, name, 10) for name in own[i : i + 1])]
             for i in range(len(self._topics))
         ]
         with self._lock:
-            self._agreed.clear()
-            self._total = self._differing = 0
-            self._last = None
+            self._publishers = publishers
+            self._begin(None)
         if not self.pipeline.worker.has_started:
             self.pipeline.start()
             self._loader.start()
@@ -141,9 +149,10 @@ class Comparison:
         self._is_on = False
         self._loader.forget()
         self.pipeline.release(patience)
-        for publisher in {each for publishers in self._publishers for each in publishers}:
+        with self._lock:  # a batch that takes longer is not to find them destroyed
+            publishers, self._publishers = self._publishers, []
+        for publisher in {each for own in publishers for each in own}:
             self._node.destroy_publisher(publisher)
-        self._publishers = []
         self.failure = ""
 
     def close(self, patience: float) -> None:
@@ -163,10 +172,9 @@ class Comparison:
         if not folder:
             raise Unsaved("compare_folder is empty; start with one to save pictures")
         if last is None:
-            raise Unsaved("the two have not differed since compare was set")
+            raise Unsaved("the two have not differed since compare was set or the model changed")
         stamp = last.answer.arrival.message.header.stamp
-        name = "_".join(re.sub(r"[^\w-]+", "-", label)[:40] for label in (last.binary, last.twin))
-        file = Path(folder).expanduser() / f"{stamp.sec}.{stamp.nanosec:09d}_{name}.png"
+        file = Path(folder).expanduser() / file_name(stamp.sec, stamp.nanosec, last.binary, last.twin)
         _write(last.answer.frame.pixels, last.answer.frame.encoding, file)
         return file
 
@@ -177,14 +185,17 @@ class Comparison:
         if not self._is_on:
             return
         asked = EngineSettings(**{**spec.asked.engine_values(), "backend": "float"})
-        try:
-            check_choice(spec.model, asked.backend, asked.device)
-        except BackendError as error:
-            self.failure = str(error)
-            self._loader.forget()
-            return
-        self.failure = ""
-        self._loader.request(EngineSpec(asked, spec.model))
+        with self._following:
+            self._wanted = EngineSpec(asked, spec.model)
+            try:
+                check_choice(spec.model, asked.backend, asked.device)
+            except BackendError as error:
+                self._loader.forget()
+                self._give_up(str(error))
+                return
+            self.failure = ""
+            self.pipeline.resume()
+            self._loader.request(self._wanted)
 
     def put(self, answer: Answer) -> None:
         """The binary net has answered a frame."""
@@ -197,8 +208,8 @@ class Comparison:
         """How the two agree.
 
         Returns:
-            the share of the newest labels that are equal; since :meth:`start` the labels compared, and those that
-            differ; the last difference in words, empty where there was none.
+            the share of the newest labels that are equal; since :meth:`start`, or since the model changed, the labels
+            compared, and those that differ; the last difference in words, empty where there was none.
         """
         with self._lock:
             share = sum(self._agreed) / len(self._agreed) if self._agreed else 1.0
@@ -211,26 +222,38 @@ class Comparison:
         arrival = answer.arrival
         if not isinstance(arrival, _Compared) or arrival.binary is None:
             return
-        labels = answer.engine.spec.model.labels
-        if labels == arrival.binary.engine.spec.model.labels:  # otherwise the model has changed in between
+        # Not the labels: a net that was trained further has the same ones.
+        if answer.engine.spec.model is not arrival.binary.engine.spec.model:
+            return
+        with self._lock:
             self._compare(answer, arrival.binary)
-        if arrival.detections is None:
-            (predictions,) = answer.predictions
-            results = [ObjectHypothesis(class_id=name, score=score) for _, name, score in predictions]
-            message = Classification(header=arrival.message.header, results=results)
-            for publisher in self._publishers[arrival.camera] if self._is_on else ():
-                publish(self._node, publisher, message)
+            if arrival.detections is None and self._publishers:
+                for publisher in self._publishers[arrival.camera]:
+                    publish(self._node, publisher, as_classification(answer))
 
     def _compare(self, answer: Answer, binary: Answer) -> None:
-        labels = answer.engine.spec.model.labels
+        model = answer.engine.spec.model
+        if model is not self._compared:
+            self._begin(model)
         for ours, twins in zip(binary.scores, answer.scores):
             best, twin_best = int(np.argmax(ours)), int(np.argmax(twins))
-            with self._lock:
-                self._agreed.append(best == twin_best)
-                self._total += 1
-                if best != twin_best:
-                    self._differing += 1
-                    self._last = Difference(answer, labels[best], labels[twin_best])
+            self._agreed.append(best == twin_best)
+            self._total += 1
+            if best != twin_best:
+                self._differing += 1
+                self._last = Difference(answer, model.labels[best], model.labels[twin_best])
+
+    def _begin(self, model: Model | None) -> None:
+        """Nothing of this model has been compared yet."""
+        self._compared = model
+        self._agreed.clear()
+        self._total = self._differing = 0
+        self._last = None
+
+    def _give_up(self, reason: str) -> None:
+        """There is no twin of what answers now; that of what answered before is of no use."""
+        self.failure = reason
+        self.pipeline.release(0.0)
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
         """It was taken once, so that this cannot be."""
@@ -239,6 +262,7 @@ class Comparison:
         self.failure = ""
 
     def engine_failed(self, engine: Engine, reason: str) -> None:
+        self.failure = f"{engine.backend.name} failed and is being made anew: {reason}"
         self._loader.fault(engine, reason)
 
     def unexpected(self, line: str) -> None:
@@ -248,7 +272,15 @@ class Comparison:
         self.pipeline.swap(engine)
 
     def _reject(self, spec: EngineSpec, reason: str) -> None:
-        self.failure = reason
+        with self._following:
+            if spec is self._wanted:  # otherwise another has been asked for meanwhile
+                self._give_up(reason)
+
+
+def file_name(seconds: int, nanoseconds: int, binary: str, twin: str) -> str:
+    """The name of a picture: its stamp and both labels, cut and rid of all that could lead out of the folder."""
+    labels = "_".join(re.sub(r"[^\w-]+", "-", label)[:20] for label in (binary, twin))
+    return f"{seconds}.{nanoseconds:09d}_{labels}.png"
 
 
 def _write(pixels: Any, encoding: str, file: Path) -> None:

@@ -261,6 +261,8 @@ class Health:
             report.find(WARN, f"nothing is compared: {self._comparison.failure}")
         elif twins.engine is None:
             report.find(OK, "the float twin is being made")
+        elif twins.engine.degraded:
+            report.find(WARN, twins.engine.degraded)
         share, total, differing, last = self._comparison.agreement()
         report.add(
             {

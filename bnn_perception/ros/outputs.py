@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.node import Node
-from vision_msgs.msg import Classification, Detection2DArray, LabelInfo, ObjectHypothesis, VisionClass
+from vision_msgs.msg import Classification, Detection2DArray, LabelInfo, VisionClass
 
 from bnn_perception.net.model import Model
 from bnn_perception.ros.boxes_msg import UNKNOWN
 from bnn_perception.ros.detections import label
 from bnn_perception.ros.pipeline import Answer
-from bnn_perception.ros.publishing import LATCHED, publish
+from bnn_perception.ros.publishing import LATCHED, as_classification, publish
 from bnn_perception.ros.states import CameraStates
 
 
@@ -60,16 +60,11 @@ class Outputs:
     def publish_answer(self, answer: Answer) -> None:
         """Publish the labels of a frame under its own header, or its detections with their labels."""
         arrival = answer.arrival
-        unknown = arrival.settings.unknown_label
         if self._has_boxes[arrival.camera]:
             message = arrival.detections
-            label(message, answer.predictions, unknown or UNKNOWN)
+            label(message, answer.predictions, arrival.settings.unknown_label or UNKNOWN)
         else:
-            (predictions,) = answer.predictions
-            results = [ObjectHypothesis(class_id=name, score=score) for _, name, score in predictions]
-            if unknown and not results:
-                results = [ObjectHypothesis(class_id=unknown, score=0.0)]
-            message = Classification(header=arrival.message.header, results=results)
+            message = as_classification(answer)
         for publisher in self._answers[arrival.camera]:
             publish(self._node, publisher, message)
         self._states.update(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import cv2
@@ -19,6 +20,7 @@ from vision_msgs.msg import Classification
 
 from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
+from bnn_perception.ros.compare import file_name
 
 SIGNS = load_model(find_model("road_signs")).labels
 
@@ -157,6 +159,88 @@ def test_it_follows_the_model_and_ends_with_the_activation(peer, machine, compar
     twins.clear()
     camera = hosted.camera()
     send_until(peer, hosted, camera, twins)
+
+
+def test_a_model_without_a_twin_ends_the_answers_of_the_old_twin(peer, machine, compared, english):
+    hosted, camera, twins = compared()
+    hosted.set(model=str(english))
+    hosted.says("nothing is compared: model 'red-green-blue' has no float twin", DiagnosticStatus.WARN)
+    peer.until(lambda: sorted(p.name for p in machine.open) == ["cpu_binary"])
+    twins.clear()
+    for _ in range(3):
+        send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    assert twins == []
+
+
+def test_models_of_equal_labels_are_not_compared_with_one_another(peer, machine, compared, tmp_path):
+    retrained = tmp_path / "retrained"
+    shutil.copytree(find_model("road_signs"), retrained)
+    machine.favourites = {"cpu_binary": 3, "cpu_float": 7}
+    hosted, camera, twins = compared()
+    hosted.diagnostics.until(lambda status, values: compare_values(hosted)["labels that differ"] != "0")
+    may_be_made = threading.Event()
+    machine.favourites["cpu_float"] = 3
+    old_twin = hosted.node._comparison.pipeline.engine
+    machine.before_making = lambda: (
+        threading.current_thread().name != "comparison's loading" or may_be_made.wait(PATIENCE)
+    )
+    hosted.set(model=str(retrained))
+    peer.until(lambda: hosted.node.pipeline.engine.spec.model is not old_twin.spec.model)
+    twins.clear()
+    for _ in range(3):  # the twin of the old model is still there
+        send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    assert twins == []
+    may_be_made.set()
+    send_until(peer, hosted, camera, twins)
+    hosted.diagnostics.until(lambda status, values: compare_values(hosted)["labels compared"] != "0")
+    hosted.diagnostics.until(
+        lambda status, values: (
+            compare_values(hosted)["agreement of the newest labels (%)"] == "100.000"
+            and compare_values(hosted)["last difference"] == "none"
+        )
+    )
+
+
+def test_a_twin_that_cannot_answer_is_told(peer, machine, compared):
+    hosted, camera, twins = compared()
+
+    def fail(name):
+        if name == "cpu_float":
+            raise OSError("the twin has stumbled")
+
+    machine.before_logits = fail
+    send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    hosted.says("nothing is compared: ", DiagnosticStatus.WARN)
+    hosted.says("the twin has stumbled", DiagnosticStatus.WARN)
+    machine.before_logits = lambda name: None
+    send_until(peer, hosted, camera, twins)
+    hosted.diagnostics.until(lambda status, values: "nothing is compared" not in status.message)
+
+
+def test_a_lazy_node_wakes_for_the_twin_and_unknown_is_told_by_both(peer, machine, compared):
+    hosted, camera, twins = compared(unknown_label="none of these", score_threshold=0.9)
+    sent = send_and_wait(peer, camera, image(picture("red", 4, 4)), hosted.answers)
+    peer.until(lambda: twins and stamp(twins[-1]) == sent)
+    assert labels_of(twins[-1]) == labels_of(hosted.answers[-1]) == ["none of these"]
+    hosted.set(lazy=True)
+    for subscription in [s for s in peer.node.subscriptions if s.topic_name == "/bnn/labels"]:
+        peer.node.destroy_subscription(subscription)
+    twins.clear()
+
+    def answered():
+        camera.publish(image(picture("red", 4, 4)))
+        return hosted.node.count_subscribers("/bnn/labels") == 0 and twins
+
+    peer.until(answered)
+    assert "idle" not in hosted.diagnostics.status.message
+
+
+def test_the_file_of_a_difference_has_a_name_that_any_disk_takes():
+    name = file_name(1, 2, "\N{CJK UNIFIED IDEOGRAPH-8DEF}" * 60, "../../etc/passwd\0")
+    assert len(name.encode()) < 200
+    assert name.startswith("1.000000002_")
+    assert name.endswith("_-etc-passwd-.png")
+    assert "/" not in name
 
 
 def test_what_cannot_be_compared_is_refused(peer, host, machine, patient):
