@@ -93,7 +93,7 @@ class ClassifierNode(ManagedNode):
             unexpected=self.unexpected,
         )
         # What the parameters say. Replaced as a whole, and a frame takes along what held when it came.
-        self._settings = declare_parameters(self)
+        self._settings = declare_parameters(self, Settings)
         self._restoring = False
         cameras = [
             CameraHealth(self._resolved(topic), boxes_topic=self._resolved_boxes(number))
@@ -101,7 +101,7 @@ class ClassifierNode(ManagedNode):
         ]
         self.pipeline = Pipeline(self, self._loader.retire, len(cameras))
         self._refusals = Refusals()
-        self._cameras = Cameras(self, lambda: self._settings, self.pipeline, cameras)
+        self._cameras = Cameras(self, lambda: self._settings, self._take, self.pipeline.skip, cameras)
         self._comparison = Comparison(self, [camera.topic for camera in cameras], self._warn, self.unexpected)
         self._health = Health(
             self.pipeline,
@@ -235,6 +235,9 @@ class ClassifierNode(ManagedNode):
         self._comparison.start()
         if (engine := self.pipeline.engine) is not None:
             self._comparison.follow(engine.spec)
+
+    def _take(self, camera: int, image: Any, detections: Any, received: float, age: float | None) -> None:
+        self.pipeline.put(Arrival(camera, image, self._settings, received, age, detections))
 
     @property
     def _topics(self) -> Outputs:
