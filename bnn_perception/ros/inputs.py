@@ -193,6 +193,24 @@ class Cameras:
         self._cameras[camera].lost = before + event.total_count
 
 
+def cameras_of(node: Node, settings: InputSettings) -> list[CameraHealth]:
+    """The cameras of a node's settings, with the names that their topics have on the graph.
+
+    That of a compressed one is without its suffix.
+    """
+    suffix = SUFFIX if settings.image_transport == "compressed" else ""
+    cameras = []
+    for number, topic in enumerate(settings.image_topics):
+        boxes = settings.boxes_of(number)
+        cameras.append(
+            CameraHealth(
+                node.resolve_topic_name(topic + suffix).removesuffix(suffix),
+                boxes_topic=boxes and node.resolve_topic_name(boxes),
+            )
+        )
+    return cameras
+
+
 def _stamp(message: Any) -> int:
     """The stamp of the header in nanoseconds."""
     stamp = message.header.stamp
