@@ -5,7 +5,8 @@ Those under ``cli`` are run by :func:`bnn_perception.cli.execute`, the others ha
 
 A few programs for the work on this repository are no commands. They are run as modules from a checkout:
 ``benchmark.accuracy.page`` and ``benchmark.gpu.performance`` write pages of ``docs/``, ``benchmark.gpu.benchmark`` and
-``benchmark.gpu.parts`` measure a GPU, ``bnn_perception.training.digits`` makes the images of ``make train-demo``.
+``benchmark.gpu.parts`` measure a GPU, ``bnn_perception.training.digits`` makes the images of ``make train-demo``, and
+``bnn_perception.cli.teach_demo`` is ``make teach-demo``.
 """
 
 from __future__ import annotations

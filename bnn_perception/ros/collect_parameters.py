@@ -28,6 +28,9 @@ class CollectSettings(InputSettings):
         "instead of the region; empty takes none",
         read_only=True,
     )
+    max_rate: float = parameter(
+        0.0, "most frames of a camera that are looked at a second; 0 looks at all", bounds=(0.0, 1000.0)
+    )
     label: str = parameter("", "what the cameras show now, the class of what is saved; empty saves nothing")
     every: int = parameter(10, "every so many frames of a camera one is looked at", bounds=(1, 1_000_000))
     difference: float = parameter(

@@ -18,6 +18,9 @@ from bnn_perception.ros.worker import Unforeseen
 #: What follows the node's name and a colon in the name of the status of the collection.
 COLLECTION = "collection"
 
+#: What stands before a label in the key of its count.
+IMAGES_OF = "images of "
+
 #: Labels whose counts are told, those with the most images.
 MAX_LABELS = 100
 
@@ -113,7 +116,7 @@ class CollectReport:
                 "folder": collection.folder,
                 "images": len(collection),
                 "MB": collection.bytes / 1e6,
-                **{f"images {label}": number for label, number in counts.most_common(MAX_LABELS)},
+                **{IMAGES_OF + label: number for label, number in counts.most_common(MAX_LABELS)},
                 **{outcome.value: saver.became[outcome] for outcome in Outcome},
                 "not written": saver.failed,
                 "dropped": saver.dropped,
