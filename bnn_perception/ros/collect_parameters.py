@@ -41,11 +41,18 @@ class CollectSettings(InputSettings):
     folder: str = parameter(
         "collected", "gets a folder of images for each label; train --data takes it", read_only=True
     )
+    # Whoever reaches the node could fill the disk if they were not.
     max_images: int = parameter(
-        MAX_IMAGES, "that the folder holds at most; more are not saved", bounds=(1, 100_000_000)
+        MAX_IMAGES,
+        "that the folder holds at most; more are not saved",
+        bounds=(1, 100_000_000),
+        read_only=True,
     )
     max_bytes: int = parameter(
-        MAX_BYTES, "that the images of the folder take at most; more are not saved", bounds=(1, 2**62)
+        MAX_BYTES,
+        "that the images of the folder take at most; more are not saved",
+        bounds=(1, 2**62),
+        read_only=True,
     )
 
     def __post_init__(self) -> None:

@@ -95,7 +95,7 @@ class CollectReport:
             report.find(
                 ERROR,
                 f"{collection.folder} is full, with {len(collection)} images of {collection.bytes >> 20} MB; train on "
-                "them, start with another folder, or raise max_images or max_bytes",
+                "them, start with another folder, or with larger max_images and max_bytes",
             )
         if new := self._new("dropped", saver.dropped):
             report.find(
