@@ -132,7 +132,7 @@ def train(config: str, folder: Path) -> None:
     Raises:
         CommandError: where it fails; it has said why.
     """
-    line = [sys.executable, "-m", "bnn_perception", "train", config, "--data", str(folder)]
+    line = [sys.executable, "-m", "bnn_perception", "train", config, "--data", str(folder / "images")]
     code = subprocess.run(
         [*line, "--run", str(folder / "run"), "--out", str(folder / "model")], check=False
     ).returncode

@@ -22,7 +22,7 @@ TINY = """
 name: tiny
 input: {height: 8, width: 8}
 network: [{kind: input_conv2d, channels: 32, pool: 2}, {kind: output_dense}]
-data: {train: images}
+data: {train: .}
 threads: 1
 epoch_images: 64
 float_twin: {epochs: 1, learning_rate: 1e-3}
