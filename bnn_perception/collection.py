@@ -89,7 +89,7 @@ def check_label(label: str) -> str:
     elif not is_text(label) or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in label):
         reason = "holds a character that is not shown, such as a line break"
     elif FORBIDDEN & set(label):
-        reason = f"holds '{next(c for c in label if c in FORBIDDEN)}'; none of {' '.join(sorted(FORBIDDEN))} can be"
+        reason = f"holds '{next(c for c in label if c in FORBIDDEN)}'; {' '.join(sorted(FORBIDDEN))} cannot be in it"
     elif label.startswith("."):
         reason = "begins with a point: the folder would be hidden"
     elif label != label.strip() or label.endswith("."):
