@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LABELS = ("stop", "yield", "priority road", "no entry", "keep right")
 OTHER = "another sign"
 
+#: Times as many images of others: they are many.
+MORE = 3
+
 #: The drives that are collected from, and watched in the end.
 SEEN, UNSEEN = "scene:1", "scene:7"
 
@@ -46,7 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "folder", type=Path, metavar="FOLDER", help="gets images, run and model; must not be there"
     )
-    parser.add_argument("--images", type=int, default=100, help="of each label (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=100, help="of each sign that is taught (default: %(default)s)"
+    )
     parser.add_argument("--config", default="teach", help="of the training (default: %(default)s)")
     parser.add_argument(
         "--frames", type=int, default=1200, help="that are compared with the truth (default: %(default)s)"
@@ -70,10 +75,11 @@ def run(args: argparse.Namespace) -> int:
     from bnn_perception.ros.watcher import CLASSIFIER, watching
     from bnn_perception.scenes.drive import Scene
 
+    enough = {**dict.fromkeys(LABELS, args.images), OTHER: MORE * args.images}
     minutes = Minutes()
     region = list(Scene.region)
     with (
-        watching(lambda: Teacher(args.frames, LABELS, OTHER, args.images)) as teacher,
+        watching(lambda: Teacher(args.frames, enough, OTHER)) as teacher,
         tempfile.TemporaryDirectory(prefix="bnn_perception-teach-") as logs,
         child("classifier_node", {"region": region}, {"image": "image_raw"}, Path(logs)) as classifier,
     ):

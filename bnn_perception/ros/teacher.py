@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -31,22 +31,20 @@ class Teacher(Watcher):
 
     Args:
         frames: how many count when the answers are compared with the truth.
-        labels: signs that are told apart.
-        other: the label of all others.
-        enough: images of each label that are wanted, by label.
+        enough: images that are wanted, by label; the labels are signs, but for ``other``.
+        other: the label of all other signs.
 
     Attributes:
         is_teaching: whether labels are set.
         images: of each label that the collect node has saved, by its newest diagnostics.
     """
 
-    def __init__(self, frames: int, labels: Sequence[str], other: str, enough: int) -> None:
+    def __init__(self, frames: int, enough: Mapping[str, int], other: str) -> None:
         super().__init__(frames, knows_truth=True)
         self.is_teaching = False
         self.images: dict[str, int] = {}
-        self._labels = labels
-        self._other = other
         self._enough = enough
+        self._other = other
         self._sign = ""
         self._frames_of_sign = 0
         self._setters: dict[str, Any] = {
@@ -56,11 +54,11 @@ class Teacher(Watcher):
 
     def label_of(self, sign: str) -> str:
         """What a frame that shows a sign is to be called."""
-        return sign if sign in self._labels else self._other
+        return sign if sign in self._enough else self._other
 
     def has_enough(self) -> bool:
         """Whether there are as many images of each label as are wanted."""
-        return all(self.images.get(label, 0) >= self._enough for label in (*self._labels, self._other))
+        return all(self.images.get(label, 0) >= number for label, number in self._enough.items())
 
     def forget(self) -> None:
         """Let the frames that count begin now."""
@@ -94,7 +92,7 @@ class Teacher(Watcher):
             self._sign, self._frames_of_sign = sign, 0
             label = self.label_of(sign)
             # What there is enough of would only take the others' time.
-            self._say(label if self.images.get(label, 0) < self._enough else "")
+            self._say(label if self.images.get(label, 0) < self._enough[label] else "")
         self._frames_of_sign += 1
         if self._frames_of_sign == STEADY:
             self._say("")
