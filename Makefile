@@ -19,7 +19,7 @@ TEST = $(RUN) -m pytest -n $(JOBS) --dist loadfile
 STAMP = $(VENV)/.made-by-make
 INPUTS = setup.py setup.cfg package.xml pyproject.toml scripts/make_venv.py scripts/build_messages.py $(wildcard msgs/*/*.* msgs/*/msg/*.msg)
 
-.PHONY: demo test test-ros test-train test-oldest fuzz mutants soak train-demo gpu-check lint clean
+.PHONY: demo test test-ros test-train test-oldest fuzz mutants soak train-demo teach-demo gpu-check lint clean
 
 demo: $(STAMP)
 	$(RUN) -m bnn_perception demo $(ARGS)
@@ -58,6 +58,11 @@ train-demo: $(VENV)/.made-for-training
 	$(RUN) -m bnn_perception.training.digits runs/digits/data
 	$(RUN) -m bnn_perception train config/train/digits.yaml --data runs/digits/data --run runs/digits --out runs/digits/model
 	$(RUN) -m bnn_perception evaluate runs/digits/data/test --model runs/digits/model
+
+# From a live camera to new labels on the running node, on a rendered drive: collect, train, switch, compare. Minutes.
+teach-demo: $(VENV)/.made-for-training
+	rm -rf runs/teach
+	$(RUN) -m bnn_perception.cli.teach_demo runs/teach $(ARGS)
 
 # Tests and benchmark on an NVIDIA GPU, into benchmark/results. No environment is made: PYTHON has CuPy for the GPU's
 # driver (and ONNX Runtime, and PyTorch where it is to be compared with); benchmark/results/README.md says what it needs.

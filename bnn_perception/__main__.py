@@ -5,7 +5,8 @@ Those under ``cli`` are run by :func:`bnn_perception.cli.execute`, the others ha
 
 A few programs for the work on this repository are no commands. They are run as modules from a checkout:
 ``benchmark.accuracy.page`` and ``benchmark.gpu.performance`` write pages of ``docs/``, ``benchmark.gpu.benchmark`` and
-``benchmark.gpu.parts`` measure a GPU, ``bnn_perception.training.digits`` makes the images of ``make train-demo``.
+``benchmark.gpu.parts`` measure a GPU, ``bnn_perception.training.digits`` makes the images of ``make train-demo``, and
+``bnn_perception.cli.teach_demo`` is ``make teach-demo``.
 """
 
 from __future__ import annotations
@@ -47,11 +48,20 @@ COMMANDS = {
     ),
     "compile": Command("cli.compile_", "compile ahead what the first start would wait for", "standalone"),
     "benchmark": Command("cli.benchmark", "time the backends, layer by layer and whole", "standalone"),
+    "collect": Command(
+        "cli.collect", "images of a recording under a label, as a folder to train on", "standalone"
+    ),
     "train": Command("cli.train", "train a binary net and its float twin", "train"),
     "study": Command("cli.study", "train the variants of a configuration and compare them", "train"),
     "import": Command("cli.import_", "make a model folder from a binary net of another tool", "train"),
     "demo": Command("cli.demo", "the node and a camera on this machine, with a live table", "ros"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),
+    "collect_node": Command(
+        "ros.collect_node",
+        "a ROS 2 node: images of cameras under a label, as a folder to train on",
+        "ros",
+        True,
+    ),
     "camera_node": Command(
         "ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros", True
     ),

@@ -76,13 +76,13 @@ def run(args: argparse.Namespace) -> int:
     # Read when rclpy is loaded, here and in the children.
     os.environ.update(private_graph(claim_domain()))
     prepare_process()
-    from bnn_perception.ros.watcher import watching
+    from bnn_perception.ros.watcher import Watcher, watching
 
     knows_truth = is_scene(args.source)
     if args.boxes and not knows_truth:
         raise CommandError(f"--boxes: the source {args.source} does not know where things are; scene does")
     with (
-        watching(args.frames, knows_truth, args.boxes) as watcher,
+        watching(lambda: Watcher(args.frames, knows_truth, args.boxes)) as watcher,
         tempfile.TemporaryDirectory(prefix="bnn_perception-demo-") as folder,
     ):
         state = play(args, watcher, Path(folder))

@@ -33,9 +33,9 @@ from bnn_perception.ros.compare import Comparison, Unsaved
 from bnn_perception.ros.diagnostics import ERROR, as_message
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
 from bnn_perception.ros.entry import run_node, settle, spin_once
-from bnn_perception.ros.health import CameraHealth, Health, Situation
+from bnn_perception.ros.health import Health, Situation
 from bnn_perception.ros.image_msg import RefusedFrame
-from bnn_perception.ros.inputs import Cameras
+from bnn_perception.ros.inputs import Cameras, cameras_of
 from bnn_perception.ros.managed import ACTIVE, ManagedNode
 from bnn_perception.ros.outputs import Outputs
 from bnn_perception.ros.parameters import (
@@ -50,7 +50,6 @@ from bnn_perception.ros.publishing import publish
 from bnn_perception.ros.reading import Reading, ReadingError
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.requests import EngineRequests
-from bnn_perception.ros.silence import SUFFIX
 from bnn_perception.ros.worker import with_place
 
 #: Seconds between two warnings of the same kind.
@@ -93,15 +92,12 @@ class ClassifierNode(ManagedNode):
             unexpected=self.unexpected,
         )
         # What the parameters say. Replaced as a whole, and a frame takes along what held when it came.
-        self._settings = declare_parameters(self)
+        self._settings = declare_parameters(self, Settings)
         self._restoring = False
-        cameras = [
-            CameraHealth(self._resolved(topic), boxes_topic=self._resolved_boxes(number))
-            for number, topic in enumerate(self._settings.image_topics)
-        ]
+        cameras = cameras_of(self, self._settings)
         self.pipeline = Pipeline(self, self._loader.retire, len(cameras))
         self._refusals = Refusals()
-        self._cameras = Cameras(self, lambda: self._settings, self.pipeline, cameras)
+        self._cameras = Cameras(self, lambda: self._settings, self._take, self.pipeline.skip, cameras)
         self._comparison = Comparison(self, [camera.topic for camera in cameras], self._warn, self.unexpected)
         self._health = Health(
             self.pipeline,
@@ -146,17 +142,6 @@ class ClassifierNode(ManagedNode):
         super().destroy_node()
         # rclpy leaves it, and with it the node on the graph and its shared memory on the machine.
         self._state_machine.destroy_when_not_in_use()
-
-    def _resolved(self, topic: str) -> str:
-        """The name of a camera's topic on the graph; that of a compressed one without its suffix."""
-        if self._settings.image_transport == "raw":
-            return self.resolve_topic_name(topic)
-        return self.resolve_topic_name(topic + SUFFIX).removesuffix(SUFFIX)
-
-    def _resolved_boxes(self, camera: int) -> str:
-        """The name of the topic of a camera's boxes on the graph; empty where there is none."""
-        topic = self._settings.boxes_of(camera)
-        return topic and self.resolve_topic_name(topic)
 
     # Executor thread: the work of a managed node's transitions.
 
@@ -241,6 +226,9 @@ class ClassifierNode(ManagedNode):
         while (engine := self.pipeline.engine) is not followed and engine is not None:
             self._comparison.follow(engine.spec)
             followed = engine
+
+    def _take(self, camera: int, image: Any, detections: Any, received: float, age: float | None) -> None:
+        self.pipeline.put(Arrival(camera, image, self._settings, received, age, detections))
 
     @property
     def _topics(self) -> Outputs:

@@ -358,13 +358,7 @@ class Health:
         }
 
     def _find_silence(self, report: Report, number: int, seconds: float) -> None:
-        why, publishers = self._why_silent(number)
-        if not why:
-            why = (
-                f"no frame on {self.cameras[number].topic} for {seconds:.0f} s, though it has {publishers} "
-                f"publisher(s); if it should have sent some, {transport_remedy()}"
-            )
-        report.find(WARN, why)
+        why = find_silence(report, self.cameras[number], seconds, self._why_silent(number))
         if seconds > LOG_SILENCE:
             self.news.append(why)
 
@@ -407,32 +401,65 @@ class Health:
             )
 
     def _find_without_boxes(self, report: Report, number: int) -> None:
-        """Note boxes that do not come, or come without their image."""
-        camera, now = self.cameras[number], time.monotonic()
+        camera = self.cameras[number]
         lonely = camera.unpaired.detections - self._lonely_before[number]
         self._lonely_before[number] = camera.unpaired.detections
-        distance = camera.unpaired.distance
-        nearest = "none waited" if distance is None else f"the nearest was {distance * 1e-6:.1f} ms away"
-        remedy = f"({nearest}); let the detector copy the header of the image, or raise sync_tolerance"
-        if now - camera.last_boxes >= SILENCE:
-            why, publishers = self._why_no_boxes(number)
-            seconds = now - camera.last_boxes
-            report.find(
-                WARN,
-                why
-                or f"no boxes on {camera.boxes_topic} for {seconds:.0f} s, though it has {publishers} publisher(s)",
-            )
-        elif now - camera.last_pair >= SILENCE:
-            report.find(
-                WARN,
-                f"no boxes on {camera.boxes_topic} have found their image on {camera.topic} for "
-                f"{now - camera.last_pair:.0f} s {remedy}",
-            )
-        elif lonely:
-            report.find(
-                WARN,
-                f"{lonely} messages on {camera.boxes_topic} found no image of {camera.topic} with their stamp {remedy}",
-            )
+        find_without_boxes(report, camera, lonely, lambda: self._why_no_boxes(number))
+
+
+def find_silence(report: Report, camera: CameraHealth, seconds: float, known: tuple[str, int]) -> str:
+    """Note that a camera has sent nothing for so long; returns what is noted.
+
+    Args:
+        report: of the camera.
+        camera: that is silent.
+        seconds: since its newest frame.
+        known: what keeps its frames away as far as the graph tells, and how many publishers it has.
+    """
+    why, publishers = known
+    if not why:
+        why = (
+            f"no frame on {camera.topic} for {seconds:.0f} s, though it has {publishers} "
+            f"publisher(s); if it should have sent some, {transport_remedy()}"
+        )
+    report.find(WARN, why)
+    return why
+
+
+def find_without_boxes(
+    report: Report, camera: CameraHealth, lonely: int, why_no_boxes: Callable[[], tuple[str, int]]
+) -> None:
+    """Note boxes that do not come, or come without their image.
+
+    Args:
+        report: of the camera.
+        camera: that has boxes.
+        lonely: messages of boxes that found no image, since the last report.
+        why_no_boxes: what keeps the boxes away as far as the graph tells, and how many publishers they have.
+    """
+    now = time.monotonic()
+    distance = camera.unpaired.distance
+    nearest = "none waited" if distance is None else f"the nearest was {distance * 1e-6:.1f} ms away"
+    remedy = f"({nearest}); let the detector copy the header of the image, or raise sync_tolerance"
+    if now - camera.last_boxes >= SILENCE:
+        why, publishers = why_no_boxes()
+        seconds = now - camera.last_boxes
+        report.find(
+            WARN,
+            why
+            or f"no boxes on {camera.boxes_topic} for {seconds:.0f} s, though it has {publishers} publisher(s)",
+        )
+    elif now - camera.last_pair >= SILENCE:
+        report.find(
+            WARN,
+            f"no boxes on {camera.boxes_topic} have found their image on {camera.topic} for "
+            f"{now - camera.last_pair:.0f} s {remedy}",
+        )
+    elif lonely:
+        report.find(
+            WARN,
+            f"{lonely} messages on {camera.boxes_topic} found no image of {camera.topic} with their stamp {remedy}",
+        )
 
 
 def _find_slow(report: Report, state: CameraState, settings: Settings, topic: str) -> None:

@@ -1,4 +1,4 @@
-"""What the classifier node subscribes: images, and a detector's boxes in them."""
+"""What a node subscribes: images, and a detector's boxes in them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ except ImportError:  # where they are until ROS 2 Humble
 
 from bnn_perception.ros.health import CameraHealth
 from bnn_perception.ros.pairing import Pairing
-from bnn_perception.ros.parameters import Settings
-from bnn_perception.ros.pipeline import Arrival, Pipeline
+from bnn_perception.ros.parameters import InputSettings
 from bnn_perception.ros.silence import SUFFIX, why_silent
 
 #: A stamp further from the clock than this (milliseconds) belongs to another time: a recording, or simulated time.
@@ -38,20 +37,25 @@ class Cameras:
     Args:
         node: that subscribes.
         settings: gives the settings of the moment.
-        pipeline: takes the messages.
+        take: given the number of a camera, its image, the boxes in it (None where there are none to wait for),
+            time.perf_counter() at the entry of the callback, and the image's age in milliseconds (None where its
+            stamp and the clock have nothing in common).
+        skip: given the number of a camera of which an image came sooner than ``max_rate`` lets it.
         cameras: of the topics, in the order of ``image_topics``; what is noticed of each is written there.
     """
 
     def __init__(
         self,
         node: Node,
-        settings: Callable[[], Settings],
-        pipeline: Pipeline,
+        settings: Callable[[], InputSettings],
+        take: Callable[[int, Any, Detection2DArray | None, float, float | None], None],
+        skip: Callable[[int], None],
         cameras: Sequence[CameraHealth],
     ) -> None:
         self._node = node
         self._settings = settings
-        self._pipeline = pipeline
+        self._take = take
+        self._skip = skip
         self._cameras = cameras
         self._images: list[Any] = []
         self._boxes: dict[int, Any] = {}
@@ -106,7 +110,7 @@ class Cameras:
         """What keeps a camera's boxes away, and how many publishers there are."""
         return why_silent(self._node, self._boxes[camera], is_of_boxes=True)
 
-    def _subscribe_images(self, camera: int, settings: Settings) -> Any:
+    def _subscribe_images(self, camera: int, settings: InputSettings) -> Any:
         kind: Any = Image
         name = settings.image_topics[camera]
         if settings.image_transport == "compressed":
@@ -155,7 +159,7 @@ class Cameras:
         self._put_pair(camera, pair, received, settings)
 
     def _put_pair(
-        self, camera: int, pair: tuple[Any, Any] | None, received: float, settings: Settings
+        self, camera: int, pair: tuple[Any, Any] | None, received: float, settings: InputSettings
     ) -> None:
         if pair is not None:
             self._cameras[camera].last_pair = time.monotonic()
@@ -167,16 +171,16 @@ class Cameras:
         image: Any,
         detections: Detection2DArray | None,
         received: float,
-        settings: Settings,
+        settings: InputSettings,
     ) -> None:
         """Hand over an image, with its boxes where those are answered, unless it comes too soon."""
         if settings.max_rate and not self._is_due(camera, received, 1 / settings.max_rate):
-            self._pipeline.skip(camera)
+            self._skip(camera)
             return
         age = (self._node.get_clock().now().nanoseconds - _stamp(image)) * 1e-6
         known = abs(age) <= CLOCK_TOLERANCE
         self._cameras[camera].foreign_stamps += not known
-        self._pipeline.put(Arrival(camera, image, settings, received, age if known else None, detections))
+        self._take(camera, image, detections, received, age if known else None)
 
     def _is_due(self, camera: int, now: float, period: float) -> bool:
         """Whether a frame is due. One that comes late by up to half a period does not put off those after it."""
@@ -187,6 +191,24 @@ class Cameras:
 
     def _on_lost(self, camera: int, before: int, event: Any) -> None:
         self._cameras[camera].lost = before + event.total_count
+
+
+def cameras_of(node: Node, settings: InputSettings) -> list[CameraHealth]:
+    """The cameras of a node's settings, with the names that their topics have on the graph.
+
+    That of a compressed one is without its suffix.
+    """
+    suffix = SUFFIX if settings.image_transport == "compressed" else ""
+    cameras = []
+    for number, topic in enumerate(settings.image_topics):
+        boxes = settings.boxes_of(number)
+        cameras.append(
+            CameraHealth(
+                node.resolve_topic_name(topic + suffix).removesuffix(suffix),
+                boxes_topic=boxes and node.resolve_topic_name(boxes),
+            )
+        )
+    return cameras
 
 
 def _stamp(message: Any) -> int:

@@ -1,11 +1,14 @@
-"""Every parameter of the classifier node: name, type, default, range and description, stated once."""
+"""Every parameter of the classifier node: name, type, default, range and description, stated once.
+
+:class:`InputSettings` are those that other nodes which take images have as well.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bnn_perception.backends import BACKENDS, DEVICES
 from bnn_perception.errors import Error, shown
@@ -68,6 +71,95 @@ def parameter(default: Any, description: str, **declaration: Any) -> Any:
     return field(default=kept, metadata={"default": default, "description": description, **declaration})
 
 
+AnySettings = TypeVar("AnySettings", bound="InputSettings")
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """The parameters of every node that takes images, each valid by itself."""
+
+    region: tuple[float, float, float, float] = parameter(
+        [0.0, 0.0, 1.0, 1.0],
+        "part of the image that is classified: x, y, width, height as fractions of it",
+    )
+    max_rate: float = parameter(
+        0.0, "most frames of a camera that are answered a second; 0 answers all", bounds=(0.0, 1000.0)
+    )
+    box_margin: float = parameter(
+        0.0,
+        "by which a detector's boxes are enlarged on each side, as a fraction of them",
+        bounds=(0.0, 10.0),
+    )
+    sync_tolerance: float = parameter(
+        0.0, "seconds by which the stamps of an image and of its boxes may differ", bounds=(0.0, 10.0)
+    )
+    image_topics: tuple[str, ...] = parameter(
+        ["image"], "topics of the cameras, relative or absolute", read_only=True
+    )
+    detection_topics: tuple[str, ...] = parameter(
+        [""],
+        "topics of a detector's boxes (vision_msgs/Detection2DArray), one for each of image_topics; each box is "
+        "labelled instead of the image; empty takes none",
+        read_only=True,
+    )
+    image_transport: str = parameter(
+        "raw",
+        "raw subscribes sensor_msgs/Image, compressed sensor_msgs/CompressedImage on <topic>/compressed",
+        choices=("raw", "compressed"),
+        read_only=True,
+    )
+    max_pixels: int = parameter(40_000_000, "larger images are refused", bounds=(1, 1 << 27), read_only=True)
+    diagnostics_period: float = parameter(
+        1.0, "seconds between /diagnostics messages", bounds=(0.1, 60.0), read_only=True
+    )
+
+    @classmethod
+    def from_values(cls: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
+        """Check the values of all parameters.
+
+        Raises:
+            ParameterError: naming the first that cannot be used.
+        """
+        return cls(
+            **{parameter.name: check(parameter, values[parameter.name]) for parameter in declared(cls)}
+        )
+
+    def __post_init__(self) -> None:
+        """What several parameters say together.
+
+        Raises:
+            ParameterError: where that makes no sense.
+        """
+        cameras, detectors = len(self.image_topics), len(self.detection_topics)
+        if any(self.detection_topics) and detectors != cameras:
+            raise ParameterError(
+                f"detection_topics {list(self.detection_topics)} must be as many as image_topics, {cameras}; '' for "
+                "a camera whose whole image is labelled"
+            )
+
+    def boxes_of(self, camera: int) -> str:
+        """The topic of a camera's boxes; empty where its whole image is labelled."""
+        return self.detection_topics[camera] if any(self.detection_topics) else ""
+
+    def with_values(self: AnySettings, values: Mapping[str, Any]) -> AnySettings:
+        """These settings with some values changed; names that are none of theirs are passed over.
+
+        Raises:
+            ParameterError: naming the first that cannot be used.
+        """
+        changes = {
+            parameter.name: check(parameter, values[parameter.name])
+            for parameter in declared(type(self))
+            if parameter.name in values
+        }
+        return replace(self, **changes)
+
+    def values(self) -> dict[str, Any]:
+        """The values as ROS takes them: lists instead of tuples."""
+        named = {parameter.name: getattr(self, parameter.name) for parameter in declared(type(self))}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """The parameters whose change needs another engine."""
@@ -90,7 +182,7 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
-class Settings(EngineSettings):
+class Settings(InputSettings, EngineSettings):
     """Every parameter of the classifier node, each valid by itself. A field here is all that a new parameter needs."""
 
     top_k: int = parameter(1, "most labels to publish for a frame, best first", bounds=(1, 1000))
@@ -99,18 +191,11 @@ class Settings(EngineSettings):
         "labels with a lower score are left out; a frame with none left is published with empty results",
         bounds=(0.0, 1.0),
     )
-    region: tuple[float, float, float, float] = parameter(
-        [0.0, 0.0, 1.0, 1.0],
-        "part of the image that is classified: x, y, width, height as fractions of it",
-    )
     enabled: bool = parameter(True, "whether images are taken; the engine stays ready where they are not")
     compare: bool = parameter(
         False, "let the float twin answer the same frames on labels_float, and tell where the two differ"
     )
     lazy: bool = parameter(False, "take images only while somebody subscribes the answers")
-    max_rate: float = parameter(
-        0.0, "most frames of a camera that are answered a second; 0 answers all", bounds=(0.0, 1000.0)
-    )
     min_rate: float = parameter(
         0.0, "labels of a camera a second below which diagnostics warn; 0 is off", bounds=(0.0, 1000.0)
     )
@@ -141,29 +226,6 @@ class Settings(EngineSettings):
     frozen_after: float = parameter(
         10.0, "seconds of equal pixels after which diagnostics warn; 0 is off", bounds=(0.0, 3600.0)
     )
-    box_margin: float = parameter(
-        0.0,
-        "by which a detector's boxes are enlarged on each side, as a fraction of them",
-        bounds=(0.0, 10.0),
-    )
-    sync_tolerance: float = parameter(
-        0.0, "seconds by which the stamps of an image and of its boxes may differ", bounds=(0.0, 10.0)
-    )
-    image_topics: tuple[str, ...] = parameter(
-        ["image"], "topics of the cameras, relative or absolute", read_only=True
-    )
-    detection_topics: tuple[str, ...] = parameter(
-        [""],
-        "topics of a detector's boxes (vision_msgs/Detection2DArray), one for each of image_topics; each box is "
-        "labelled instead of the image; empty takes none",
-        read_only=True,
-    )
-    image_transport: str = parameter(
-        "raw",
-        "raw subscribes sensor_msgs/Image, compressed sensor_msgs/CompressedImage on <topic>/compressed",
-        choices=("raw", "compressed"),
-        read_only=True,
-    )
     autostart: bool = parameter(
         True,
         "configure and activate the node when it starts; a lifecycle manager does so where it is false",
@@ -177,68 +239,24 @@ class Settings(EngineSettings):
     model_root: str = parameter(
         "", "folder that models must lie in, but for those of the package; empty takes any", read_only=True
     )
-    max_pixels: int = parameter(40_000_000, "larger images are refused", bounds=(1, 1 << 27), read_only=True)
-    diagnostics_period: float = parameter(
-        1.0, "seconds between /diagnostics messages", bounds=(0.1, 60.0), read_only=True
-    )
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Settings:
-        """Check the values of all parameters.
-
-        Raises:
-            ParameterError: naming the first that cannot be used.
-        """
-        return cls(**{parameter.name: check(parameter, values[parameter.name]) for parameter in PARAMETERS})
 
     def __post_init__(self) -> None:
-        """What several parameters say together.
-
-        Raises:
-            ParameterError: where that makes no sense.
-        """
+        super().__post_init__()
         if self.compare and self.backend != "binary":
             raise ParameterError(
                 f"compare puts the float twin beside the binary net; backend is {self.backend}, set it to binary"
             )
-        cameras, detectors = len(self.image_topics), len(self.detection_topics)
-        if any(self.detection_topics) and detectors != cameras:
-            raise ParameterError(
-                f"detection_topics {list(self.detection_topics)} must be as many as image_topics, {cameras}; '' for "
-                "a camera whose whole image is labelled"
-            )
-
-    def boxes_of(self, camera: int) -> str:
-        """The topic of a camera's boxes; empty where its whole image is labelled."""
-        return self.detection_topics[camera] if any(self.detection_topics) else ""
-
-    def with_values(self, values: Mapping[str, Any]) -> Settings:
-        """These settings with some values changed; names that are no parameters of :data:`PARAMETERS` are passed over.
-
-        Raises:
-            ParameterError: naming the first that cannot be used.
-        """
-        changes = {
-            parameter.name: check(parameter, values[parameter.name])
-            for parameter in PARAMETERS
-            if parameter.name in values
-        }
-        return replace(self, **changes)
-
-    def values(self) -> dict[str, Any]:
-        """The values as ROS takes them: lists instead of tuples."""
-        named = {parameter.name: getattr(self, parameter.name) for parameter in PARAMETERS}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
 
 
-def _declared(settings: type[EngineSettings]) -> tuple[Parameter, ...]:
+def declared(settings: type[InputSettings | EngineSettings]) -> tuple[Parameter, ...]:
+    """The parameters that the fields of settings declare."""
     return tuple(Parameter(entry.name, **entry.metadata) for entry in fields(settings))
 
 
-PARAMETERS = _declared(Settings)
+PARAMETERS = declared(Settings)
 
 #: Names of the parameters whose change needs another engine.
-ENGINE_PARAMETERS = tuple(parameter.name for parameter in _declared(EngineSettings))
+ENGINE_PARAMETERS = tuple(parameter.name for parameter in declared(EngineSettings))
 
 #: Names of the parameters that are lists of topics.
 TOPIC_LISTS = ("image_topics", "detection_topics")
@@ -288,13 +306,15 @@ def check(parameter: Parameter, value: Any) -> Any:
     return value
 
 
-def declare_parameters(node: Node) -> Settings:
-    """Declare every parameter on the node and return their values, overrides from files and the command line included.
+def declare_parameters(node: Node, settings: type[AnySettings]) -> AnySettings:
+    """Declare the parameters of a node and return their values, overrides from files and the command line included.
 
     Raises:
         ParameterError: naming the parameter whose value has a wrong type, is out of range or cannot be used.
     """
-    return Settings.from_values({parameter.name: declare(node, parameter) for parameter in PARAMETERS})
+    return settings.from_values(
+        {parameter.name: declare(node, parameter) for parameter in declared(settings)}
+    )
 
 
 #: What ROS makes of a value decides its type: 1 is a whole number even where 1.0 is wanted.

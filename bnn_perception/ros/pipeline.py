@@ -24,7 +24,7 @@ from bnn_perception.ros.boxes_msg import regions
 from bnn_perception.ros.engine import Engine
 from bnn_perception.ros.image_msg import UNPACK, RefusedFrame, Region
 from bnn_perception.ros.latency import LatencyWindow
-from bnn_perception.ros.parameters import Settings
+from bnn_perception.ros.parameters import InputSettings, Settings
 from bnn_perception.ros.worker import Worker
 
 #: Seconds that the inference thread may be busy with one thing. An engine was warmed up, so that no batch takes long.
@@ -341,7 +341,7 @@ class Pipeline:
         for arrival in batch:
             start = time.perf_counter()
             try:
-                frame, regions = _unpack(arrival)
+                frame, regions = unpack(arrival.message, arrival.detections, arrival.settings)
             except RefusedFrame as error:
                 self.cameras[arrival.camera].refused[error.reason] += 1
                 self.worker.attempt("reporting a refused frame", self._sink.refused, arrival, error)
@@ -374,18 +374,22 @@ class _Job:
         return [replace(self.frame, region=region) for region in self.regions if region is not None]
 
 
-def _unpack(arrival: Arrival) -> tuple[Frame, Sequence[Region | None]]:
-    """The image of an arrival, and the regions of it that are to be answered.
+def unpack(message: Any, detections: Any, settings: InputSettings) -> tuple[Frame, Sequence[Region | None]]:
+    """The image of a message, and the regions of it that are looked at.
+
+    Args:
+        message: sensor_msgs Image or CompressedImage.
+        detections: vision_msgs Detection2DArray, whose boxes are the regions; None where settings name it.
+        settings: how the image is to be read.
 
     Raises:
         RefusedFrame: where it cannot be used.
     """
-    settings = arrival.settings
-    frame = UNPACK[settings.image_transport](arrival.message, settings.max_pixels, settings.region)
-    if arrival.detections is None:
+    frame = UNPACK[settings.image_transport](message, settings.max_pixels, settings.region)
+    if detections is None:
         return frame, [frame.region]
     height, width, _ = frame.pixels.shape
-    return frame, regions(arrival.detections, width, height, settings.box_margin)
+    return frame, regions(detections, width, height, settings.box_margin)
 
 
 def _published(predictions: Sequence[Prediction], settings: Settings) -> list[Prediction]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -122,12 +122,15 @@ class Watcher(Node):
                 self.message = status.message
 
 
+AnyWatcher = TypeVar("AnyWatcher", bound=Watcher)
+
+
 @contextlib.contextmanager
-def watching(frames: int, knows_truth: bool, takes_boxes: bool = False) -> Iterator[Watcher]:
+def watching(make: Callable[[], AnyWatcher]) -> Iterator[AnyWatcher]:
     """ROS from its start to its end, with a :class:`Watcher`; Ctrl-C and SIGTERM are a KeyboardInterrupt."""
     rclpy.init(args=[])
     try:
-        watcher = Watcher(frames, knows_truth, takes_boxes)
+        watcher = make()
         try:
             yield watcher
         finally:

@@ -50,6 +50,7 @@ MEMBERS = {
         "add_on_set_parameters_callback",
         "context",
         "count_publishers",
+        "create_client",
         "create_guard_condition",
         "create_publisher",
         "create_service",
@@ -82,7 +83,7 @@ MEMBERS = {
     "rclpy.qos:QoSProfile": {"depth", "durability", "reliability"},
     "rclpy.qos:ReliabilityPolicy": {"BEST_EFFORT", "RELIABLE", "short_key"},
     "rclpy.qos:DurabilityPolicy": {"TRANSIENT_LOCAL", "short_key"},
-    "rclpy.parameter:Parameter": {"name", "value"},
+    "rclpy.parameter:Parameter": {"name", "to_parameter_msg", "value"},
     "rclpy.topic_endpoint_info:TopicEndpointInfo": {"node_name", "qos_profile", "topic_type"},
     "rclpy.impl.rcutils_logger:RcutilsLogger": {"error", "fatal", "info", "log", "warn", "warning"},
 }

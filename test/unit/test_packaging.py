@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from bnn_perception.__main__ import COMMANDS
+from bnn_perception.ros.collect_parameters import PARAMETERS as COLLECT_PARAMETERS
 from bnn_perception.ros.diagnostics import CAMERA, COMPARE, ENGINE
 from bnn_perception.ros.parameters import PARAMETERS
 
@@ -21,29 +22,37 @@ ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ET.parse(ROOT / "package.xml").getroot()
 
 
-def test_defaults_are_the_yaml_file():
-    shipped = yaml.safe_load((ROOT / "config" / "classify.yaml").read_text(encoding="utf-8"))
-    assert shipped == {"/**": {"ros__parameters": {p.name: p.default for p in PARAMETERS}}}
+#: Parameters of each node that has a file of them, with its name and the page that lists them.
+NODES = [
+    pytest.param("classify.yaml", "node.md", PARAMETERS, id="classifier"),
+    pytest.param("collect.yaml", "collect.md", COLLECT_PARAMETERS, id="collector"),
+]
 
 
-def test_comments_in_the_yaml_file_are_the_descriptions():
-    text = " ".join(
-        (ROOT / "config" / "classify.yaml").read_text(encoding="utf-8").replace("#", " ").split()
-    ).lower()
-    for parameter in PARAMETERS:
+@pytest.mark.parametrize(("file", "page", "parameters"), NODES)
+def test_defaults_are_the_yaml_file(file, page, parameters):
+    shipped = yaml.safe_load((ROOT / "config" / file).read_text(encoding="utf-8"))
+    assert shipped == {"/**": {"ros__parameters": {p.name: p.default for p in parameters}}}
+
+
+@pytest.mark.parametrize(("file", "page", "parameters"), NODES)
+def test_comments_in_the_yaml_file_are_the_descriptions(file, page, parameters):
+    text = " ".join((ROOT / "config" / file).read_text(encoding="utf-8").replace("#", " ").split()).lower()
+    for parameter in parameters:
         assert parameter.description.lower() in text, parameter.name
 
 
-def test_the_page_of_the_node_has_a_row_for_every_parameter():
+@pytest.mark.parametrize(("file", "page", "parameters"), NODES)
+def test_the_page_of_the_node_has_a_row_for_every_parameter(file, page, parameters):
     """Rows of the form | `name` | default | what it can be | description |."""
-    text = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     rows = {
         cells[0].strip("`"): cells[1:]
         for line in text.splitlines()
         if line.startswith("|") and len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
     }
-    for parameter in PARAMETERS:
-        assert parameter.name in rows, f"docs/node.md has no row for the parameter {parameter.name}"
+    for parameter in parameters:
+        assert parameter.name in rows, f"docs/{page} has no row for the parameter {parameter.name}"
         default, allowed, description = rows[parameter.name]
         assert yaml.safe_load(default.strip("`")) == parameter.default, parameter.name
         assert description.rstrip(".").lower().startswith(parameter.description.lower()), parameter.name
@@ -54,9 +63,10 @@ def test_the_page_of_the_node_has_a_row_for_every_parameter():
             assert choice in allowed, parameter.name
 
 
-def test_every_parameter_describes_itself():
+@pytest.mark.parametrize(("file", "page", "parameters"), NODES)
+def test_every_parameter_describes_itself(file, page, parameters):
     pytest.importorskip("rcl_interfaces", reason="rclpy is not installed")
-    for parameter in PARAMETERS:
+    for parameter in parameters:
         descriptor = parameter.descriptor()
         assert descriptor.description
         assert descriptor.read_only == parameter.read_only

@@ -101,7 +101,7 @@ class Stranger:
 def test_every_parameter_is_declared_once_with_its_default():
     pytest.importorskip("rclpy", reason="rclpy is not installed")
     node = Stranger(None)
-    assert declare_parameters(node) == Settings.from_values(DEFAULTS)
+    assert declare_parameters(node, Settings) == Settings.from_values(DEFAULTS)
     assert [(name, default) for name, default, _ in node.declared] == list(DEFAULTS.items())
     assert [descriptor.read_only for _, _, descriptor in node.declared] == [p.read_only for p in PARAMETERS]
 

@@ -24,10 +24,12 @@ ROOMS = {
     "importers": "net frames errors files",
     "backends": "net frames importers native errors resources",
     "classifier": "backends frames net errors",
+    "collection": "frames net files errors",
     "evaluation": "classifier backends frames net errors",
     "training": "evaluation importers backends scenes frames net files errors",
-    "ros": "classifier backends frames scenes net resources files errors",
-    "cli": "ros training evaluation classifier backends importers frames scenes net resources files native errors",
+    "ros": "classifier backends collection frames scenes net resources files errors",
+    "cli": "ros training evaluation classifier backends importers collection frames scenes net resources files native "
+    "errors",
     "__init__": "classifier backends frames net resources errors",
     "__main__": "cli",
 }
