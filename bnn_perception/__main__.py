@@ -51,6 +51,7 @@ COMMANDS = {
     "study": Command("cli.study", "train the variants of a configuration and compare them", "train"),
     "import": Command("cli.import_", "make a model folder from a binary net of another tool", "train"),
     "demo": Command("cli.demo", "the node and a camera on this machine, with a live table", "ros"),
+    "watch": Command("cli.watch", "the classifier nodes of a robot, live in a terminal", "ros"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),
     "camera_node": Command(
         "ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros", True
