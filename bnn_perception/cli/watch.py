@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bnn_perception.ros.overview import Overview
+    from bnn_perception.ros.watched import Watched
 
 #: Seconds between two views: in a terminal, and line by line where there is none that could be drawn over.
 DRAWING, PRINTING = 0.25, 2.0
 
-#: Seconds that ``--once`` waits for a label of each camera once the node has been heard.
-LABELS = 2.0
+#: Seconds that ``--once`` waits for a label of each camera once the node has been heard. Where DDS loses what announces
+#: a subscriber, it says so again three seconds later.
+LABELS = 6.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,14 +65,19 @@ def run(args: argparse.Namespace) -> int:
             if not overview.work_until(lambda: watched.nodes, args.wait):
                 raise CommandError(missing(args, overview))
             if args.once:
-                answered = lambda: all(camera.answered_at for camera in watched.cameras)  # noqa: E731
-                overview.work_until(lambda: watched.cameras and answered(), LABELS)
+                overview.work_until(lambda: is_complete(watched), LABELS)
                 console.print(view(watched, time.monotonic(), plain))
             else:
                 _show(console, overview, lambda: view(watched, time.monotonic(), plain))
     except KeyboardInterrupt:
         pass  # how it ends
     return 0
+
+
+def is_complete(watched: Watched) -> bool:
+    """Whether there is an answer of each camera that has some."""
+    cameras = watched.cameras
+    return bool(cameras) and all(camera.answered_at or not camera.state.rate_out for camera in cameras)
 
 
 def is_plain(environment: Mapping[str, str], encoding: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
@@ -98,7 +98,7 @@ def _cameras(cameras: list[WatchedCamera], now: float, plain: bool, worst: float
     table.add_column("label", ratio=3, no_wrap=True, overflow="crop")
     for name in ("score", "Hz", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(f"to {worst:.3g} ms", ratio=1, min_width=9, no_wrap=True, overflow="crop")
+    table.add_column(f"to {worst:.3g} ms", ratio=2, min_width=11, no_wrap=True, overflow="crop")
     for name in ("p50", "p95", "p99"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("drops", justify="right", no_wrap=True)
@@ -179,12 +179,11 @@ class _Bar:
     def __init__(self, latency: Percentiles, worst: float, signs: Signs) -> None:
         self._latency, self._worst, self._signs = latency, worst, signs
 
-    def __rich_measure__(self, console: object, options: object) -> Measurement:
-        return Measurement(9, 40)
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, options.max_width)
 
-    def __rich_console__(self, console: object, options: object):  # type: ignore[no-untyped-def]
-        width = options.max_width  # type: ignore[attr-defined]
-        yield Segment(bar(self._latency, self._worst, width, self._signs), Style(color="cyan"))
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Segment(bar(self._latency, self._worst, options.max_width, self._signs), Style(color="cyan"))
 
 
 def bar(latency: Percentiles, worst: float, width: int, signs: Signs) -> str:

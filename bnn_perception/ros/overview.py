@@ -65,19 +65,21 @@ class Overview(Listener):
             if topic == f"{camera.topic}/{last}" or (alone and topic.endswith(f"/{last}") and kind):
                 # Best effort is enough for the eye, and what is slow here holds up nobody.
                 profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-                self.create_subscription(kind, topic, partial(_take, camera), profile)
+                self.create_subscription(kind, topic, partial(self._take, name, camera.topic), profile)
                 self._subscribed.add((name, camera.topic))
                 return
 
-
-def _take(camera: WatchedCamera, message: Any) -> None:
-    """Note the newest answer of a camera."""
-    camera.answered_at = time.monotonic()
-    results: Sequence[Any]
-    if isinstance(message, Detection2DArray):
-        camera.boxes = len(message.detections)
-        results = [result.hypothesis for result in message.detections[0].results] if camera.boxes else []
-    else:
-        results = message.results
-    best = results[0] if results else None
-    camera.label, camera.score = (best.class_id, best.score) if best else ("", 0.0)
+    def _take(self, name: str, topic: str, message: Any) -> None:
+        """Note the newest answer of a camera of a node."""
+        camera = self.watched.nodes[name].cameras.get(topic)
+        if camera is None:  # the node was started anew without it
+            return
+        camera.answered_at = time.monotonic()
+        results: Sequence[Any]
+        if isinstance(message, Detection2DArray):
+            camera.boxes = len(message.detections)
+            results = [result.hypothesis for result in message.detections[0].results] if camera.boxes else []
+        else:
+            results = message.results
+        best = results[0] if results else None
+        camera.label, camera.score = (best.class_id, best.score) if best else ("", 0.0)

@@ -88,6 +88,7 @@ class Watched:
             statuses: diagnostic_msgs DiagnosticStatus.
             now: time.monotonic().
         """
+        heard: dict[str, set[str]] = {}  # topics of the cameras of each node that is in the message
         for status in statuses:
             name, _, part = status.name.partition(": ")
             values = as_mapping(status.values)
@@ -96,11 +97,17 @@ class Watched:
             try:
                 if part == ENGINE:
                     self._take_engine(name, State.from_values(values), level, status.message, now)
+                    heard[name] = set()
                 elif part.startswith(CAMERA) and name in self.nodes:
-                    state = CameraState.from_values(values)
-                    self._take_camera(name, part[len(CAMERA) :], state, level, status.message)
+                    topic = part[len(CAMERA) :]
+                    self._take_camera(name, topic, CameraState.from_values(values), level, status.message)
+                    heard.setdefault(name, set()).add(topic)
             except (KeyError, ValueError):  # another's that has such a name
                 continue
+        for name, topics in heard.items():
+            if name in self.nodes:  # a node that was started anew may have other cameras
+                cameras = self.nodes[name].cameras
+                self.nodes[name].cameras = {topic: cameras[topic] for topic in cameras if topic in topics}
 
     def _take_engine(self, name: str, state: State, level: int, message: str, now: float) -> None:
         if self._only not in ("", "/", name) and not name.startswith(f"{self._only}/"):
