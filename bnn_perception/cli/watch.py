@@ -25,6 +25,9 @@ DRAWING, PRINTING = 0.25, 2.0
 #: a subscriber, it says so again three seconds later.
 LABELS = 6.0
 
+#: Seconds without a frame after which it does not wait for a label.
+SILENT = 1.0
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("watch")
@@ -75,9 +78,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def is_complete(watched: Watched) -> bool:
-    """Whether there is an answer of each camera that has some."""
+    """Whether there is an answer of each camera that sends frames."""
     cameras = watched.cameras
-    return bool(cameras) and all(camera.answered_at or not camera.state.rate_out for camera in cameras)
+    return bool(cameras) and all(camera.answered_at or camera.state.since_last > SILENT for camera in cameras)
 
 
 def is_plain(environment: Mapping[str, str], encoding: str) -> bool:
