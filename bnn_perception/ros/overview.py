@@ -14,12 +14,6 @@ from vision_msgs.msg import Classification, Detection2DArray
 from bnn_perception.ros.watched import Watched, WatchedCamera
 from bnn_perception.ros.watcher import Listener
 
-#: What answers are published as, and the names of their topics.
-KINDS = {
-    "vision_msgs/msg/Classification": (Classification, "labels"),
-    "vision_msgs/msg/Detection2DArray": (Detection2DArray, "labeled_detections"),
-}
-
 
 class Overview(Listener):
     """Subscribes what there is to see, while it is worked; see :class:`~bnn_perception.ros.watched.Watched`.
@@ -54,20 +48,15 @@ class Overview(Listener):
                     self._subscribe(node.name, camera, alone=len(node.cameras) == 1)
 
     def _subscribe(self, name: str, camera: WatchedCamera, alone: bool) -> None:
-        """Subscribe the answers of a camera once the graph knows their topic."""
-        namespace, _, base = name.rpartition("/")
-        try:
-            published = self.get_publisher_names_and_types_by_node(base, namespace or "/")
-        except Exception:  # the node has gone, or is not known by name yet
-            return
-        for topic, kinds in published:
-            kind, last = KINDS.get(kinds[0], (None, ""))
-            if topic == f"{camera.topic}/{last}" or (alone and topic.endswith(f"/{last}") and kind):
-                # Best effort is enough for the eye, and what is slow here holds up nobody.
-                profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-                self.create_subscription(kind, topic, partial(self._take, name, camera.topic), profile)
-                self._subscribed.add((name, camera.topic))
-                return
+        """Subscribe the answers of a camera, which have a topic of its own where it is not alone."""
+        place = name.rpartition("/")[0] if alone else camera.topic
+        kind, last = (
+            (Detection2DArray, "labeled_detections") if camera.state.boxes else (Classification, "labels")
+        )
+        # Best effort is enough for the eye, and what is slow here holds up nobody.
+        profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self.create_subscription(kind, f"{place}/{last}", partial(self._take, name, camera.topic), profile)
+        self._subscribed.add((name, camera.topic))
 
     def _take(self, name: str, topic: str, message: Any) -> None:
         """Note the newest answer of a camera of a node."""

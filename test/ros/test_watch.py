@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytest.importorskip("rich", reason="rich is not installed")
 
 from nodes import PATIENCE, image, picture
-from vision_msgs.msg import Detection2DArray
+from vision_msgs.msg import Classification, Detection2DArray
 
 from bnn_perception.ros.classifier_node import ClassifierNode
 
@@ -79,6 +79,8 @@ def test_each_camera_has_its_own_label(peer, english):
         diagnostics_period=0.1,
     )
     node.start()
+    labels = peer.subscribe(Classification, "/front/image/labels")
+    detections = peer.subscribe(Detection2DArray, "/rear/image/labeled_detections")
     camera = peer.node.create_publisher(type(image(picture("blue", 4, 4))), "/front/image", 1)
     rear = peer.node.create_publisher(type(image(picture("blue", 4, 4))), "/rear/image", 1)
     boxes = peer.node.create_publisher(Detection2DArray, "/rear/boxes", 1)
@@ -89,6 +91,12 @@ def test_each_camera_has_its_own_label(peer, english):
         peer.send(rear, message)
         boxes.publish(Detection2DArray(header=message.header))
 
+    def both_have_answered():
+        send()
+        peer.work(PACE)
+        return labels and detections
+
+    peer.until(both_have_answered)
     output, code = until_it_ends(peer, start("--once", "--node", "/bnn"), send)
     assert code == 0, output
     rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}

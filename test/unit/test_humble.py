@@ -63,7 +63,6 @@ MEMBERS = {
         "get_fully_qualified_name",
         "get_logger",
         "get_parameter",
-        "get_publisher_names_and_types_by_node",
         "get_publishers_info_by_topic",
         "get_topic_names_and_types",
         "publishers",
