@@ -58,6 +58,9 @@ COMMANDS = {
     ),
 }
 
+#: What commands on a robot need besides ROS, and apt has under its own name.
+FROM_APT = {"rich"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -88,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] == "bnn_perception":
             raise
         remedy = f"pip install '.[{command.extra}]' in the package's folder"
-        if command.extra == "ros":
+        if command.extra == "ros" and (package := error.name.split(".")[0]) in FROM_APT:
+            remedy = f"sudo apt install python3-{package}, or pip install '.[tools]' in the package's folder"
+        elif command.extra == "ros":
             remedy = "source a ROS 2 installation, or run `make demo` once and use .venv/bin/python"
         print(f"bnn_perception {name}: the module {error.name} is not installed: {remedy}", file=sys.stderr)
         return 1

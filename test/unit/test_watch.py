@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("rich", reason="rich is not installed")
 
 from rich.console import Console
 
+from bnn_perception.__main__ import main
 from bnn_perception.cli.watch import is_plain
 from bnn_perception.cli.watch_view import ASCII, bar, short_names, view
 from bnn_perception.ros.diagnostics import CLASSIFIED, ERROR, LOST, OK, STALE, WARN, CameraState, State
@@ -260,3 +262,11 @@ def test_names_of_cameras_are_what_differs(topics, names):
 )
 def test_a_terminal_without_unicode_is_known(environment, encoding, plain):
     assert is_plain(environment, encoding) is plain
+
+
+def test_without_rich_it_says_what_to_install(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.split(".")[0] == "rich" or ".cli.watch" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert main(["watch"]) == 1
+    assert "is not installed: sudo apt install python3-rich" in capsys.readouterr().err
