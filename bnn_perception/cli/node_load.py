@@ -216,7 +216,7 @@ def measure(
     measured.sent += sent
     measured.answered += len(taken)
     measured.latencies += [(came - stamp) * 1e-6 for stamp, came in taken]
-    measured.processor += after.process - before.process
+    measured.processor += (after.process - before.process) / os.sysconf("SC_CLK_TCK")
     measured.busy.append((after.busy - before.busy) / (after.all - before.all))
 
 
@@ -258,21 +258,19 @@ def _wait(answers: Answers, condition: Any, seconds: float, processes: Sequence[
 
 @dataclass(frozen=True)
 class _Spent:
-    """Seconds of processors: of a process, of the whole machine while busy, and of all of it."""
+    """Ticks of the system's clock that processors spent: on a process, on anything, and all of them."""
 
-    process: float
-    busy: float
-    all: float
+    process: int
+    busy: int
+    all: int
 
 
 def _spent(child: Child) -> _Spent:
-    tick = os.sysconf("SC_CLK_TCK")
     fields = Path(f"/proc/{child.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    times = [
-        int(number) for number in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
-    ]
+    machine = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()
+    times = [int(number) for number in machine[1:9]]
     idle = times[3] + times[4]  # idle, and waiting for a disk
-    return _Spent((int(fields[11]) + int(fields[12])) / tick, (sum(times) - idle) / tick, sum(times) / tick)
+    return _Spent(int(fields[11]) + int(fields[12]), sum(times) - idle, sum(times))
 
 
 def table(scenario: Scenario, figures: dict[str, dict[str, Any]]) -> str:
