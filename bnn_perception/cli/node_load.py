@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ import numpy as np
 
 from bnn_perception.cli.demo import Child, child, running
 from bnn_perception.errors import CommandError
-from bnn_perception.ros.process import prepare_process, private_graph
+from bnn_perception.ros.process import claim_domain, prepare_process, private_graph
 
 if TYPE_CHECKING:
     from bnn_perception.ros.load import Answers, Scenario
@@ -126,7 +125,7 @@ def run(args: argparse.Namespace, model: Path) -> int:
     """
     combinations = scenarios(args)
     subjects = [FLOOR, *args.backends]
-    os.environ.update(private_graph(random.randint(1, 101)))
+    os.environ.update(private_graph(claim_domain()))
     prepare_process()
     results: dict[str, Any] = {
         "model": model.name,
