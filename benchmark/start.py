@@ -43,14 +43,14 @@ def measure(model: str, cache: Path) -> Start:
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import Image
 
-    from bnn_perception.ros.watcher import Watcher, watching
+    from bnn_perception.ros.watcher import Watcher, listening
 
     os.environ["NUMBA_CACHE_DIR"] = str(cache)
     parameters = {"model": model, "device": "cpu", "diagnostics_period": 0.1}
     frame = Image(height=480, width=640, encoding="rgb8", step=3 * 640)
     frame.data = array.array("B", bytes(3 * 640 * 480))
     times = []
-    with watching(lambda: Watcher(1, knows_truth=False)) as watcher, tempfile.TemporaryDirectory() as folder:
+    with listening(lambda: Watcher(1, knows_truth=False)) as watcher, tempfile.TemporaryDirectory() as folder:
         images = watcher.create_publisher(Image, "/bnn/image", qos_profile_sensor_data)
 
         def send() -> None:

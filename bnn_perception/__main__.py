@@ -55,6 +55,7 @@ COMMANDS = {
     "study": Command("cli.study", "train the variants of a configuration and compare them", "train"),
     "import": Command("cli.import_", "make a model folder from a binary net of another tool", "train"),
     "demo": Command("cli.demo", "the node and a camera on this machine, with a live table", "ros"),
+    "watch": Command("cli.watch", "the classifier nodes of a robot, live in a terminal", "ros"),
     "classifier_node": Command("ros.classifier_node", "the ROS 2 node: images in, labels out", "ros", True),
     "collect_node": Command(
         "ros.collect_node",
@@ -66,6 +67,9 @@ COMMANDS = {
         "ros.camera_node", "a ROS 2 camera: files, webcam, recording or scene", "ros", True
     ),
 }
+
+#: What commands on a robot need besides ROS, and apt has under its own name.
+FROM_APT = {"rich"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.split(".")[0] == "bnn_perception":
             raise
         remedy = f"pip install '.[{command.extra}]' in the package's folder"
-        if command.extra == "ros":
+        if command.extra == "ros" and (package := error.name.split(".")[0]) in FROM_APT:
+            remedy = f"sudo apt install python3-{package}, or pip install '.[tools]' in the package's folder"
+        elif command.extra == "ros":
             remedy = "source a ROS 2 installation, or run `make demo` once and use .venv/bin/python"
         print(f"bnn_perception {name}: the module {error.name} is not installed: {remedy}", file=sys.stderr)
         return 1

@@ -21,7 +21,7 @@ from bnn_perception.backends.cpu.binary import CpuBinaryBackend
 from bnn_perception.backends.cpu.float import open_session, to_tensor
 from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.backends.cpu.threads import Workers
-from bnn_perception.cli import onnx_runs
+from bnn_perception.cli import node_load, onnx_runs
 from bnn_perception.cli.timing import CallTimes, compare
 from bnn_perception.errors import printable
 from bnn_perception.frames.frame import Frame
@@ -55,10 +55,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--table", type=Path, help="file that --tune writes (default: the one that the node reads)"
     )
+    node_load.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     folder = find_model(args.model)
+    if args.node:
+        return node_load.run(args, folder)
     model = load_model(folder)
     if args.tune:
         from bnn_perception.backends.cuda.tiles import user_table

@@ -76,13 +76,13 @@ def run(args: argparse.Namespace) -> int:
     # Read when rclpy is loaded, here and in the children.
     os.environ.update(private_graph(claim_domain()))
     prepare_process()
-    from bnn_perception.ros.watcher import Watcher, watching
+    from bnn_perception.ros.watcher import Watcher, listening
 
     knows_truth = is_scene(args.source)
     if args.boxes and not knows_truth:
         raise CommandError(f"--boxes: the source {args.source} does not know where things are; scene does")
     with (
-        watching(lambda: Watcher(args.frames, knows_truth, args.boxes)) as watcher,
+        listening(lambda: Watcher(args.frames, knows_truth, args.boxes)) as watcher,
         tempfile.TemporaryDirectory(prefix="bnn_perception-demo-") as folder,
     ):
         state = play(args, watcher, Path(folder))
@@ -167,12 +167,19 @@ class Child:
 
 @contextlib.contextmanager
 def child(name: str, parameters: dict[str, Any], remappings: dict[str, str], folder: Path) -> Iterator[Child]:
-    """A node as a process that ends with the block."""
+    """A node of the package as a process that ends with the block."""
     line = [sys.executable, "-m", "bnn_perception", name, "--ros-args"]
     for key, value in parameters.items():
         line += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
     for before, after in remappings.items():
         line += ["-r", f"{before}:={after}"]
+    with running(name, line, folder) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def running(name: str, line: Sequence[str], folder: Path) -> Iterator[Child]:
+    """A command line as a process that ends with the block, by Ctrl-C; the folder takes what it writes."""
     output = folder / f"{name}.log"
     with output.open("wb") as file:
         process = subprocess.Popen(

@@ -72,14 +72,14 @@ def run(args: argparse.Namespace) -> int:
     os.environ.update(private_graph(random.randint(1, 101)))
     prepare_process()
     from bnn_perception.ros.teacher import Teacher
-    from bnn_perception.ros.watcher import CLASSIFIER, watching
+    from bnn_perception.ros.watcher import CLASSIFIER, listening
     from bnn_perception.scenes.drive import Scene
 
     enough = {**dict.fromkeys(LABELS, args.images), OTHER: MORE * args.images}
     minutes = Minutes()
     region = list(Scene.region)
     with (
-        watching(lambda: Teacher(args.frames, enough, OTHER)) as teacher,
+        listening(lambda: Teacher(args.frames, enough, OTHER)) as teacher,
         tempfile.TemporaryDirectory(prefix="bnn_perception-teach-") as logs,
         child("classifier_node", {"region": region}, {"image": "image_raw"}, Path(logs)) as classifier,
     ):

@@ -3,9 +3,10 @@
 A managed node. Unconfigured it has its parameters and diagnostics; configured it has read its model and made its
 topics; active it takes images and answers them; deactivated it has given back engine and subscriptions.
 
-Three threads: the executor's takes messages, parameters, transitions and timers, none of which takes long; the
+Four threads: the executor's takes messages, parameters, transitions and timers, none of which takes long; the
 inference thread answers frames (:mod:`~bnn_perception.ros.pipeline`); the loading thread makes engines
-(:mod:`~bnn_perception.ros.engine`). A model folder is read in a thread that ends with it
+(:mod:`~bnn_perception.ros.engine`); the drawing thread makes pictures of answers for who looks
+(:mod:`~bnn_perception.ros.annotated`). A model folder is read in a thread that ends with it
 (:mod:`~bnn_perception.ros.reading`).
 """
 
@@ -29,6 +30,7 @@ from bnn_perception.backends.cuda.device import why_not_installed, why_unusable
 from bnn_perception.errors import printable
 from bnn_perception.frames.jpeg import compile_ahead
 from bnn_perception.net.checks import ModelError
+from bnn_perception.ros.annotated import AnnotatedImages
 from bnn_perception.ros.compare import Comparison, Unsaved
 from bnn_perception.ros.diagnostics import ERROR, as_message
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
@@ -91,6 +93,7 @@ class ClassifierNode(ManagedNode):
             report=self._warn,
             unexpected=self.unexpected,
         )
+        self._annotated = AnnotatedImages(self, self._warn, self.unexpected)
         # What the parameters say. Replaced as a whole, and a frame takes along what held when it came.
         self._settings = declare_parameters(self, Settings)
         self._restoring = False
@@ -101,7 +104,7 @@ class ClassifierNode(ManagedNode):
         self._comparison = Comparison(self, [camera.topic for camera in cameras], self._warn, self.unexpected)
         self._health = Health(
             self.pipeline,
-            self._loader.worker,
+            (self._loader.worker, self._annotated.worker),
             self._refusals,
             cameras,
             self._cameras.why_silent,
@@ -139,6 +142,7 @@ class ClassifierNode(ManagedNode):
         self._loader.close(max(0.0, deadline - time.monotonic()))
         if hasattr(self, "_comparison"):
             self._comparison.close(max(0.0, deadline - time.monotonic()))
+        self._annotated.stop(max(0.0, deadline - time.monotonic()))
         super().destroy_node()
         # rclpy leaves it, and with it the node on the graph and its shared memory on the machine.
         self._state_machine.destroy_when_not_in_use()
@@ -153,6 +157,7 @@ class ClassifierNode(ManagedNode):
             self,
             [camera.topic for camera in cameras],
             [bool(camera.boxes_topic) for camera in cameras],
+            self._annotated,
             lambda: self._settings.score_threshold,
         )
 

@@ -92,7 +92,7 @@ class Health:
 
     Args:
         pipeline: with the inference thread.
-        loading: the loading thread.
+        others: the node's threads besides.
         refusals: requests that could not be met.
         cameras: what is noticed of each.
         why_silent: given a camera's number, what keeps its frames away as far as the graph tells, and how many
@@ -113,7 +113,7 @@ class Health:
     def __init__(
         self,
         pipeline: Pipeline,
-        loading: Worker,
+        others: Sequence[Worker],
         refusals: Refusals,
         cameras: Sequence[CameraHealth],
         why_silent: Callable[[int], tuple[str, int]],
@@ -129,7 +129,7 @@ class Health:
         self.newest = (OK, "nothing has been reported yet")
         self.last_error: tuple[float, str] | None = None
         self._pipeline = pipeline
-        self._workers = (pipeline.worker, loading)
+        self._workers = (pipeline.worker, *others)
         self._refusals = refusals
         self._why_silent = why_silent
         self._why_no_boxes = why_no_boxes

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.node import Node
+from std_msgs.msg import Float32
 from vision_msgs.msg import Classification, Detection2DArray, LabelInfo, VisionClass
 
 from bnn_perception.net.model import Model
+from bnn_perception.ros.annotated import AnnotatedImages
 from bnn_perception.ros.boxes_msg import UNKNOWN
 from bnn_perception.ros.detections import label
 from bnn_perception.ros.pipeline import Answer
@@ -24,14 +27,21 @@ class Outputs:
         node: that publishes.
         topics: of the cameras, in full. Where there are several, each camera's answers have a topic of their own too.
         has_boxes: of which cameras a detector's boxes are answered, and not the whole image.
+        annotated: publishes pictures of the answers.
         threshold: gives the score from which on labels are published.
     """
 
     def __init__(
-        self, node: Node, topics: Sequence[str], has_boxes: Sequence[bool], threshold: Callable[[], float]
+        self,
+        node: Node,
+        topics: Sequence[str],
+        has_boxes: Sequence[bool],
+        annotated: AnnotatedImages,
+        threshold: Callable[[], float],
     ) -> None:
         self._node = node
         self._has_boxes = has_boxes
+        self._annotated = annotated
         self._threshold = threshold
         #: Whose labels are told; None until an engine answers.
         self._model: Model | None = None
@@ -47,6 +57,10 @@ class Outputs:
             own = [node.create_publisher(kind, f"{topic}/{name}", 10)] if len(topics) > 1 else []
             self._answers.append([common[name], *own])
         self._states = CameraStates(node, topics, has_boxes)
+        # What says nothing of the camera that it is from has no topic for all.
+        places = [f"{topic}/" for topic in topics] if len(topics) > 1 else [""]
+        self._latency = [node.create_publisher(Float32, f"{place}latency", 10) for place in places]
+        annotated.open([f"{place}image_annotated" for place in places])
 
     def topic_of(self, camera: int) -> str:
         """Name of the topic of a camera's answers: its own where there are several."""
@@ -55,10 +69,14 @@ class Outputs:
 
     def has_audience(self) -> bool:
         """Whether anybody subscribes an answer."""
-        return any(publisher.get_subscription_count() for publisher in self._publishers())
+        publishers = self._publishers()
+        return any(p.get_subscription_count() for p in publishers) or self._annotated.has_audience()
 
     def publish_answer(self, answer: Answer) -> None:
-        """Publish the labels of a frame under its own header, or its detections with their labels."""
+        """Publish the labels of a frame under its own header, or its detections with their labels.
+
+        How long they took, and a picture of them, follow where somebody looks.
+        """
         arrival = answer.arrival
         if self._has_boxes[arrival.camera]:
             message = arrival.detections
@@ -68,6 +86,10 @@ class Outputs:
         for publisher in self._answers[arrival.camera]:
             publish(self._node, publisher, message)
         self._states.update(answer)
+        latency = arrival.age_at(time.perf_counter())
+        if self._latency[arrival.camera].get_subscription_count():
+            publish(self._node, self._latency[arrival.camera], Float32(data=latency))
+        self._annotated.put(answer, latency)
 
     def end_states(self) -> None:
         """Let the states of cameras that send no more say so."""
@@ -95,8 +117,9 @@ class Outputs:
         """Take the topics off the graph."""
         for publisher in [*self._publishers(), self._label_info]:
             self._node.destroy_publisher(publisher)
+        self._annotated.close()
 
     def _publishers(self) -> set[Any]:
         """Of answers: while nobody takes them, nobody would miss them."""
-        answers = {publisher for publishers in self._answers for publisher in publishers}
+        answers = {publisher for publishers in [*self._answers, self._latency] for publisher in publishers}
         return answers | self._states.all_publishers

@@ -51,6 +51,14 @@ class Arrival:
     age: float | None
     detections: Any = None
 
+    def age_at(self, moment: float) -> float:
+        """Milliseconds from the header's stamp to a moment, from its coming where the stamp says nothing of its age.
+
+        Args:
+            moment: as ``received``.
+        """
+        return (self.age or 0.0) + (moment - self.received) * 1e3
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -60,6 +68,8 @@ class Answer:
         arrival: the message.
         frame: its pixels, in the message's memory unless they had to be decoded.
         engine: what answered.
+        regions: of the frame that were answered: of each box, or the one that is looked at; None for a box that holds
+            no pixel.
         predictions: labels of the image, or of each of its boxes, as the settings let them through, best first; none
             where all scores are below the threshold, or a box holds no pixel.
         scores: of all classes, (classes,) float32, of the image or of each box that holds a pixel.
@@ -68,6 +78,7 @@ class Answer:
     arrival: Arrival
     frame: Frame
     engine: Engine
+    regions: Sequence[Region | None]
     predictions: Sequence[Sequence[Prediction]]
     scores: Sequence[NDArray[np.float32]]
 
@@ -315,6 +326,7 @@ class Pipeline:
                 job.arrival,
                 job.frame,
                 engine,
+                job.regions,
                 [_published(each[0], settings) if each is not None else [] for each in answers],
                 [each[1] for each in answers if each is not None],
             )

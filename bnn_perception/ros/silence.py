@@ -75,9 +75,10 @@ def _others(node: Node, topic: str, types: set[str]) -> str:
 
 
 def _published(node: Node, types: set[str]) -> dict[str, str]:
-    """Topics of these types that somebody publishes, with their types."""
+    """Topics of these types that somebody else publishes, with their types."""
+    own = {publisher.topic_name for publisher in node.publishers}
     return {
         name: kinds[0]
         for name, kinds in node.get_topic_names_and_types()
-        if kinds and kinds[0] in types and node.count_publishers(name)
+        if kinds and kinds[0] in types and name not in own and node.count_publishers(name)
     }

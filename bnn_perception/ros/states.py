@@ -58,13 +58,16 @@ class CameraStates:
             if labels != camera.labels:
                 camera.labels = labels
                 camera.steady.reset()
+            # The stamps of some drivers stand still.
+            seconds = (stamp - camera.stamp) * 1e-9 or answer.arrival.received - camera.received
+            camera.stamp, camera.received = stamp, answer.arrival.received
             camera.updated_at, camera.header, camera.unknown = (
                 time.monotonic(),
                 header,
                 settings.unknown_label,
             )
             changed = camera.steady.update(
-                stamp, scores, settings.smoothing, settings.hysteresis, settings.score_threshold
+                seconds, scores, settings.smoothing, settings.hysteresis, settings.score_threshold
             )
             if changed is not None:
                 self._publish(camera, changed)
@@ -97,3 +100,5 @@ class _CameraState:
         self.header = Header()
         self.unknown = ""
         self.updated_at = 0.0
+        self.stamp = 0
+        self.received = 0.0

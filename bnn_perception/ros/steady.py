@@ -27,14 +27,14 @@ class Steady(NamedTuple):
 
 
 class SteadyLabel:
-    """The label of one camera. It is told of every answered frame, in the order of their stamps.
+    """The label of one camera. It is told of every answered frame, in order.
 
     Two things keep it from flickering. The logits are averaged with weights that fall off exponentially, by
     ``smoothing`` seconds to 1/e: one frame that is off does not count. And a new label must lead for ``hysteresis``
     seconds before it takes the place of the one that holds.
 
-    Both go by the stamps, so that the rate of the camera does not matter. After :data:`GAP` seconds without a frame,
-    and where stamps go back, all begins anew.
+    Both go by the time between frames, so that the rate of the camera does not matter. After :data:`GAP` seconds
+    without a frame, and where time goes back, all begins anew.
     """
 
     def __init__(self) -> None:
@@ -42,8 +42,7 @@ class SteadyLabel:
         self.current: Steady | None = None
         self._mean: NDArray[np.float64] | None = None
         self._leader: int | None = None
-        self._leads_since = 0
-        self._stamp = 0
+        self._leads = 0.0
 
     def reset(self) -> None:
         """Forget all that was seen: the labels are those of another model."""
@@ -51,7 +50,7 @@ class SteadyLabel:
 
     def update(
         self,
-        stamp: int,
+        seconds: float,
         scores: NDArray[np.float32],
         smoothing: float,
         hysteresis: float,
@@ -60,7 +59,7 @@ class SteadyLabel:
         """A frame has been answered.
 
         Args:
-            stamp: of the frame, nanoseconds.
+            seconds: since the frame before.
             scores: (classes,) that add up to 1.
             smoothing, hysteresis: seconds; 0 takes each frame as it is.
             threshold: labels with a lower score are no label.
@@ -68,19 +67,19 @@ class SteadyLabel:
         Returns:
             What holds from this frame on, where that is another label; None where it stays.
         """
-        seconds = (stamp - self._stamp) * 1e-9
         if not 0 <= seconds <= GAP:
             self.reset()
-        self._stamp = stamp
         if smoothing <= 0:
             self._mean = None
         judged: NDArray[Any] = self._smoothed(scores, seconds, smoothing) if smoothing > 0 else scores
         leader = int(judged.argmax())
         score = float(judged[leader])
         label = leader if score >= threshold else None
-        if label != self._leader or self.current is None:
-            self._leader, self._leads_since = label, stamp
-        waits = (stamp - self._leads_since) * 1e-9 < hysteresis
+        if label == self._leader:
+            self._leads += seconds
+        else:
+            self._leader, self._leads = label, 0.0
+        waits = self._leads < hysteresis
         if self.current is not None and (label == self.current.class_id or waits):
             return None
         self.current = Steady(label, score)

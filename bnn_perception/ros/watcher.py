@@ -1,4 +1,4 @@
-"""Watches the classifier node and its camera: gathers labels, truth and diagnostics from the graph."""
+"""Listens to a graph; watches a classifier node and its camera: gathers labels, truth and diagnostics."""
 
 from __future__ import annotations
 
@@ -28,8 +28,32 @@ class Answer(NamedTuple):
     latency: float
 
 
-class Watcher(Node):
-    """Listens to the graph while :meth:`work_until` runs.
+class Listener(Node):
+    """A node that listens to the graph while :meth:`work_until` runs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._spinner = SingleThreadedExecutor()
+        self._spinner.add_node(self)
+
+    def work_until(self, condition: Callable[[], Any], patience: float) -> bool:
+        """Listen until the condition holds; returns whether it does, False after ``patience`` seconds.
+
+        The condition is asked often and may raise.
+        """
+        deadline = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self._spinner.spin_once(timeout_sec=0.05)
+        return True
+
+
+AnyListener = TypeVar("AnyListener", bound=Listener)
+
+
+class Watcher(Listener):
+    """Watches one classifier and its camera.
 
     Frames count from the first one whose answer, and truth if there is one, came here.
 
@@ -58,8 +82,6 @@ class Watcher(Node):
         self.answers: dict[int, Answer] = {}
         self.truths: dict[int, str] = {}
         self.on_answer: Callable[[int], None] = lambda stamp: None
-        self._spinner = SingleThreadedExecutor()
-        self._spinner.add_node(self)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(LabelInfo, f"{NAMESPACE}/label_info", self._on_label_info, latched)
         if takes_boxes:
@@ -69,18 +91,6 @@ class Watcher(Node):
             self.create_subscription(Classification, f"{NAMESPACE}/labels", self._on_labels, 100)
         self.create_subscription(Classification, f"{NAMESPACE}/truth", self._on_truth, 100)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-
-    def work_until(self, condition: Callable[[], Any], patience: float) -> bool:
-        """Listen until the condition holds; returns whether it does, False after ``patience`` seconds.
-
-        The condition is asked often and may raise.
-        """
-        deadline = time.monotonic() + patience
-        while not condition():
-            if time.monotonic() > deadline:
-                return False
-            self._spinner.spin_once(timeout_sec=0.05)
-        return True
 
     def is_ready(self) -> bool:
         """Whether the node answers, and its labels and its state are known."""
@@ -122,19 +132,16 @@ class Watcher(Node):
                 self.message = status.message
 
 
-AnyWatcher = TypeVar("AnyWatcher", bound=Watcher)
-
-
 @contextlib.contextmanager
-def watching(make: Callable[[], AnyWatcher]) -> Iterator[AnyWatcher]:
-    """ROS from its start to its end, with a :class:`Watcher`; Ctrl-C and SIGTERM are a KeyboardInterrupt."""
+def listening(make: Callable[[], AnyListener]) -> Iterator[AnyListener]:
+    """ROS from its start to its end, with a :class:`Listener`; Ctrl-C and SIGTERM are a KeyboardInterrupt."""
     rclpy.init(args=[])
     try:
-        watcher = make()
+        listener = make()
         try:
-            yield watcher
+            yield listener
         finally:
-            watcher.destroy_node()
+            listener.destroy_node()
     except Exception:
         if rclpy.ok():
             raise

@@ -424,6 +424,7 @@ def test_every_value_of_diagnostics_has_its_name(peer, host, patient):
         "unexpected errors",
         "inference thread",
         "loading thread",
+        "drawing thread",
         *(f"latency {s} {name} (ms)" for s in stages for name in ("p50", "p95", "p99", "maximum")),
         *(
             f"camera /bnn/image: {what}"

@@ -88,6 +88,18 @@ def test_what_flickers_does_not_reach_it(peer, camera):
     assert [labels_of(message) for message in heard] == [["blue"]]
 
 
+def test_stamps_that_stand_still_do_not_hold_it_up(peer, camera):
+    """Some drivers leave them at 0; then the time of coming counts."""
+    camera, heard, _ = camera(hysteresis=0.05)
+
+    def seen():
+        camera._publisher.publish(image(picture("red", 4, 4)))  # its stamp is 0
+        peer.work(0.02)
+        return heard and labels_of(heard[-1]) == ["red"]
+
+    peer.until(seen)
+
+
 def test_settings_hold_from_the_next_frame_on(peer, camera):
     camera, heard, hosted = camera(hysteresis=10.0)
     camera.see("red")

@@ -45,7 +45,7 @@ YOUNGER = {"rclpy.event_handler": {"SubscriptionEventCallbacks", "UnsupportedEve
 
 #: What is used of rclpy itself and of its classes. Names are compared, whatever object they are used on.
 MEMBERS = {
-    "rclpy:": {"init", "ok", "shutdown", "spin", "spin_once", "try_shutdown"},
+    "rclpy:": {"create_node", "init", "ok", "shutdown", "spin", "spin_once", "try_shutdown"},
     "rclpy.node:Node": {
         "add_on_set_parameters_callback",
         "context",

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = README + "".join(
     (ROOT / "docs" / name).read_text(encoding="utf-8")
-    for name in ("training.md", "jetson.md", "robot.md", "node.md")
+    for name in ("training.md", "jetson.md", "robot.md", "node.md", "seeing.md", "performance-cpu.md")
 )
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
