@@ -140,8 +140,6 @@ class ClassifierNode(ManagedNode):
         if hasattr(self, "_comparison"):
             self._comparison.close(max(0.0, deadline - time.monotonic()))
         super().destroy_node()
-        # rclpy leaves it, and with it the node on the graph and its shared memory on the machine.
-        self._state_machine.destroy_when_not_in_use()
 
     # Executor thread: the work of a managed node's transitions.
 
