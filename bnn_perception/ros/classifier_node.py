@@ -144,8 +144,6 @@ class ClassifierNode(ManagedNode):
             self._comparison.close(max(0.0, deadline - time.monotonic()))
         self._annotated.stop(max(0.0, deadline - time.monotonic()))
         super().destroy_node()
-        # rclpy leaves it, and with it the node on the graph and its shared memory on the machine.
-        self._state_machine.destroy_when_not_in_use()
 
     # Executor thread: the work of a managed node's transitions.
 

@@ -40,6 +40,12 @@ class ManagedNode(LifecycleNode):
         (transitions,) = (service for service in self.services if service.srv_type is ChangeState)
         transitions.callback = partial(self._on_change_state, transitions.callback)
 
+    def destroy_node(self) -> None:
+        """Take the node off the graph, and give back its shared memory."""
+        super().destroy_node()
+        # rclpy leaves it, and with it all that a participant of DDS has.
+        self._state_machine.destroy_when_not_in_use()
+
     # The work. Each may raise; what is not expected leads to `give_back` and to the state unconfigured.
 
     def configure(self) -> None:
