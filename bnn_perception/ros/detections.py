@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
-from geometry_msgs.msg import PoseWithCovariance
 from vision_msgs.msg import (
     BoundingBox2D,
     Detection2D,
@@ -18,8 +18,8 @@ from bnn_perception.classifier import Prediction
 from bnn_perception.frames.boxes import Box
 from bnn_perception.ros.boxes_msg import UNKNOWN
 
-# One for all: our hypotheses say nothing of a pose, and a message of its own for each takes longer than the net.
-_NO_POSE = PoseWithCovariance()
+# Copied for each of ours, which says nothing of a pose: a message made anew makes one, as long as a small net takes.
+_WITHOUT_POSE = ObjectHypothesisWithPose()
 
 
 def as_message(boxes: Sequence[Box], header: Any) -> Detection2DArray:
@@ -46,4 +46,6 @@ def label(message: Any, answers: Sequence[Sequence[Prediction]], unknown: str = 
 
 
 def _hypothesis(label: str, score: float) -> ObjectHypothesisWithPose:
-    return ObjectHypothesisWithPose(hypothesis=ObjectHypothesis(class_id=label, score=score), pose=_NO_POSE)
+    result = copy.copy(_WITHOUT_POSE)
+    result.hypothesis = ObjectHypothesis(class_id=label, score=score)
+    return result
