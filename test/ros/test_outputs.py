@@ -29,7 +29,7 @@ def outputs(threshold):
     node = SimpleNamespace(
         create_publisher=lambda _, topic, __: publishers.setdefault(topic, Recorder()), get_clock=Clock
     )
-    made = Outputs(node, ["/bnn/image"], [False], None, threshold)
+    made = Outputs(node, ["/bnn/image"], [False], SimpleNamespace(open=lambda topics: None), threshold)
     infos = publishers["label_info"].messages
     return made, lambda: [([each.class_name for each in i.class_map], i.threshold) for i in infos]
 
