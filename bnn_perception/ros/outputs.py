@@ -84,7 +84,9 @@ class Outputs:
         else:
             message = as_classification(answer)
         for publisher in self._answers[arrival.camera]:
-            publish(self._node, publisher, message)
+            # To publish to nobody costs as much as a small net.
+            if publisher.get_subscription_count():
+                publish(self._node, publisher, message)
         self._states.update(answer)
         latency = arrival.age_at(time.perf_counter())
         if self._latency[arrival.camera].get_subscription_count():
