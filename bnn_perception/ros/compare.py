@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ from rclpy.node import Node
 from vision_msgs.msg import Classification
 
 from bnn_perception.backends import BackendError, check_choice
+from bnn_perception.errors import one_line
 from bnn_perception.files import replacing
 from bnn_perception.frames.frame import ENCODINGS
 from bnn_perception.net.model import Model
@@ -146,8 +148,10 @@ class Comparison:
         """
         if not self._is_on:
             return
-        self._is_on = False
-        self._loader.forget()
+        with self._following:  # no engine is asked for after this
+            self._is_on = False
+            self._wanted = None
+            self._loader.forget()
         self.pipeline.release(patience)
         with self._lock:  # a batch that takes longer is not to find them destroyed
             publishers, self._publishers = self._publishers, []
@@ -157,9 +161,10 @@ class Comparison:
 
     def close(self, patience: float) -> None:
         """End the threads and give back the engine; they are waited for so many seconds at most."""
+        deadline = time.monotonic() + patience
         if self.pipeline.stop(patience):
             self.pipeline.close_engines()
-        self._loader.close(patience)
+        self._loader.close(max(0.0, deadline - time.monotonic()))
 
     def save(self, folder: str) -> Path:
         """Write the picture of the last difference, and return its file.
@@ -182,10 +187,10 @@ class Comparison:
 
     def follow(self, spec: EngineSpec) -> None:
         """Let the twin of what answers now be made."""
-        if not self._is_on:
-            return
         asked = EngineSettings(**{**spec.asked.engine_values(), "backend": "float"})
         with self._following:
+            if not self._is_on:
+                return
             self._wanted = EngineSpec(asked, spec.model)
             try:
                 check_choice(spec.model, asked.backend, asked.device)
@@ -291,8 +296,10 @@ def _write(pixels: Any, encoding: str, file: Path) -> None:
     """
     try:
         import cv2
-    except ImportError as error:
-        raise Unsaved(f"a picture is written by OpenCV, which cannot be imported: {error}") from None
+    except Exception as error:  # one built for another NumPy raises whatever it likes
+        raise Unsaved(
+            f"a picture is written by OpenCV, which cannot be imported: {one_line(error)}"
+        ) from None
     rgb = pixels[..., list(ENCODINGS[encoding].rgb)]
     _, data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
     try:

@@ -20,7 +20,9 @@ from vision_msgs.msg import Classification
 
 from bnn_perception.net.folder import load_model
 from bnn_perception.resources import find_model
-from bnn_perception.ros.compare import file_name
+from bnn_perception.ros.compare import Comparison, file_name
+from bnn_perception.ros.engine import EngineSpec
+from bnn_perception.ros.parameters import EngineSettings
 
 SIGNS = load_model(find_model("road_signs")).labels
 
@@ -199,6 +201,30 @@ def test_models_of_equal_labels_are_not_compared_with_one_another(peer, machine,
             and compare_values(hosted)["last difference"] == "none"
         )
     )
+
+
+def test_no_twin_is_made_where_it_is_switched_off_while_engines_change(peer, machine, monkeypatch):
+    """The inference thread follows its engine while the executor's stops the comparison."""
+    spec = EngineSpec(EngineSettings(), load_model(find_model("road_signs")))
+    comparison = Comparison(peer.node, ["/bnn/image"], print, print)
+    ending = threading.Thread(target=comparison.stop, args=(PATIENCE,))
+
+    def check(*_):
+        ending.start()
+        ending.join(0.2)  # time enough to overtake
+
+    monkeypatch.setattr("bnn_perception.ros.compare.check_choice", check)
+    try:
+        comparison.start()
+        comparison.follow(spec)
+        ending.join(PATIENCE)
+        before = machine.made
+        comparison.follow(spec)
+        peer.work(0.3)
+        assert comparison.pipeline.engine is None
+        assert machine.made == before
+    finally:
+        comparison.close(PATIENCE)
 
 
 def test_a_twin_that_cannot_answer_is_told(peer, machine, compared):
