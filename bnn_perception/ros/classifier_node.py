@@ -310,8 +310,9 @@ class ClassifierNode(ManagedNode):
     # Inference thread: see pipeline.Sink.
 
     def answered(self, answer: Answer) -> None:
-        self._topics.publish_answer(answer)
-        self._comparison.put(answer)
+        if (outputs := self._outputs) is not None:  # otherwise the batch has outlasted the state
+            outputs.publish_answer(answer)
+            self._comparison.put(answer)
 
     def refused(self, arrival: Arrival, error: RefusedFrame) -> None:
         camera = self._health.cameras[arrival.camera]

@@ -46,6 +46,9 @@ class Outputs:
         #: Whose labels are told; None until an engine answers.
         self._model: Model | None = None
         self._telling = threading.Lock()
+        # Held while an answer is published: a batch that outlasts a deactivation is not to find half of them destroyed.
+        self._publishing = threading.Lock()
+        self._is_closed = False
         self._label_info = node.create_publisher(LabelInfo, "label_info", LATCHED)
         # The publishers of each camera's answers; the first of each kind is that of all cameras.
         common: dict[str, Any] = {}
@@ -77,6 +80,11 @@ class Outputs:
 
         How long they took, and a picture of them, follow where somebody looks.
         """
+        with self._publishing:
+            if not self._is_closed:
+                self._publish_answer(answer)
+
+    def _publish_answer(self, answer: Answer) -> None:
         arrival = answer.arrival
         if self._has_boxes[arrival.camera]:
             message = arrival.detections
@@ -117,6 +125,8 @@ class Outputs:
 
     def close(self) -> None:
         """Take the topics off the graph."""
+        with self._publishing:
+            self._is_closed = True
         for publisher in [*self._publishers(), self._label_info]:
             self._node.destroy_publisher(publisher)
         self._annotated.close()

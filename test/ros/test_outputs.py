@@ -27,9 +27,12 @@ def outputs(threshold):
     """The outputs of a node that is none, and what they tell of labels: each time their names and the threshold."""
     publishers = {}
     node = SimpleNamespace(
-        create_publisher=lambda _, topic, __: publishers.setdefault(topic, Recorder()), get_clock=Clock
+        create_publisher=lambda _, topic, __: publishers.setdefault(topic, Recorder()),
+        destroy_publisher=lambda publisher: None,
+        get_clock=Clock,
     )
-    made = Outputs(node, ["/bnn/image"], [False], SimpleNamespace(open=lambda topics: None), threshold)
+    annotated = SimpleNamespace(open=lambda topics: None, close=lambda: None)
+    made = Outputs(node, ["/bnn/image"], [False], annotated, threshold)
     infos = publishers["label_info"].messages
     return made, lambda: [([each.class_name for each in i.class_map], i.threshold) for i in infos]
 
@@ -77,3 +80,12 @@ def test_what_is_told_last_holds_the_newest_of_both(first):
     for thread in (one, other):
         thread.join(PATIENCE)
     assert told()[-1] == (["rot", "gruen"], 0.25)
+
+
+def test_an_answer_that_outlasts_the_outputs_is_dropped():
+    """Its publishers have been destroyed, and nothing of it may be looked at."""
+    made, _ = outputs(lambda: 0.0)
+    with pytest.raises(AttributeError):
+        made.publish_answer(None)
+    made.close()
+    made.publish_answer(None)
