@@ -38,15 +38,15 @@ class SteadyLabel:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all that was seen: the labels are those of another model."""
         #: What holds; None before the first frame.
         self.current: Steady | None = None
         self._mean: NDArray[np.float64] | None = None
         self._leader: int | None = None
         self._leads = 0.0
-
-    def reset(self) -> None:
-        """Forget all that was seen: the labels are those of another model."""
-        self.__init__()  # type: ignore[misc]
 
     def update(
         self,
