@@ -34,6 +34,7 @@ from bnn_perception.backends.cpu.processor import device_name
 from bnn_perception.cli.demo import Child, child
 from bnn_perception.errors import CommandError
 from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.messages import stamp_of
 from bnn_perception.ros.process import SHARED_MEMORY, claim_domain, prepare_process, private_graph
 from bnn_perception.scenes.drive import Scene
 
@@ -372,9 +373,7 @@ class Soak:
 
 
 def _key(message: Any) -> tuple[int, str]:
-    from bnn_perception.ros.watcher import stamp_of  # which loads rclpy, whose environment is set first
-
-    return stamp_of(message), message.header.frame_id
+    return stamp_of(message.header), message.header.frame_id
 
 
 PAGE = """# Reliability

@@ -55,5 +55,5 @@ def header(stamp: int, frame_id: str) -> Any:
 
 
 def stamp_of(header: Any) -> int:
-    """The stamp of a ``std_msgs/msg/Header``, in nanoseconds."""
+    """The stamp of a ``std_msgs/msg/Header`` of ROS or of rosbags, in nanoseconds."""
     return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)

@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 
 from bnn_perception.collection import Collection, CollectionError, Outcome, in_words
 from bnn_perception.errors import printable
+from bnn_perception.frames.messages import stamp_of
 from bnn_perception.ros.collect_parameters import CollectSettings
 from bnn_perception.ros.collect_report import CollectReport
 from bnn_perception.ros.diagnostics import as_message
@@ -125,7 +126,7 @@ class CollectNode(Node):
         self._under_label[camera] += 1
         if number % settings.every:
             return
-        stamp = image.header.stamp.sec * 1_000_000_000 + image.header.stamp.nanosec
+        stamp = stamp_of(image.header)
         # A driver that stamps nothing gives all its images one name otherwise.
         self._saver.put(
             Shot(camera, image, detections, stamp or self.get_clock().now().nanoseconds, settings)

@@ -18,6 +18,7 @@ try:
 except ImportError:  # where they are until ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
+from bnn_perception.frames.messages import stamp_of
 from bnn_perception.ros.health import CameraHealth
 from bnn_perception.ros.pairing import Pairing
 from bnn_perception.ros.parameters import InputSettings
@@ -147,7 +148,7 @@ class Cameras:
             self._put(camera, message, None, received, settings)
             return
         tolerance = _nanoseconds(settings.sync_tolerance)
-        pair = self._pairings[camera].image(_stamp(message), message, len(message.data), tolerance)
+        pair = self._pairings[camera].image(stamp_of(message.header), message, len(message.data), tolerance)
         self._put_pair(camera, pair, received, settings)
 
     def _on_detections(self, camera: int, message: Detection2DArray) -> None:
@@ -155,7 +156,7 @@ class Cameras:
         settings = self._settings()
         self._cameras[camera].last_boxes = time.monotonic()
         tolerance = _nanoseconds(settings.sync_tolerance)
-        pair = self._pairings[camera].detections(_stamp(message), message, tolerance)
+        pair = self._pairings[camera].detections(stamp_of(message.header), message, tolerance)
         self._put_pair(camera, pair, received, settings)
 
     def _put_pair(
@@ -177,7 +178,7 @@ class Cameras:
         if settings.max_rate and not self._is_due(camera, received, 1 / settings.max_rate):
             self._skip(camera)
             return
-        age = (self._node.get_clock().now().nanoseconds - _stamp(image)) * 1e-6
+        age = (self._node.get_clock().now().nanoseconds - stamp_of(image.header)) * 1e-6
         known = abs(age) <= CLOCK_TOLERANCE
         self._cameras[camera].foreign_stamps += not known
         self._take(camera, image, detections, received, age if known else None)
@@ -209,12 +210,6 @@ def cameras_of(node: Node, settings: InputSettings) -> list[CameraHealth]:
             )
         )
     return cameras
-
-
-def _stamp(message: Any) -> int:
-    """The stamp of the header in nanoseconds."""
-    stamp = message.header.stamp
-    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
 
 
 def _nanoseconds(seconds: float) -> int:

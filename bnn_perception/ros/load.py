@@ -24,9 +24,10 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Classification, Detection2DArray, ObjectHypothesis
 
 from bnn_perception.frames.boxes import Box
+from bnn_perception.frames.messages import stamp_of
 from bnn_perception.ros.detections import as_message
 from bnn_perception.ros.process import prepare_process
-from bnn_perception.ros.watcher import Listener, stamp_of
+from bnn_perception.ros.watcher import Listener
 
 #: What cameras do: the newest frame, and never a wait for who takes it.
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -87,7 +88,7 @@ class Answers(Listener):
         self.create_subscription(kind, topic, self._take, 100)
 
     def _take(self, message: Any) -> None:
-        self.taken.append((stamp_of(message), time.time_ns()))
+        self.taken.append((stamp_of(message.header), time.time_ns()))
 
 
 class Floor(Node):
@@ -139,7 +140,7 @@ def publish_images(scenario: Scenario, sent: list[int]) -> None:
         if boxes:
             detections.header.stamp = image.header.stamp
             boxes[camera].publish(detections)
-        sent.append(stamp_of(image))
+        sent.append(stamp_of(image.header))
         camera = (camera + 1) % scenario.cameras
         # One that comes late does not put off those after it, unless it is later than a whole period.
         due = max(due + period, time.perf_counter() - period)

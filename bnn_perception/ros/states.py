@@ -11,6 +11,7 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 from vision_msgs.msg import Classification, ObjectHypothesis
 
+from bnn_perception.frames.messages import stamp_of
 from bnn_perception.ros.pipeline import Answer
 from bnn_perception.ros.publishing import LATCHED, publish
 from bnn_perception.ros.steady import GAP, Steady, SteadyLabel
@@ -51,7 +52,7 @@ class CameraStates:
         if camera is None:
             return
         settings, header = answer.arrival.settings, answer.arrival.message.header
-        stamp = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+        stamp = stamp_of(header)
         labels = answer.engine.spec.model.labels
         (scores,) = answer.scores
         with self._lock:

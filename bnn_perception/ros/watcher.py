@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from vision_msgs.msg import Classification, Detection2DArray, LabelInfo
 
+from bnn_perception.frames.messages import stamp_of
 from bnn_perception.ros.diagnostics import ENGINE, State, as_mapping
 
 #: The node that is watched, and the namespace of its topics and the camera's.
@@ -117,13 +118,13 @@ class Watcher(Listener):
         self._take(message, best)
 
     def _take(self, message: Any, best: Any) -> None:
-        now, stamp = time.time_ns(), stamp_of(message)
+        now, stamp = time.time_ns(), stamp_of(message.header)
         latency = (now - stamp) * 1e-6
         self.answers[stamp] = Answer(best.class_id, best.score, latency) if best else Answer("", 0.0, latency)
         self.on_answer(stamp)
 
     def _on_truth(self, message: Classification) -> None:
-        self.truths[stamp_of(message)] = message.results[0].class_id
+        self.truths[stamp_of(message.header)] = message.results[0].class_id
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -148,8 +149,3 @@ def listening(make: Callable[[], AnyListener]) -> Iterator[AnyListener]:
         raise KeyboardInterrupt from None  # a signal has ended ROS, as a call into it said
     finally:
         rclpy.try_shutdown()
-
-
-def stamp_of(message: Any) -> int:
-    """The stamp of the header in nanoseconds."""
-    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
