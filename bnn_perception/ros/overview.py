@@ -28,7 +28,8 @@ class Overview(Listener):
     def __init__(self, only: str = "") -> None:
         super().__init__("bnn_watch")
         self.watched = Watched(only)
-        self._subscribed: set[tuple[str, str]] = set()
+        # What is taken of each camera of each node: the type and the topic, and the subscription.
+        self._subscribed: dict[tuple[str, str], tuple[tuple[Any, str], Any]] = {}
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def why_nothing(self) -> str:
@@ -44,19 +45,28 @@ class Overview(Listener):
         self.watched.take(message.status, time.monotonic())
         for node in self.watched.nodes.values():
             for camera in node.cameras.values():
-                if (node.name, camera.topic) not in self._subscribed:
-                    self._subscribe(node.name, camera, alone=len(node.cameras) == 1)
+                self._subscribe(node.name, camera, alone=len(node.cameras) == 1)
 
     def _subscribe(self, name: str, camera: WatchedCamera, alone: bool) -> None:
-        """Subscribe the answers of a camera, which have a topic of its own where it is not alone."""
+        """Subscribe the answers of a camera, which have a topic of its own where it is not alone.
+
+        A node that was started anew may answer boxes where it has answered images, or have other cameras.
+        """
         place = name.rpartition("/")[0] if alone else camera.topic
         kind, last = (
             (Detection2DArray, "labeled_detections") if camera.state.boxes else (Classification, "labels")
         )
+        wanted = kind, f"{place}/{last}"
+        taken, subscription = self._subscribed.get((name, camera.topic), (None, None))
+        if taken == wanted:
+            return
+        if subscription is not None:
+            self.destroy_subscription(subscription)
+            camera.boxes = None
         # Best effort is enough for the eye, and what is slow here holds up nobody.
         profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self.create_subscription(kind, f"{place}/{last}", partial(self._take, name, camera.topic), profile)
-        self._subscribed.add((name, camera.topic))
+        subscription = self.create_subscription(*wanted, partial(self._take, name, camera.topic), profile)
+        self._subscribed[name, camera.topic] = wanted, subscription
 
     def _take(self, name: str, topic: str, message: Any) -> None:
         """Note the newest answer of a camera of a node."""

@@ -14,13 +14,24 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 pytest.importorskip("rich", reason="rich is not installed")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from nodes import PATIENCE, image, picture
 from vision_msgs.msg import Classification, Detection2DArray
 
 from bnn_perception.ros.classifier_node import ClassifierNode
+from bnn_perception.ros.diagnostics import ANSWERED, CameraState, State
+from bnn_perception.ros.overview import Overview
+from bnn_perception.ros.watcher import listening
 
 #: Seconds between two frames of the camera, and how long what is read is waited for.
 PACE = 0.05
+
+ENGINE_STATE = State("active", "m", "b", "d", "auto", "", 30.0, 30.0, {}, {}, latency={}).values()
+
+
+def as_pairs(values):
+    """The values of a DiagnosticStatus."""
+    return [KeyValue(key=key, value=str(value)) for key, value in values.items()]
 
 
 def command(*arguments, **environment):
@@ -102,6 +113,37 @@ def test_each_camera_has_its_own_label(peer, english):
     rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
     assert rows["front"].split()[1] == "blue"
     assert "no boxes" in rows["rear"]
+
+
+def test_what_a_node_answers_after_it_was_started_anew_is_seen():
+    """One camera more gives each camera's answers a topic of their own; boxes are of another type."""
+
+    def hear(overview, **boxes_of):
+        statuses = [DiagnosticStatus(name="/bnn/classifier: engine", values=as_pairs(ENGINE_STATE))]
+        for topic, boxes in boxes_of.items():
+            camera = CameraState(30.0, 30.0, {}, 0.0, None, {ANSWERED: 1} if boxes else {})
+            statuses.append(
+                DiagnosticStatus(
+                    name=f"/bnn/classifier: camera /{topic}/image", values=as_pairs(camera.values())
+                )
+            )
+        overview._on_diagnostics(DiagnosticArray(status=statuses))
+        return {
+            each.topic_name: each.msg_type
+            for each in overview.subscriptions
+            if each.msg_type in (Classification, Detection2DArray)
+        }
+
+    with listening(Overview) as overview:
+        assert hear(overview, front=False) == {"/bnn/labels": Classification}
+        assert hear(overview, front=True) == {"/bnn/labeled_detections": Detection2DArray}
+        assert hear(overview, front=True, rear=False) == {
+            "/front/image/labeled_detections": Detection2DArray,
+            "/rear/image/labels": Classification,
+        }
+        subscriptions = list(overview.subscriptions)
+        hear(overview, front=True, rear=False)
+        assert list(overview.subscriptions) == subscriptions
 
 
 def test_nothing_to_watch_is_told_in_one_line(peer):
