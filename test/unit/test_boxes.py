@@ -47,6 +47,11 @@ def test_the_pixels_of_a_box(box, margin, expected):
     assert rect(box, margin=margin) == expected
 
 
+def test_a_box_at_the_last_pixel_is_a_region_within_the_image():
+    """Not one that begins behind it, and is put right later."""
+    assert region_of(Box(639.9, 479.9, 0.2, 0.2), 640, 480) == (639 / 640, 479 / 480, 1 / 640, 1 / 480)
+
+
 @pytest.mark.parametrize("name", Box._fields)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e10])
 def test_what_no_image_holds_is_no_region(name, value):

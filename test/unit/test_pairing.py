@@ -57,6 +57,26 @@ def test_boxes_that_take_long_find_their_image():
     assert bench.unpaired == (9 * 9, 0)  # those that were skipped, up to the last pair
 
 
+def test_boxes_older_than_a_pair_are_given_up():
+    bench = Bench()
+    bench.boxes(1, 2)
+    bench.image(3)
+    bench.boxes(3)
+    assert bench.pairs == [(3, 3)]
+    assert bench.unpaired == (0, 2)
+    assert len(bench.pairing) == 0
+
+
+def test_an_image_that_is_a_little_late_gives_up_none_that_waits():
+    """A transport may reorder images; only a source that has started again goes back further."""
+    bench = Bench()
+    bench.image(2000, 1000)
+    bench.boxes(1000, 2000)
+    assert bench.pairs == [(1000, 1000), (2000, 2000)]
+    bench.image(2000, 999)
+    assert bench.unpaired == (1, 0)
+
+
 def test_without_tolerance_stamps_are_equal_or_no_pair():
     bench = Bench()
     bench.image(10)
