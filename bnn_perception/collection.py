@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from bnn_perception.errors import Error, shown
 from bnn_perception.files import replacing
-from bnn_perception.frames.frame import ENCODINGS, Frame
-from bnn_perception.frames.images import ImageError, ImageFile, class_folders, read_image
+from bnn_perception.frames.frame import Frame
+from bnn_perception.frames.images import ImageError, ImageFile, as_png, class_folders, read_image
 from bnn_perception.frames.preprocess import prepare, source_rect
 from bnn_perception.net.checks import MAX_LABEL, is_text
 from bnn_perception.net.model import InputSpec
@@ -207,14 +207,10 @@ class Collection:
 
 def encode(frame: Frame) -> bytes:
     """The region of a frame as a PNG, grey where the frame is; its pixels are those that a net is given."""
-    import cv2
-
-    height, width, channels = frame.pixels.shape
+    height, width, _ = frame.pixels.shape
     rect = source_rect(height, width, frame.region, SEEN)
     pixels = frame.pixels[rect.y : rect.y + rect.height, rect.x : rect.x + rect.width]
-    if channels > 1:
-        pixels = pixels[..., list(ENCODINGS[frame.encoding].rgb[::-1])]  # OpenCV's order is blue, green, red
-    return bytes(cv2.imencode(".png", np.ascontiguousarray(pixels))[1])
+    return as_png(pixels, frame.encoding)
 
 
 def stamp_name(stamp: int) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bnn_perception.errors import Error
 from bnn_perception.frames.encoded import MAX_PIXELS, EncodedError, decode, format_of
+from bnn_perception.frames.frame import ENCODINGS
 
 #: Extensions of the files that are taken for images.
 SUFFIXES = {
@@ -83,6 +84,23 @@ def read_image(file: str | os.PathLike[str] | ImageFile) -> NDArray[np.uint8]:
     except EncodedError as error:
         raise ImageError(f"{path}: {error}") from None
     return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def as_png(pixels: NDArray[np.uint8], encoding: str) -> bytes:
+    """The content of a PNG file with the pixels of a frame; it is grey where they are.
+
+    Args:
+        pixels: (height, width, channels) uint8.
+        encoding: of them, see :data:`~bnn_perception.frames.frame.ENCODINGS`.
+
+    Raises:
+        ImportError: where OpenCV is missing.
+    """
+    import cv2
+
+    if pixels.shape[2] > 1:
+        pixels = pixels[..., list(ENCODINGS[encoding].rgb[::-1])]  # OpenCV's order is blue, green, red
+    return bytes(cv2.imencode(".png", np.ascontiguousarray(pixels))[1])
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Path]:

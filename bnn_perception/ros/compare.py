@@ -22,7 +22,7 @@ from vision_msgs.msg import Classification
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.errors import one_line
 from bnn_perception.files import replacing
-from bnn_perception.frames.frame import ENCODINGS
+from bnn_perception.frames.images import as_png
 from bnn_perception.net.model import Model
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
 from bnn_perception.ros.image_msg import RefusedFrame
@@ -295,16 +295,12 @@ def _write(pixels: Any, encoding: str, file: Path) -> None:
         Unsaved: where they cannot be written.
     """
     try:
-        import cv2
+        content = as_png(pixels, encoding)
     except Exception as error:  # one built for another NumPy raises whatever it likes
-        raise Unsaved(
-            f"a picture is written by OpenCV, which cannot be imported: {one_line(error)}"
-        ) from None
-    rgb = pixels[..., list(ENCODINGS[encoding].rgb)]
-    _, data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
+        raise Unsaved(f"a picture is written by OpenCV, which cannot be used: {one_line(error)}") from None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
-            temporary.write_bytes(data.tobytes())
+            temporary.write_bytes(content)
     except OSError as error:
         raise Unsaved(f"{file}: {error.strerror or error}") from None
