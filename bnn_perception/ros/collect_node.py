@@ -140,7 +140,7 @@ class CollectNode(Node):
         try:
             self._settings = self._settings.with_values({each.name: each.value for each in parameters})
         except ParameterError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+            return SetParametersResult(successful=False, reason=printable(str(error)))
         if self._settings.label != label:
             try:  # the value holds, whatever this raises
                 self._follow_label()

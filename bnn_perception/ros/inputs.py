@@ -32,6 +32,10 @@ CLOCK_TOLERANCE = 60_000.0
 DEPTH_OF_PAIRS = 10
 
 
+#: What a box takes in memory, about.
+BYTES_OF_A_BOX = 4096
+
+
 class Cameras:
     """Subscribes the topics of a node and hands over what comes, all in the executor's thread.
 
@@ -156,7 +160,8 @@ class Cameras:
         settings = self._settings()
         self._cameras[camera].last_boxes = time.monotonic()
         tolerance = _nanoseconds(settings.sync_tolerance)
-        pair = self._pairings[camera].detections(stamp_of(message.header), message, tolerance)
+        size = len(message.detections) * BYTES_OF_A_BOX
+        pair = self._pairings[camera].detections(stamp_of(message.header), message, size, tolerance)
         self._put_pair(camera, pair, received, settings)
 
     def _put_pair(

@@ -6,8 +6,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
-#: Messages of each kind that wait for their partners at most, and bytes of the images among them: three seconds of a
-#: 30 Hz camera of 640x480, one of 1280x720.
+#: Messages of each kind that wait for their partners at most, and bytes of them: three seconds of a 30 Hz camera of
+#: 640x480, one of 1280x720.
 MAX_WAITING, MAX_BYTES = 90, 90 << 20
 
 #: A stamp so far behind the newest (nanoseconds) is that of a source that has started again.
@@ -113,8 +113,7 @@ class Pairing:
         Returns:
             The image and the detections that are a pair now; None where its partner has not come.
         """
-        if self._images.newest is not None and stamp < self._images.newest - RESTART:
-            self.clear()
+        self._notice_restart(self._images, stamp)
         waits = self._detections.nearest(stamp)
         if waits is None or abs(waits - stamp) > tolerance:
             self.unpaired.images += self._images.add(stamp, message, size)
@@ -124,18 +123,24 @@ class Pairing:
         self.unpaired.images += self._images.give_up(stamp)
         return message, detections
 
-    def detections(self, stamp: int, message: Any, tolerance: int) -> tuple[Any, Any] | None:
+    def detections(self, stamp: int, message: Any, size: int, tolerance: int) -> tuple[Any, Any] | None:
         """Detections have come; arguments and what is returned as those of :meth:`image`."""
+        self._notice_restart(self._detections, stamp)
         nearest = self._images.nearest(stamp)
         if nearest is None or abs(nearest - stamp) > tolerance:
             self.unpaired.distance = None if nearest is None else abs(nearest - stamp)
-            self.unpaired.detections += self._detections.add(stamp, message, 0)
+            self.unpaired.detections += self._detections.add(stamp, message, size)
             return None
         # Older messages will not be asked for any more: both kinds come in the order of their stamps.
         image, older = self._images.take(nearest)
         self.unpaired.images += older
         self.unpaired.detections += self._detections.give_up(stamp)
         return image, message
+
+    def _notice_restart(self, waiting: Waiting, stamp: int) -> None:
+        """Give up what waits where a stamp lies far behind another of its kind."""
+        if waiting.newest is not None and stamp < waiting.newest - RESTART:
+            self.clear()
 
     def clear(self) -> None:
         """Give up all that waits: nobody takes pairs any more, or the source has started again."""

@@ -23,9 +23,9 @@ class Bench:
         for stamp in stamps:
             self._keep(self.pairing.image(stamp * MS, stamp, size, self.tolerance))
 
-    def boxes(self, *stamps):
+    def boxes(self, *stamps, size=1):
         for stamp in stamps:
-            self._keep(self.pairing.detections(stamp * MS, stamp, self.tolerance))
+            self._keep(self.pairing.detections(stamp * MS, stamp, size, self.tolerance))
 
     def _keep(self, pair):
         if pair is not None:
@@ -143,6 +143,20 @@ def test_what_waits_is_bounded_in_bytes():
     assert bench.pairs == [(4, 4)]
     bench.image(5, 6, size=MAX_BYTES // 2)
     assert bench.unpaired == (3, 0)
+
+
+def test_boxes_wait_in_bounded_memory_too():
+    bench = Bench()
+    bench.boxes(1, 2, 3, size=MAX_BYTES // 2)
+    assert bench.unpaired == (0, 1)
+
+
+def test_stamps_of_the_far_future_do_not_keep_out_those_of_today():
+    bench = Bench()
+    bench.boxes(*range(10**9, 10**9 + MAX_WAITING))
+    bench.boxes(5)
+    bench.image(5)
+    assert bench.pairs == [(5, 5)]
 
 
 def test_what_nobody_takes_is_given_up():
