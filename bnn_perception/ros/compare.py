@@ -22,6 +22,7 @@ from vision_msgs.msg import Classification
 from bnn_perception.backends import BackendError, check_choice
 from bnn_perception.errors import one_line
 from bnn_perception.files import replacing
+from bnn_perception.frames.frame import Frame
 from bnn_perception.frames.images import as_png
 from bnn_perception.net.model import Model
 from bnn_perception.ros.engine import Engine, EngineLoader, EngineSpec
@@ -52,14 +53,16 @@ class _Compared(Arrival):
 
 @dataclass(frozen=True)
 class Difference:
-    """A frame on which the two do not agree.
+    """A frame on which the two do not agree. It holds no engine, whose memory it would keep.
 
     Attributes:
-        answer: of the float twin.
+        frame: its pixels.
+        header: of its message.
         binary, twin: the best labels.
     """
 
-    answer: Answer
+    frame: Frame
+    header: Any
     binary: str
     twin: str
 
@@ -178,9 +181,9 @@ class Comparison:
             raise Unsaved("compare_folder is empty; start with one to save pictures")
         if last is None:
             raise Unsaved("the two have not differed since compare was set or the model changed")
-        stamp = last.answer.arrival.message.header.stamp
+        stamp = last.header.stamp
         file = Path(folder).expanduser() / file_name(stamp.sec, stamp.nanosec, last.binary, last.twin)
-        _write(last.answer.frame.pixels, last.answer.frame.encoding, file)
+        _write(last.frame.pixels, last.frame.encoding, file)
         return file
 
     # Any thread.
@@ -246,7 +249,8 @@ class Comparison:
             self._total += 1
             if best != twin_best:
                 self._differing += 1
-                self._last = Difference(answer, model.labels[best], model.labels[twin_best])
+                header = answer.arrival.message.header
+                self._last = Difference(answer.frame, header, model.labels[best], model.labels[twin_best])
 
     def _begin(self, model: Model | None) -> None:
         """Nothing of this model has been compared yet."""

@@ -15,7 +15,7 @@ from bnn_perception.ros.engine import Engine, EngineSpec
 from bnn_perception.ros.managed import ACTIVE
 from bnn_perception.ros.pairing import Unpaired
 from bnn_perception.ros.parameters import Settings
-from bnn_perception.ros.pipeline import Answer, Counts, Pipeline
+from bnn_perception.ros.pipeline import Counts, Pipeline, SeenFrame
 from bnn_perception.ros.process import transport_remedy
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.worker import Unforeseen, Worker
@@ -44,7 +44,7 @@ class CameraHealth:
         last_boxes, last_pair: time.monotonic() of the newest boxes, and of the newest that found their image; or of
             their subscription.
         unpaired: images and boxes since the start that did not find each other.
-        judged, quality: the answer whose picture was looked at last, and what it is like.
+        judged, quality: the frame that was looked at last, and what it is like.
         digest, changed_at: of its pixels, and time.monotonic() of the first report on them.
     """
 
@@ -57,7 +57,7 @@ class CameraHealth:
     last_boxes: float = field(default_factory=time.monotonic)
     last_pair: float = field(default_factory=time.monotonic)
     unpaired: Unpaired = field(default_factory=Unpaired)
-    judged: Answer | None = None
+    judged: SeenFrame | None = None
     quality: Quality | None = None
     digest: int = -1
     changed_at: float = 0.0
@@ -364,10 +364,10 @@ class Health:
 
     def _find_picture(self, report: Report, number: int, settings: Settings) -> None:
         """Note a picture that can show nothing: the newest that was answered, once a report."""
-        answer, camera = self._pipeline.newest[number], self.cameras[number]
-        if answer is not None and answer is not camera.judged:
-            camera.judged = answer
-            camera.quality = measure(seen(answer.frame, answer.engine.spec.model.input))
+        newest, camera = self._pipeline.newest[number], self.cameras[number]
+        if newest is not None and newest is not camera.judged:
+            camera.judged = newest
+            camera.quality = measure(seen(newest.frame, newest.model.input))
             self._judge(report, camera, camera.quality, settings)
 
     @staticmethod

@@ -20,6 +20,7 @@ from bnn_perception.backends import BackendError
 from bnn_perception.classifier import Prediction
 from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
+from bnn_perception.net.model import Model
 from bnn_perception.ros.boxes_msg import regions
 from bnn_perception.ros.engine import Engine
 from bnn_perception.ros.image_msg import UNPACK, RefusedFrame, Region
@@ -81,6 +82,19 @@ class Answer:
     regions: Sequence[Region | None]
     predictions: Sequence[Sequence[Prediction]]
     scores: Sequence[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class SeenFrame:
+    """A frame that was answered, and by which model. No engine: who keeps one keeps all of its memory.
+
+    Attributes:
+        frame: its pixels.
+        model: whose input says what the net saw of them.
+    """
+
+    frame: Frame
+    model: Model
 
 
 class Sink(Protocol):
@@ -158,7 +172,7 @@ class Pipeline:
         cameras: what became of the frames of each.
         latency: of all stages, over the frames of all cameras.
         latencies: of each camera: the last of the stages that is known, ``total`` or ``node``.
-        newest: the answer to the newest frame of each camera; None before there is one.
+        newest: the newest frame of each camera that was answered; None before there is one.
         engine: what answers now; None until the first comes, and after a fault until a new one comes.
         is_loading: whether no engine has come yet since the start, or the last :meth:`release`.
     """
@@ -169,7 +183,7 @@ class Pipeline:
         self.cameras = [Counts() for _ in range(cameras)]
         self.latency = LatencyWindow()
         self.latencies = [LatencyWindow() for _ in range(cameras)]
-        self.newest: list[Answer | None] = [None] * cameras
+        self.newest: list[SeenFrame | None] = [None] * cameras
         self.engine: Engine | None = None
         self.is_loading = True
         self._sink = sink
@@ -338,7 +352,7 @@ class Pipeline:
         end = time.perf_counter()
         counts = self.cameras[job.arrival.camera]
         counts.classified += 1
-        self.newest[job.arrival.camera] = answer
+        self.newest[job.arrival.camera] = SeenFrame(answer.frame, answer.engine.spec.model)
         if job.arrival.detections is not None:
             counts.boxes += len(job.regions)
             counts.unusable += job.regions.count(None)

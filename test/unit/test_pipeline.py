@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -767,3 +768,11 @@ def test_what_is_skipped_is_counted_by_camera(bench):
     assert [counts.skipped for counts in bench.pipeline.cameras] == [0, 0, 1, 0]
     assert [counts.received for counts in bench.pipeline.cameras] == [0, 1, 1, 0]
     assert (bench.counts.received, bench.counts.skipped, bench.counts.classified) == (2, 1, 1)
+
+
+def test_nothing_keeps_an_engine_that_was_replaced(bench):
+    """Not the camera either that has sent nothing since: what an engine holds goes back to the system when it is closed."""
+    bench.ask(1, camera=2)
+    replaced = weakref.ref(bench.pipeline.engine)
+    bench.swapped("second")
+    bench.until(lambda: replaced() is None)
