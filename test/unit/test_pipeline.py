@@ -771,7 +771,7 @@ def test_what_is_skipped_is_counted_by_camera(bench):
 
 
 def test_nothing_keeps_an_engine_that_was_replaced(bench):
-    """Not the camera either that has sent nothing since: what an engine holds goes back to the system when it is closed."""
+    """Not the camera either that has sent nothing since: the memory of an engine is to go back to the system."""
     bench.ask(1, camera=2)
     replaced = weakref.ref(bench.pipeline.engine)
     bench.swapped("second")
