@@ -54,7 +54,8 @@ def test_a_shape_of_any_length_costs_little_and_is_told_in_one_line() -> None:
     content.graph.initializer.append(weights)
     begin = time.process_time()
     refused(content.SerializeToString(), "makes each number of more than 65536 others")
-    assert time.process_time() - begin < 2
+    # A second; the exact product of the lengths, a number of 12 million bits, takes minutes.
+    assert time.process_time() - begin < 20
 
 
 @pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
