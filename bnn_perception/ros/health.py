@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bnn_perception.frames.quality import Quality, measure, seen
+from bnn_perception.frames.quality import Quality, measure
 from bnn_perception.ros import diagnostics
 from bnn_perception.ros.compare import Comparison
 from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State
@@ -15,7 +15,7 @@ from bnn_perception.ros.engine import Engine, EngineSpec
 from bnn_perception.ros.managed import ACTIVE
 from bnn_perception.ros.pairing import Unpaired
 from bnn_perception.ros.parameters import Settings
-from bnn_perception.ros.pipeline import Counts, Pipeline, SeenFrame
+from bnn_perception.ros.pipeline import Counts, Pipeline
 from bnn_perception.ros.process import transport_remedy
 from bnn_perception.ros.refusals import Refusals
 from bnn_perception.ros.worker import Unforeseen, Worker
@@ -44,7 +44,7 @@ class CameraHealth:
         last_boxes, last_pair: time.monotonic() of the newest boxes, and of the newest that found their image; or of
             their subscription.
         unpaired: images and boxes since the start that did not find each other.
-        judged, quality: the frame that was looked at last, and what it is like.
+        quality: what the picture that was looked at last is like.
         digest, changed_at: of its pixels, and time.monotonic() of the first report on them.
     """
 
@@ -57,7 +57,6 @@ class CameraHealth:
     last_boxes: float = field(default_factory=time.monotonic)
     last_pair: float = field(default_factory=time.monotonic)
     unpaired: Unpaired = field(default_factory=Unpaired)
-    judged: SeenFrame | None = None
     quality: Quality | None = None
     digest: int = -1
     changed_at: float = 0.0
@@ -363,11 +362,12 @@ class Health:
             self.news.append(why)
 
     def _find_picture(self, report: Report, number: int, settings: Settings) -> None:
-        """Note a picture that can show nothing: the newest that was answered, once a report."""
-        newest, camera = self._pipeline.newest[number], self.cameras[number]
-        if newest is not None and newest is not camera.judged:
-            camera.judged = newest
-            camera.quality = measure(seen(newest.frame, newest.model.input))
+        """Note a picture that can show nothing: one a report."""
+        camera, pictures = self.cameras[number], self._pipeline.pictures
+        picture, pictures[number] = pictures[number], None
+        self._pipeline.wants_picture[number] = True
+        if picture is not None:
+            camera.quality = measure(picture)
             self._judge(report, camera, camera.quality, settings)
 
     @staticmethod

@@ -20,7 +20,7 @@ from bnn_perception.backends import BackendError
 from bnn_perception.classifier import Prediction
 from bnn_perception.errors import one_line
 from bnn_perception.frames.frame import Frame
-from bnn_perception.net.model import Model
+from bnn_perception.frames.quality import seen
 from bnn_perception.ros.boxes_msg import regions
 from bnn_perception.ros.engine import Engine
 from bnn_perception.ros.image_msg import UNPACK, RefusedFrame, Region
@@ -82,19 +82,6 @@ class Answer:
     regions: Sequence[Region | None]
     predictions: Sequence[Sequence[Prediction]]
     scores: Sequence[NDArray[np.float32]]
-
-
-@dataclass(frozen=True, eq=False)
-class SeenFrame:
-    """A frame that was answered, and by which model. No engine: who keeps one keeps all of its memory.
-
-    Attributes:
-        frame: its pixels.
-        model: whose input says what the net saw of them.
-    """
-
-    frame: Frame
-    model: Model
 
 
 class Sink(Protocol):
@@ -172,7 +159,9 @@ class Pipeline:
         cameras: what became of the frames of each.
         latency: of all stages, over the frames of all cameras.
         latencies: of each camera: the last of the stages that is known, ``total`` or ``node``.
-        newest: the newest frame of each camera that was answered; None before there is one.
+        pictures: what the net saw of a frame of each camera, (height, width, channels) uint8: the first that was
+            answered after ``wants_picture`` was set. The frame itself is not kept, for its memory is the next one's.
+        wants_picture: of which cameras a picture is to be taken.
         engine: what answers now; None until the first comes, and after a fault until a new one comes.
         is_loading: whether no engine has come yet since the start, or the last :meth:`release`.
     """
@@ -183,7 +172,8 @@ class Pipeline:
         self.cameras = [Counts() for _ in range(cameras)]
         self.latency = LatencyWindow()
         self.latencies = [LatencyWindow() for _ in range(cameras)]
-        self.newest: list[SeenFrame | None] = [None] * cameras
+        self.pictures: list[NDArray[np.uint8] | None] = [None] * cameras
+        self.wants_picture = [False] * cameras
         self.engine: Engine | None = None
         self.is_loading = True
         self._sink = sink
@@ -301,7 +291,6 @@ class Pipeline:
 
     def _put_down(self) -> None:
         released, self.engine = self.engine, None
-        self.newest = [None] * len(self.newest)
         self.is_loading = True
         if released is not None:
             self.worker.attempt("retiring an engine", self._retire, released)
@@ -352,7 +341,9 @@ class Pipeline:
         end = time.perf_counter()
         counts = self.cameras[job.arrival.camera]
         counts.classified += 1
-        self.newest[job.arrival.camera] = SeenFrame(answer.frame, answer.engine.spec.model)
+        if self.wants_picture[job.arrival.camera]:
+            self.wants_picture[job.arrival.camera] = False
+            self.pictures[job.arrival.camera] = seen(answer.frame, answer.engine.spec.model.input)
         if job.arrival.detections is not None:
             counts.boxes += len(job.regions)
             counts.unusable += job.regions.count(None)
