@@ -77,11 +77,16 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say which part of an image is classified, and how many classes are told."""
-    from bnn_perception.frames.frame import WHOLE
-
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="how many classes an image (default: %(default)s)"
     )
+    add_region_argument(parser)
+
+
+def add_region_argument(parser: argparse.ArgumentParser) -> None:
+    """The option that says which part of an image counts."""
+    from bnn_perception.frames.frame import WHOLE
+
     parser.add_argument(
         "--region",
         type=float,
@@ -92,17 +97,26 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def image_arguments(args: argparse.Namespace) -> tuple[int, tuple[float, float, float, float]]:
-    """Number of classes and region, checked.
+def region_argument(args: argparse.Namespace) -> tuple[float, float, float, float]:
+    """The region, checked.
 
     Raises:
         CommandError: naming the option.
     """
     from bnn_perception.frames.frame import check_region
 
-    if args.top < 1:
-        raise CommandError(f"--top {args.top}: at least one class is shown")
     try:
-        return args.top, check_region(args.region)
+        return check_region(args.region)
     except ValueError as error:
         raise CommandError(f"--region: {error}") from None
+
+
+def image_arguments(args: argparse.Namespace) -> tuple[int, tuple[float, float, float, float]]:
+    """Number of classes and region, checked.
+
+    Raises:
+        CommandError: naming the option.
+    """
+    if args.top < 1:
+        raise CommandError(f"--top {args.top}: at least one class is shown")
+    return args.top, region_argument(args)

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from bnn_perception.cli import add_region_argument, region_argument
 from bnn_perception.collection import (
     DIFFERENCE,
     MAX_IMAGES,
@@ -20,7 +21,7 @@ from bnn_perception.collection import (
 )
 from bnn_perception.errors import CommandError, printable
 from bnn_perception.frames.encoded import MAX_PIXELS
-from bnn_perception.frames.frame import WHOLE, check_region
+from bnn_perception.frames.frame import WHOLE
 from bnn_perception.frames.source import RawImage
 from bnn_perception.frames.sources import open_source
 from bnn_perception.ros.image_msg import RefusedFrame, view
@@ -49,14 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--every", type=int, default=10, metavar="N", help="take every N-th frame (default: %(default)s)"
     )
-    parser.add_argument(
-        "--region",
-        type=float,
-        nargs=4,
-        default=WHOLE,
-        metavar=("X", "Y", "W", "H"),
-        help="part of the image, as fractions",
-    )
+    add_region_argument(parser)
     parser.add_argument(
         "--difference",
         type=float,
@@ -84,10 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--every {args.every}: at least every frame is taken, 1")
     if not 0 <= args.difference <= 255:
         raise CommandError(f"--difference {args.difference}: it lies between 0 and 255")
-    try:
-        region = check_region(args.region)
-    except ValueError as error:
-        raise CommandError(f"--region: {error}") from None
+    region = region_argument(args)
     source = open_source(args.source, topic=args.topic, decode=True, warn=_warn)
     collection = Collection(args.out)
     limits = Limits(args.difference, args.max_images)

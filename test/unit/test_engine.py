@@ -658,8 +658,8 @@ def test_nothing_is_made_anew_once_no_engine_is_wanted(start, machine, heard, mo
     heard.until(lambda: heard.engines)
 
 
-def test_an_engine_that_is_wanted_no_longer_is_given_up(start, machine, heard):
-    loader, first = start("cpu")
+def held_up(machine, loader, spec):
+    """Request an engine and wait until it is being made; the event that lets its maker go on."""
     entered, go_on = threading.Event(), threading.Event()
 
     def wait():
@@ -667,8 +667,14 @@ def test_an_engine_that_is_wanted_no_longer_is_given_up(start, machine, heard):
         assert go_on.wait(PATIENCE)
 
     machine.before_making = wait
-    loader.request(request(first.spec))
+    loader.request(spec)
     assert entered.wait(PATIENCE)
+    return go_on
+
+
+def test_an_engine_that_is_wanted_no_longer_is_given_up(start, machine, heard):
+    loader, first = start("cpu")
+    go_on = held_up(machine, loader, request(first.spec))
     loader.forget()
     go_on.set()
     heard.until(lambda: heard.lines)
@@ -678,15 +684,7 @@ def test_an_engine_that_is_wanted_no_longer_is_given_up(start, machine, heard):
 
 def test_an_engine_that_is_given_up_at_the_end_is_no_news(start, machine, heard):
     loader, first = start("cpu")
-    entered, go_on = threading.Event(), threading.Event()
-
-    def wait():
-        entered.set()
-        assert go_on.wait(PATIENCE)
-
-    machine.before_making = wait
-    loader.request(request(first.spec))
-    assert entered.wait(PATIENCE)
+    go_on = held_up(machine, loader, request(first.spec))
     assert not loader.close(0)
     go_on.set()
     assert loader.close()
