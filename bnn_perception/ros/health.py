@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bnn_perception.frames.quality import Quality, measure
@@ -12,6 +12,7 @@ from bnn_perception.ros import diagnostics
 from bnn_perception.ros.compare import Comparison
 from bnn_perception.ros.diagnostics import ERROR, OK, WARN, CameraState, Report, State
 from bnn_perception.ros.engine import Engine, EngineSpec
+from bnn_perception.ros.latency import Percentiles
 from bnn_perception.ros.managed import ACTIVE
 from bnn_perception.ros.pairing import Unpaired
 from bnn_perception.ros.parameters import Settings
@@ -155,9 +156,10 @@ class Health:
             {key: total[key] - before[key] for key in total} for total, before in zip(totals, self._before)
         ]
         self._before = totals
-        reports = [self._of_engine(name, situation, _sum(totals), _sum(new), seconds)]
+        latency = self._pipeline.latency.summary()
+        reports = [self._of_engine(name, situation, _sum(totals), _sum(new), seconds, latency)]
         if self._comparison.is_on:
-            reports.append(self._of_comparison(name))
+            reports.append(self._of_comparison(name, latency.get("inference")))
         for number in range(len(self.cameras)):
             reports.append(self._of_camera(name, number, situation, totals[number], new[number], seconds))
         self._summarize(reports)
@@ -173,7 +175,13 @@ class Health:
             self.last_error = (time.monotonic(), self.newest[1])
 
     def _of_engine(
-        self, name: str, situation: Situation, totals: dict[str, int], new: dict[str, int], seconds: float
+        self,
+        name: str,
+        situation: Situation,
+        totals: dict[str, int],
+        new: dict[str, int],
+        seconds: float,
+        latency: Mapping[str, Percentiles],
     ) -> Report:
         """What the user should know of the node and its engine.
 
@@ -183,6 +191,7 @@ class Health:
             totals: what became of frames since the start.
             new: the same since the last report.
             seconds: since the last report.
+            latency: percentiles by stage.
         """
         report = Report(f"{name}: {diagnostics.ENGINE}", HARDWARE)
         engine = self._pipeline.engine
@@ -192,7 +201,6 @@ class Health:
         self._find_unforeseen(report)
         if new[diagnostics.FAILED]:
             report.find(ERROR, f"{new[diagnostics.FAILED]} frames got no answer")
-        latency = self._pipeline.latency.summary()
         limit = situation.settings.max_p99 * 1e3
         if limit and "node" in latency and latency["node"].p99 > limit:
             report.find(
@@ -252,8 +260,8 @@ class Health:
         """The threads that should live."""
         return (*self._workers, *(self._comparison.workers if self._comparison.is_on else ()))
 
-    def _of_comparison(self, name: str) -> Report:
-        """What the two precisions make of the same frames."""
+    def _of_comparison(self, name: str, binary: Percentiles | None) -> Report:
+        """What the two precisions make of the same frames; ``binary``: times of inference of the binary net."""
         report = Report(f"{name}: {diagnostics.COMPARE}", HARDWARE)
         twins = self._comparison.pipeline
         if self._comparison.failure:
@@ -274,11 +282,8 @@ class Health:
                 "last difference": last or "none",
             }
         )
-        times = {
-            which: pipeline.latency.summary().get("inference")
-            for which, pipeline in (("binary", self._pipeline), ("float", twins))
-        }
-        for which, percentiles in times.items():
+        twin = twins.latency.summary().get("inference")
+        for which, percentiles in (("binary", binary), ("float", twin)):
             if percentiles is not None:
                 report.add(
                     {
@@ -286,7 +291,7 @@ class Health:
                         for key, value in percentiles._asdict().items()
                     }
                 )
-        if (binary := times["binary"]) and (twin := times["float"]) and binary.p50:
+        if binary and twin and binary.p50:
             report.add({"binary is so many times faster (p50)": twin.p50 / binary.p50})
         return report
 
